@@ -1,0 +1,64 @@
+"""The building blocks of the network: a norm, residual and attention blocks."""
+
+from __future__ import annotations
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+
+class ChannelRMSNorm(nn.Module):
+    """Divides by the root mean square over channels, then scales: (B, D, ...) -> (B, D, ...)."""
+
+    def __init__(self, dim: int):
+        super().__init__()
+        self.scale = nn.Parameter(torch.ones(dim))
+
+    def forward(self, features: Tensor) -> Tensor:
+        scale = self.scale.reshape(-1, *(1,) * (features.ndim - 2))
+        power = features.float().square().mean(1, keepdim=True)
+        return features * (torch.rsqrt(power + 1e-6) * scale).to(features.dtype)
+
+
+class ResidualBlock(nn.Module):
+    """x + conv(silu(conv(silu(norm(x))))), the second conv starting at zero: (B, D, H, W) -> (B, D, H, W)."""
+
+    def __init__(self, dim: int, dropout: float = 0.0):
+        super().__init__()
+        self.norm = nn.GroupNorm(1, dim)
+        self.first = nn.Conv2d(dim, dim, 3, padding=1)
+        self.second = nn.Conv2d(dim, dim, 3, padding=1)
+        self.dropout = dropout
+        zero_(self.second)
+
+    def forward(self, x: Tensor) -> Tensor:
+        hidden = F.silu(self.first(F.silu(self.norm(x))))
+        if self.dropout > 0:
+            hidden = F.dropout(hidden, self.dropout, self.training)
+        return x + self.second(hidden)
+
+
+def zero_(module: nn.Module) -> None:
+    """Set every parameter to zero, so that a residual branch starts as nothing."""
+    for parameter in module.parameters():
+        nn.init.zeros_(parameter)
+
+
+class AttentionBlock(nn.Module):
+    """Self-attention over pixels with a residual, starting at zero: (B, D, H, W) -> (B, D, H, W)."""
+
+    def __init__(self, dim: int, dim_head: int = 32):
+        super().__init__()
+        self.heads = max(1, dim // dim_head)
+        inner = self.heads * min(dim_head, dim)
+        self.norm = nn.GroupNorm(1, dim)
+        self.to_qkv = nn.Conv2d(dim, inner * 3, 1, bias=False)
+        self.to_out = nn.Conv2d(inner, dim, 1)
+        zero_(self.to_out)
+
+    def forward(self, x: Tensor) -> Tensor:
+        batch, _, height, width = x.shape
+        qkv = self.to_qkv(self.norm(x)).reshape(batch, 3, self.heads, -1, height * width)
+        query, key, value = qkv.transpose(-1, -2).unbind(1)
+        mixed = F.scaled_dot_product_attention(query, key, value)
+        return x + self.to_out(mixed.transpose(-1, -2).reshape(batch, -1, height, width))

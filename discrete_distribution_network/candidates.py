@@ -1,0 +1,277 @@
+"""The K candidates of one level, computed only when asked.
+
+A linear head draws the candidate  y_k = W_k f + b_k + r  from features f (D x N) and a residual image r (C x N).
+Its squared distance to a query q needs no candidate: with  e = q - r,
+
+    |y_k - q|^2  =  <W_k^T W_k, f f^T>  -  2 <W_k, e f^T>  +  |e|^2                       (Gram path)
+
+so all K distances come from the small matrices f f^T (D x D) and e f^T (C x D) of each sample. Where N is small
+against D it is cheaper to form W_k f for a chunk of nodes at a time and forget it (direct path); `cheapest_path`
+decides. A weight per pixel, a linear map of pixels and a linear map of channels act on f, e and W_k beforehand, and a
+bias is one more feature that is 1 everywhere, so both paths know nothing of them.
+
+Letters: B batch, K nodes, D feature channels, C image channels, N pixels.
+"""
+
+from __future__ import annotations
+
+from abc import ABC, abstractmethod
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+PixelMap = Callable[[Tensor], Tensor]
+"""A linear map of pixels, the same for every channel: (B, X, H, W) -> (B, X, H', W')."""
+
+SCRATCH = 1 << 20
+"""Numbers that one chunk of nodes may hold at once (4 MiB in float32: about a core's cache)."""
+
+
+class Candidates(ABC):
+    """K images that a level offers for each of B samples.
+
+    Attributes:
+        batch: B.
+        codebook_size: K.
+        shape: one candidate's, (C, H, W) for images and (C,) for vectors.
+        device: where they are computed.
+
+    `distances`, `chunks` and `mix` follow the surrounding grad mode; choose under `torch.no_grad()`.
+    """
+
+    batch: int
+    codebook_size: int
+    shape: tuple[int, ...]
+    device: torch.device
+
+    @abstractmethod
+    def at(self, codes: Tensor) -> Tensor:
+        """The candidates that `codes` (B,) in [0, K) name, as (B, *shape)."""
+
+    @abstractmethod
+    def mix(self, weights: Tensor) -> Tensor:
+        """The candidates summed by `weights` (B, K), whose rows sum to 1, as (B, *shape)."""
+
+    @abstractmethod
+    def nodes(self, start: int, stop: int) -> Tensor:
+        """The candidates of nodes [start, stop), as (B, stop - start, *shape)."""
+
+    def chunks(self, size: int | None = None) -> Iterator[tuple[int, Tensor]]:
+        """All candidates, at most `size` nodes at a time: pairs of the first node and (B, <=size, *shape)."""
+        if size is None:
+            size = max(1, SCRATCH // max(1, self.batch * torch.Size(self.shape).numel()))
+        for start in range(0, self.codebook_size, size):
+            yield start, self.nodes(start, min(start + size, self.codebook_size))
+
+    def distances(
+        self,
+        target: Tensor,
+        *,
+        mask: Tensor | None = None,
+        pixel_map: PixelMap | None = None,
+        channel_map: Tensor | None = None,
+    ) -> Tensor:
+        """Squared L2 distances (B, K) of all candidates to `target`, in float32 or better whatever autocast says.
+
+        Args:
+            target: (B, C', H', W'), or (B, C') for vectors: the size that the maps leave.
+            mask: weight of each pixel's squared error, at least 0; broadcasts against (B, 1, H', W').
+            pixel_map: a linear map of pixels, such as area downsampling.
+            channel_map: a matrix (C', C), such as the weights of a grey value.
+        """
+        with exact_float32(self.device):
+            parts = []
+            for _, images in self.chunks():
+                flat = at_least_float32(images).flatten(0, 1)
+                flat = flat if pixel_map is None else pixel_map(flat)
+                flat = flat if channel_map is None else _map_channels(channel_map, flat)
+                error = flat.unflatten(0, images.shape[:2]) - at_least_float32(target).unsqueeze(1)
+                error = error if mask is None else error * mask.sqrt().expand(target[:, :1].shape).unsqueeze(1)
+                parts.append(error.flatten(2).square().sum(-1))
+            return torch.cat(parts, dim=1)
+
+
+class LinearCandidates(Candidates):
+    """Candidates of linear heads.
+
+    Args:
+        features: (B, D, H, W), or (B, D) for vectors.
+        weight: the heads, (K, C, D).
+        bias: (K, C), or None.
+        residual: the image that every head adds to, (B, C, H, W) or (B, C), or None.
+    """
+
+    def __init__(self, features: Tensor, weight: Tensor, bias: Tensor | None = None, residual: Tensor | None = None):
+        self.features, self.weight, self.bias, self.residual = features, weight, bias, residual
+        self.batch, self.codebook_size, self.device = features.shape[0], weight.shape[0], features.device
+        self.shape = (weight.shape[1], *features.shape[2:])
+
+    def at(self, codes: Tensor) -> Tensor:
+        heads = F.embedding(codes, self.weight.flatten(1))
+        return self._one_each(heads, None if self.bias is None else F.embedding(codes, self.bias))
+
+    def mix(self, weights: Tensor) -> Tensor:
+        heads = weights @ self.weight.flatten(1)
+        return self._one_each(heads, None if self.bias is None else weights @ self.bias)
+
+    def _one_each(self, heads: Tensor, bias: Tensor | None) -> Tensor:
+        """One image a sample by one head a sample: heads (B, C * D), bias (B, C)."""
+        heads = heads.unflatten(1, self.weight.shape[1:]).to(self.features.dtype)
+        images = torch.bmm(heads, _flat(self.features)).reshape(self.batch, *self.shape)
+        if bias is not None:
+            images = images + bias.reshape(self.batch, -1, *(1,) * (images.ndim - 2))
+        return images if self.residual is None else images + self.residual
+
+    def nodes(self, start: int, stop: int) -> Tensor:
+        heads = self.weight[start:stop].flatten(0, 1).to(self.features.dtype)
+        images = torch.matmul(heads, _flat(self.features)).reshape(self.batch, stop - start, *self.shape)
+        if self.bias is not None:
+            images = images + self.bias[start:stop].reshape(stop - start, -1, *(1,) * (images.ndim - 3))
+        return images if self.residual is None else images + self.residual.unsqueeze(1)
+
+    def distances(
+        self,
+        target: Tensor,
+        *,
+        mask: Tensor | None = None,
+        pixel_map: PixelMap | None = None,
+        channel_map: Tensor | None = None,
+    ) -> Tensor:
+        with exact_float32(self.device):
+            features, weight, target = map(at_least_float32, (self.features, self.weight, target))
+            residual = None if self.residual is None else at_least_float32(self.residual)
+            if self.bias is not None:
+                features = torch.cat((features, torch.ones_like(features[:, :1])), dim=1)
+                weight = torch.cat((weight, at_least_float32(self.bias).unsqueeze(-1)), dim=-1)
+            if pixel_map is not None:
+                features = pixel_map(features)
+                residual = None if residual is None else pixel_map(residual)
+            if channel_map is not None:
+                weight = channel_map.to(weight) @ weight
+                residual = None if residual is None else _map_channels(channel_map, residual)
+            error = target if residual is None else target - residual
+            if mask is not None:
+                root = mask.to(error).sqrt()
+                features, error = features * root, error * root
+            return squared_distances(_flat(features), weight, _flat(error))
+
+
+class NetworkCandidates(Candidates):
+    """Candidates of any other head network: drawn in chunks to choose, then the chosen one alone.
+
+    Args:
+        draw: `draw(start, stop)` gives the images of nodes [start, stop), (B, stop - start, *shape).
+        draw_each: `draw_each(codes)` gives one image a sample, (B, *shape).
+        batch: B.
+        codebook_size: K.
+        shape: of one candidate.
+        device: of the images.
+        residual: the image that every node adds to, (B, *shape), or None.
+    """
+
+    def __init__(
+        self,
+        draw: Callable[[int, int], Tensor],
+        draw_each: Callable[[Tensor], Tensor],
+        batch: int,
+        codebook_size: int,
+        shape: tuple[int, ...],
+        device: torch.device,
+        residual: Tensor | None = None,
+    ):
+        self.draw, self.draw_each, self.residual = draw, draw_each, residual
+        self.batch, self.codebook_size, self.shape, self.device = batch, codebook_size, shape, device
+
+    def at(self, codes: Tensor) -> Tensor:
+        images = self.draw_each(codes)
+        return images if self.residual is None else images + self.residual
+
+    def mix(self, weights: Tensor) -> Tensor:
+        images = torch.einsum("bk,bk...->b...", weights, self.draw(0, self.codebook_size))
+        return images if self.residual is None else images + self.residual
+
+    def nodes(self, start: int, stop: int) -> Tensor:
+        images = self.draw(start, stop)
+        return images if self.residual is None else images + self.residual.unsqueeze(1)
+
+
+def squared_distances(features: Tensor, weight: Tensor, error: Tensor) -> Tensor:
+    """|W_k f - e|^2 of every sample and node: features (B, D, N), weight (K, C, D), error (B, C, N) -> (B, K)."""
+    batch, dim, pixels = features.shape
+    codebook_size, channels, _ = weight.shape
+    path = cheapest_path(batch, codebook_size, channels, dim, pixels)
+    return (gram_distances if path == "gram" else direct_distances)(features, weight, error)
+
+
+def cheapest_path(batch: int, codebook_size: int, channels: int, dim: int, pixels: int) -> str:
+    """'gram' or 'direct', by multiply-adds; the small constants stand for the memory each path moves."""
+    gram = batch * dim * (dim + channels) * pixels + min(
+        batch * codebook_size * channels * dim * (dim + 8),
+        codebook_size * dim * dim * (channels + batch + 16),
+    )
+    direct = batch * codebook_size * channels * pixels * (dim + 12)
+    return "gram" if gram < direct else "direct"
+
+
+def gram_distances(features: Tensor, weight: Tensor, error: Tensor) -> Tensor:
+    """`squared_distances` by the Gram matrix of each sample; scratch memory is bounded, whatever K is."""
+    batch, dim, _ = features.shape
+    channels = weight.shape[1]
+    gram = torch.bmm(features, features.mT)
+    cross = torch.bmm(error, features.mT)
+    energy = error.flatten(1).square().sum(-1, keepdim=True)
+    share_heads = batch * channels > 64  # <W^T W, G>, with W^T W made once for the batch, or W G W^T for each sample
+    scratch_per_node = dim * dim if share_heads else batch * channels * dim
+    parts = []
+    for heads in weight.split(max(1, SCRATCH // scratch_per_node)):
+        if share_heads:
+            square = gram.flatten(1) @ torch.bmm(heads.mT, heads).flatten(1).mT
+            parts.append(torch.addmm(square, cross.flatten(1), heads.flatten(1).mT, alpha=-2))
+        else:
+            slope = torch.matmul(heads.flatten(0, 1), gram).unflatten(1, (-1, channels)) - 2 * cross.unsqueeze(1)
+            parts.append((slope * heads).flatten(2).sum(-1))
+    return torch.cat(parts, dim=1) + energy
+
+
+def direct_distances(features: Tensor, weight: Tensor, error: Tensor) -> Tensor:
+    """`squared_distances` by drawing the candidates, a chunk of nodes at a time."""
+    batch, _, pixels = features.shape
+    channels = weight.shape[1]
+    parts = []
+    for heads in weight.split(max(1, SCRATCH // (batch * channels * pixels))):
+        images = torch.matmul(heads.flatten(0, 1), features).unflatten(1, (-1, channels))
+        parts.append((images - error.unsqueeze(1)).flatten(2).square().sum(-1))
+    return torch.cat(parts, dim=1)
+
+
+def at_least_float32(tensor: Tensor) -> Tensor:
+    return tensor.float() if tensor.dtype in (torch.float16, torch.bfloat16) else tensor
+
+
+@contextmanager
+def exact_float32(device: torch.device) -> Iterator[None]:
+    """Matrix products in full float32: no autocast, no TF32, no bfloat16 passes.
+
+    Inside `torch.compile` the process-wide precision cannot be switched; there only autocast is turned off.
+    """
+    with torch.autocast(device.type, enabled=False):
+        if torch.compiler.is_compiling() or (before := torch.get_float32_matmul_precision()) == "highest":
+            yield
+        else:
+            torch.set_float32_matmul_precision("highest")
+            try:
+                yield
+            finally:
+                torch.set_float32_matmul_precision(before)
+
+
+def _flat(images: Tensor) -> Tensor:
+    """(B, X, H, W) -> (B, X, H * W); a vector (B, X) is an image of one pixel."""
+    return images.flatten(2) if images.ndim > 2 else images.unsqueeze(-1)
+
+
+def _map_channels(channel_map: Tensor, images: Tensor) -> Tensor:
+    return torch.einsum("dc,bc...->bd...", channel_map.to(images), images)

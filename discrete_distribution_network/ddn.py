@@ -1,0 +1,485 @@
+"""`DDN`: the network, and the one walk over its levels that training, encoding, decoding and sampling share.
+
+At each level the features so far and the image chosen so far give K candidates; one is chosen and fed back. What
+differs between the uses is how it is chosen, so the choice is the argument of `DDN.walk` (see `selection.py`).
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterable, Iterator, Sequence
+from contextlib import contextmanager
+from itertools import pairwise
+from typing import Any, Literal, NamedTuple, cast, overload
+
+import torch
+from torch import Tensor, nn
+from torch.optim import Optimizer
+
+from discrete_distribution_network.blocks import AttentionBlock, ResidualBlock
+from discrete_distribution_network.errors import InvalidInput, require
+from discrete_distribution_network.guided_sampler import GuidedSampler, check_codes
+from discrete_distribution_network.pretrained import Pretrained
+from discrete_distribution_network.selection import Given, Nearest, SamplerOutput, Selection, Uniform, resize
+from discrete_distribution_network.split_and_prune import split_and_prune_
+
+__all__ = ["DDN", "GuidedSampler", "Walk", "split_and_prune_"]
+
+SMALLEST_SIDE = 4
+"""The walk starts at the first halving of the image whose longer side is at most this."""
+
+
+class Walk(NamedTuple):
+    """What a walk over the levels leaves.
+
+    Attributes:
+        outputs: the image chosen at each level, (B, C, h, w) at that level's size.
+        codes: int64 in [0, K) of its level, (B, number of codes), level after level; with patches, row by row.
+        losses: each level's mean squared error to the images, (L,); None if the choice was not by images.
+    """
+
+    outputs: tuple[Tensor, ...]
+    codes: Tensor
+    losses: Tensor | None
+
+
+class DDN(nn.Module, Pretrained):
+    """A Discrete Distribution Network (arXiv 2401.00036).
+
+    Args:
+        dim: channels of the features at full resolution; they double with every halving of the image.
+        dim_max: most channels at any resolution.
+        image_size: side of the square images, or (height, width); any size.
+        channels: C, channels of the images.
+        codebook_size: K; or a list with one K per level.
+        dropout: dropout in the residual blocks.
+        num_resnet_blocks: residual blocks per resolution, shared out evenly over its levels, at least one to each.
+        guided_sampler_kwargs: further arguments of every level's `GuidedSampler`.
+        use_adversarial_loss, adversarial_loss_weight, discr_base_dim, discr_attn_res_layers: not there yet.
+        levels_per_resolution: how many levels at each resolution; or a list, from the smallest resolution to the
+            full one (see `sizes`); 0 is allowed except at the full one.
+        recurrence: how often the same weights are walked; with more than 1 every level stands at full resolution and
+            each pass sees the image so far through an encoder (the paper's recurrence paradigm).
+        attention_resolutions: longer sides of the resolutions whose levels have an attention block.
+        patch_size: choose per patch of this size; or a list, one per resolution (None: one choice for the image).
+
+    Attributes:
+        sizes: (height, width) of each resolution, from the smallest to the full one.
+        codebook_sizes: K of each of the L levels.
+        codes_per_level: how many codes each level has (more than 1 with patches only).
+        bits_per_image: log2 of the number of different codes.
+    """
+
+    def __init__(
+        self,
+        dim: int,
+        dim_max: int = 1024,
+        image_size: int | Sequence[int] = 256,
+        channels: int = 3,
+        codebook_size: int | Sequence[int] = 10,
+        dropout: float = 0.0,
+        num_resnet_blocks: int = 2,
+        guided_sampler_kwargs: dict[str, Any] | None = None,
+        use_adversarial_loss: bool = False,
+        adversarial_loss_weight: float = 1.0,
+        discr_base_dim: int = 16,
+        discr_attn_res_layers: Sequence[int] = (16,),
+        *,
+        levels_per_resolution: int | Sequence[int] | None = None,
+        recurrence: int = 1,
+        attention_resolutions: Sequence[int] = (),
+        patch_size: int | Sequence[int | None] | None = None,
+    ):
+        super().__init__()
+        size = (image_size, image_size) if isinstance(image_size, int) else (*image_size,)
+        for name, value in (("dim", dim), ("dim_max", dim_max), ("channels", channels), ("recurrence", recurrence)):
+            require(isinstance(value, int) and value >= 1, f"{name} to be an integer of at least 1", repr(value))
+        require(
+            len(size) == 2 and all(isinstance(side, int) and side >= 1 for side in size),
+            "image_size to be a side or (height, width), each at least 1",
+            repr(image_size),
+        )
+        require(
+            not use_adversarial_loss,
+            "use_adversarial_loss=False",
+            "True",
+            "the adversarial term is not part of this release",
+        )
+        self.image_size, self.channels, self.recurrence = (size[0], size[1]), channels, recurrence
+        self.sizes = resolutions(self.image_size)
+        levels_at = self._levels_at(levels_per_resolution)
+        patches = per_resolution("patch_size", patch_size, len(self.sizes))
+        for side, patch in zip(self.sizes, patches, strict=True):
+            _check_patch(side, patch)
+        count = sum(levels_at)
+        codebook_sizes = [codebook_size] * count if isinstance(codebook_size, int) else list(codebook_size)
+        require(
+            len(codebook_sizes) == count,
+            f"codebook_size to be an integer or {count} integers, one per level",
+            f"{len(codebook_sizes)} of them",
+        )
+
+        widths = [min(dim_max, dim * 2**halvings) for halvings in reversed(range(len(self.sizes)))]
+        self.start = nn.Parameter(torch.randn(1, widths[0], *self.sizes[0]) * 0.5)
+        self.encoder = Encoder(channels, widths, self.sizes) if recurrence > 1 else None
+        self.stages = nn.ModuleList()
+        sampler_kwargs = _checked_kwargs(guided_sampler_kwargs)
+        sizes_left = iter(codebook_sizes)
+        for index, (side, width, levels) in enumerate(zip(self.sizes, widths, levels_at, strict=True)):
+            samplers = [
+                GuidedSampler(
+                    width,
+                    channels,
+                    next(sizes_left),
+                    patch_size=patches[index],
+                    **{"norm_module": nn.GroupNorm(1, width), **SAMPLER_DEFAULTS, **sampler_kwargs},
+                )
+                for _ in range(levels)
+            ]
+            self.stages.append(
+                Stage(
+                    channels,
+                    widths[max(index - 1, 0)],
+                    width,
+                    side,
+                    samplers,
+                    blocks=max(1, num_resnet_blocks // max(levels, 1)),
+                    dropout=dropout,
+                    attention=max(side) in attention_resolutions,
+                )
+            )
+        self.codebook_sizes = codebook_sizes * recurrence
+        self.codes_per_level = [
+            1 if patch is None else math.prod(side) // patch**2
+            for side, patch, levels in zip(self.sizes, patches, levels_at, strict=True)
+            for _ in range(levels)
+        ] * recurrence
+
+    def _levels_at(self, levels_per_resolution: int | Sequence[int] | None) -> list[int]:
+        if levels_per_resolution is None:
+            levels_per_resolution = 2 if self.recurrence == 1 else [0] * (len(self.sizes) - 1) + [1]
+        levels = per_resolution("levels_per_resolution", levels_per_resolution, len(self.sizes))
+        require(
+            all(isinstance(number, int) and number >= 0 for number in levels) and levels[-1] >= 1,
+            "levels_per_resolution of at least 0, and of at least 1 at full resolution",
+            levels,
+        )
+        require(
+            self.recurrence == 1 or not any(levels[:-1]),
+            f"levels at full resolution only with recurrence={self.recurrence}",
+            f"levels_per_resolution={levels}",
+            f"use {[0] * (len(levels) - 1) + [levels[-1]]}",
+        )
+        return levels
+
+    @property
+    def num_levels(self) -> int:
+        """L, the number of choices of a walk (of sets of choices, with patches)."""
+        return len(self.codebook_sizes)
+
+    @property
+    def bits_per_image(self) -> float:
+        return sum(
+            number * math.log2(size) for number, size in zip(self.codes_per_level, self.codebook_sizes, strict=True)
+        )
+
+    @property
+    def samplers(self) -> list[GuidedSampler]:
+        """The samplers in the order of the walk; each stands once, however often it is walked."""
+        return [sampler for stage in self._stages() for sampler in stage.samplers()]
+
+    def _stages(self) -> Iterable[Stage]:
+        return cast("Iterable[Stage]", self.stages)
+
+    # the walk
+
+    def walk(self, select: Selection, batch_size: int, levels: int | None = None) -> Walk:
+        """Walk the levels, choosing by `select`; only the first `levels` of them if given."""
+        levels = self.num_levels if levels is None else levels
+        image = self.start.new_zeros(batch_size, self.channels, *self.sizes[-1 if self.encoder is not None else 0])
+        steps: list[SamplerOutput] = []
+        for _ in range(self.recurrence):
+            features = self.start.expand(batch_size, -1, -1, -1)
+            skips: Sequence[Tensor | None] = [None] * len(self.stages)
+            if self.encoder is not None:
+                skips = self.encoder(image)
+            for stage, skip in zip(self._stages(), skips, strict=True):
+                features = stage.enter(features, skip)
+                if self.encoder is None:
+                    image = resize(image, stage.size)
+                for level in cast("Iterable[Level]", stage.levels):
+                    features = level(features, resize(image, stage.size))
+                    if level.sampler is None:
+                        continue
+                    step = select(len(steps), level.sampler, features, image)
+                    image = step.output
+                    steps.append(step)
+                    if len(steps) == levels:
+                        return collect(steps)
+        return collect(steps)
+
+    def forward(
+        self, images: Tensor, return_intermediates: bool = False
+    ) -> Tensor | tuple[Tensor, tuple[Tensor, tuple[Tensor, ...]]]:
+        """The training loss of images (B, C, H, W): the mean over levels of the chosen candidate's squared error.
+
+        With `return_intermediates`, the loss and (codes, outputs) as `Walk` describes them.
+        """
+        self._check_images(images)
+        walk = self.walk(Nearest(images), images.shape[0])
+        assert walk.losses is not None
+        loss = walk.losses.mean()
+        return (loss, (walk.codes, walk.outputs)) if return_intermediates else loss
+
+    # use
+
+    @torch.no_grad()
+    def encode(self, images: Tensor) -> Tensor:
+        """The codes of images (B, C, H, W): int64 (B, number of codes), by the nearest candidate at each level."""
+        return self.encode_walk(images).codes
+
+    @torch.no_grad()
+    def encode_walk(self, images: Tensor) -> Walk:
+        """The whole walk of `encode`: codes, the image at every level, each level's error."""
+        self._check_images(images)
+        with self._evaluating():
+            return self.walk(Nearest(images), images.shape[0])
+
+    @torch.no_grad()
+    def decode(self, codes: Tensor) -> Tensor:
+        """The images (B, C, H, W) of codes; of the codes of the first levels alone, a coarser image.
+
+        Raises:
+            InvalidInput: a ValueError, if the codes are no integers in range or end inside a level.
+        """
+        levels = self._levels_of(codes)
+        with self._evaluating():
+            walk = self.walk(Given(self._by_level(codes, levels)), codes.shape[0], levels)
+        return resize(walk.outputs[-1], self.image_size)
+
+    def reconstruct(self, images: Tensor, levels: int | None = None) -> Tensor:
+        """What the codes of the images give back, (B, C, H, W); by the first `levels` levels alone, if given."""
+        require(levels is None or 1 <= levels <= self.num_levels, f"levels from 1 to {self.num_levels}", levels)
+        walk = self.encode_walk(images)
+        return resize(walk.outputs[-1 if levels is None else levels - 1], self.image_size)
+
+    @overload
+    def sample(
+        self,
+        batch_size: int | None = None,
+        codes: Tensor | None = None,
+        return_codes: Literal[False] = False,
+        generator: torch.Generator | None = None,
+    ) -> Tensor: ...
+
+    @overload
+    def sample(
+        self,
+        batch_size: int | None = None,
+        codes: Tensor | None = None,
+        *,
+        return_codes: Literal[True],
+        generator: torch.Generator | None = None,
+    ) -> tuple[Tensor, Tensor]: ...
+
+    @torch.no_grad()
+    def sample(
+        self,
+        batch_size: int | None = None,
+        codes: Tensor | None = None,
+        return_codes: bool = False,
+        generator: torch.Generator | None = None,
+    ) -> Tensor | tuple[Tensor, Tensor]:
+        """Images (B, C, H, W) of uniformly random codes, or of the given ones.
+
+        Args:
+            batch_size: how many; 1 if neither this nor `codes` is given.
+            codes: decode these instead.
+            return_codes: also give the codes, (B, number of codes).
+            generator: source of the random codes; the same one gives the same images on any device.
+        """
+        if codes is not None:
+            require(batch_size in (None, codes.shape[0]), f"batch_size {codes.shape[0]} as the codes", batch_size)
+            images = self.decode(codes)
+        else:
+            batch_size = 1 if batch_size is None else batch_size
+            require(batch_size >= 1, "a batch_size of at least 1", batch_size)
+            with self._evaluating():
+                walk = self.walk(Uniform(generator), batch_size)
+            images, codes = walk.outputs[-1], walk.codes
+        return (images, codes) if return_codes else images
+
+    def split_and_prune_(self, optimizer: Optimizer | None = None) -> int:
+        """Split and prune every level; call it after the optimiser's step. Gives the number of pruned nodes."""
+        return split_and_prune_(self, optimizer)
+
+    @contextmanager
+    def _evaluating(self) -> Iterator[None]:
+        """Evaluation mode for a while: no dropout, no counting."""
+        if not self.training:
+            yield
+            return
+        self.eval()
+        try:
+            yield
+        finally:
+            self.train()
+
+    # codes and checks
+
+    def _by_level(self, codes: Tensor, levels: int) -> list[Tensor]:
+        """(B, number of codes) -> one tensor per level, shaped as its sampler has them."""
+        parts = codes.split(self.codes_per_level[:levels], dim=1)
+        samplers = self.samplers * self.recurrence
+        sizes = [stage.size for stage in self._stages() for _ in stage.samplers()]
+        return [
+            part.squeeze(1)
+            if sampler.patch_size is None
+            else part.reshape(-1, *(side // sampler.patch_size for side in size))
+            for part, sampler, size in zip(parts, samplers, sizes * self.recurrence, strict=False)
+        ]
+
+    def _levels_of(self, codes: Tensor) -> int:
+        """How many levels these codes are for, once they are checked."""
+        total = sum(self.codes_per_level)
+        require(
+            codes.ndim == 2 and codes.shape[0] >= 1 and 1 <= codes.shape[1] <= total,
+            f"codes of shape (B, {total}), or fewer columns for a coarser image",
+            tuple(codes.shape),
+        )
+        levels = number = 0
+        while number < codes.shape[1]:
+            number += self.codes_per_level[levels]
+            levels += 1
+        require(number == codes.shape[1], "codes that end with a level", f"{codes.shape[1]} codes", f"give {number}")
+        if not torch.compiler.is_compiling():  # looking at values would break the graph
+            for level, part in enumerate(codes.split(self.codes_per_level[:levels], dim=1)):
+                try:
+                    check_codes(part, part.shape, self.codebook_sizes[level])
+                except InvalidInput as error:
+                    raise InvalidInput(f"level {level}: {error}") from error
+        return levels
+
+    def _check_images(self, images: Tensor) -> None:
+        require(
+            images.ndim == 4 and tuple(images.shape[1:]) == (self.channels, *self.image_size),
+            f"images (B, {self.channels}, {self.image_size[0]}, {self.image_size[1]})",
+            tuple(images.shape),
+        )
+        require(images.shape[0] >= 1, "a batch of at least 1", "an empty one")
+        require(images.is_floating_point(), "images as floating-point numbers", images.dtype, "divide by 255")
+
+
+class Level(nn.Module):
+    """One step of the walk: the image so far is fed back, residual blocks follow, then the sampler (if any)."""
+
+    def __init__(
+        self, channels: int, dim: int, blocks: int, dropout: float, attention: bool, sampler: GuidedSampler | None
+    ):
+        super().__init__()
+        self.feedback = nn.Conv2d(channels, dim, 3, padding=1)
+        self.blocks = nn.Sequential(
+            *(ResidualBlock(dim, dropout) for _ in range(blocks)), *([AttentionBlock(dim)] if attention else [])
+        )
+        self.sampler = sampler
+
+    def forward(self, features: Tensor, image: Tensor) -> Tensor:
+        return self.blocks(features + self.feedback(image))
+
+
+class Stage(nn.Module):
+    """All levels of one resolution; a resolution without levels still has its blocks."""
+
+    def __init__(
+        self,
+        channels: int,
+        dim_in: int,
+        dim: int,
+        size: tuple[int, int],
+        samplers: list[GuidedSampler],
+        blocks: int,
+        dropout: float,
+        attention: bool,
+    ):
+        super().__init__()
+        self.size = size
+        self.widen = nn.Conv2d(dim_in, dim, 1) if dim_in != dim else nn.Identity()
+        self.levels = nn.ModuleList(
+            Level(channels, dim, blocks, dropout, attention, sampler)
+            for sampler in (samplers or cast("list[GuidedSampler | None]", [None]))
+        )
+
+    def samplers(self) -> list[GuidedSampler]:
+        levels = cast("Iterable[Level]", self.levels)
+        return [level.sampler for level in levels if level.sampler is not None]
+
+    def enter(self, features: Tensor, skip: Tensor | None) -> Tensor:
+        """The features of the resolution before, at this one's size, plus what the encoder says."""
+        features = resize(self.widen(features), self.size)
+        return features if skip is None else features + skip
+
+
+class Encoder(nn.Module):
+    """Features of the image so far at every resolution, smallest first, for the next pass of the recurrence."""
+
+    def __init__(self, channels: int, widths: Sequence[int], sizes: Sequence[tuple[int, int]]):
+        super().__init__()
+        self.sizes = list(sizes)
+        self.entry = nn.Conv2d(channels, widths[-1], 3, padding=1)
+        self.blocks = nn.ModuleList(ResidualBlock(width) for width in widths)
+        self.narrow = nn.ModuleList(nn.Conv2d(large, small, 1) for small, large in pairwise(widths))
+
+    def forward(self, image: Tensor) -> list[Tensor]:
+        features = self.blocks[-1](self.entry(image))
+        skips = [features]
+        for index in reversed(range(len(self.sizes) - 1)):
+            features = self.blocks[index](self.narrow[index](resize(features, self.sizes[index])))
+            skips.insert(0, features)
+        return skips
+
+
+SAMPLER_DEFAULTS: dict[str, Any] = {"max_swaps": None, "head_init": 0.02}
+"""What a level's sampler has that a bare `GuidedSampler` has not; `guided_sampler_kwargs` overrides it."""
+
+
+def _checked_kwargs(kwargs: dict[str, Any] | None) -> dict[str, Any]:
+    kwargs = dict(kwargs or {})
+    taken = sorted({"dim", "dim_query", "codebook_size", "patch_size", "separate_values", "dim_values"} & kwargs.keys())
+    require(
+        not taken,
+        "guided_sampler_kwargs without what the network itself decides",
+        ", ".join(taken),
+        "codebook_size and patch_size are arguments of DDN; a level's output is an image, so it has no separate values",
+    )
+    return kwargs
+
+
+def collect(steps: Sequence[SamplerOutput]) -> Walk:
+    codes = torch.cat([step.codes.flatten(1) if step.codes.ndim > 1 else step.codes.unsqueeze(1) for step in steps], 1)
+    losses = [step.commit_loss for step in steps if step.commit_loss is not None]
+    return Walk(tuple(step.output for step in steps), codes, torch.stack(losses) if losses else None)
+
+
+def resolutions(size: tuple[int, int]) -> list[tuple[int, int]]:
+    """The image's size halved (rounded up) until the longer side is small, smallest first."""
+    sizes = [size]
+    while max(sizes[0]) > SMALLEST_SIDE:
+        height, width = sizes[0]
+        sizes.insert(0, (-(-height // 2), -(-width // 2)))
+    return sizes
+
+
+def per_resolution(name: str, value: Any, count: int) -> list[Any]:
+    values = list(value) if isinstance(value, Sequence) else [value] * count
+    require(len(values) == count, f"{name} to be one value or {count}, one per resolution", f"{len(values)} of them")
+    return values
+
+
+def _check_patch(size: tuple[int, int], patch: int | None) -> None:
+    if patch is None or (patch >= 1 and all(side % patch == 0 for side in size)):
+        return
+    dividers = [p for p in range(1, min(size) + 1) if all(side % p == 0 for side in size)]
+    nearest = sorted(dividers, key=lambda p: abs(p - patch))[:2]
+    raise InvalidInput(
+        f"expected a patch_size that divides the resolution {size}, got {patch}; use {' or '.join(map(str, nearest))}"
+    )

@@ -1,0 +1,477 @@
+"""`GuidedSampler`: one level of a Discrete Distribution Network.
+
+It holds the K heads that draw the candidates, chooses the one nearest to a query (or the one a code names) and counts
+how often each node is chosen, so that `split_and_prune_` can move nodes to where the data is.
+"""
+
+from __future__ import annotations
+
+import copy
+from collections.abc import Callable, Sequence
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+from torch.func import functional_call
+from torch.optim import Optimizer
+
+from discrete_distribution_network.blocks import ChannelRMSNorm
+from discrete_distribution_network.candidates import (
+    Candidates,
+    LinearCandidates,
+    NetworkCandidates,
+    at_least_float32,
+)
+from discrete_distribution_network.errors import require
+from discrete_distribution_network.selection import SamplerOutput, chain_dropout, gumbel_like
+from discrete_distribution_network.split_and_prune import apply_plan, plan_split_and_prune
+
+DistanceFn = Callable[[Tensor, Tensor], Tensor]
+
+
+class GuidedSampler(nn.Module):
+    """K candidates from features, and the choice among them (section 3.2 of arXiv 2401.00036).
+
+    Args:
+        dim: D, channels of the features.
+        dim_query: C, channels of the query and of the candidates.
+        codebook_size: K, the number of nodes.
+        network: one node's network, features -> candidate, copied K times with fresh weights. None, a 1x1
+            `nn.Conv2d` or an `nn.Linear` are linear heads: their candidates are never all computed. Any other network
+            draws all K without a gradient to choose, then the chosen one with a gradient; it must treat samples
+            independently (no batch norm).
+        distance_fn: `(query (B, 1, M), candidates (B, k, M)) -> (B, 1, k)`, in place of the Euclidean distance. It is
+            called on chunks of nodes.
+        chain_dropout_prob: in training, chance that a sample's choice is replaced by a random node. The node that
+            was nearest is counted all the same.
+        split_thres, prune_thres: shares, in units of 1/K, over and under which a node is split or pruned.
+        pre_network_activation: applied to the features before the heads (after the norm).
+        post_network_activation: applied to every head's output before the residual is added.
+        prenorm: normalise the features first, by `norm_module` or else by an RMS norm over channels.
+        norm_module: the norm to use; any module that keeps the features' shape. Given alone it is used too.
+        min_total_count_before_split_prune: no split before this many choices have been counted.
+        crossover_top2_prob: in training, chance that a sample's output is a random blend of its two nearest nodes.
+        straight_through_distance_logits: in training, pass gradients to all nodes through softmax(-distance).
+        stochastic: in training, choose by -distance + Gumbel noise.
+        gumbel_noise_scale: scale of that noise.
+        patch_size: choose per patch of this size; codes are then (B, H / p, W / p).
+        separate_values: choose by one set of heads, give out the candidate of another.
+        dim_values: channels of those values; `dim_query` if None.
+        max_swaps: most nodes one call of `split_and_prune_` replaces; the published rule is 1, None is no limit.
+        count_window: if given, counts fade after each `split_and_prune_` so that they sum to at most this: a decaying
+            window of about the last `count_window` choices. None never forgets, as published.
+        head_init: the standard deviation of a fresh linear head's output for features of unit variance; None for
+            PyTorch's own (uniform) initialisation.
+
+    Shapes: features (B, D, H, W) with queries (B, C, H, W), or vectors (B, D) with (B, C).
+    """
+
+    counts: Tensor
+
+    def __init__(
+        self,
+        dim: int,
+        dim_query: int = 3,
+        codebook_size: int = 10,
+        network: nn.Module | None = None,
+        distance_fn: DistanceFn | None = None,
+        chain_dropout_prob: float = 0.05,
+        split_thres: float = 2.0,
+        prune_thres: float = 0.5,
+        pre_network_activation: nn.Module | None = None,
+        post_network_activation: nn.Module | None = None,
+        prenorm: bool = False,
+        norm_module: nn.Module | None = None,
+        min_total_count_before_split_prune: int = 100,
+        crossover_top2_prob: float = 0.0,
+        straight_through_distance_logits: bool = False,
+        stochastic: bool = False,
+        gumbel_noise_scale: float = 1.0,
+        patch_size: int | None = None,
+        separate_values: bool = False,
+        dim_values: int | None = None,
+        *,
+        max_swaps: int | None = 1,
+        count_window: int | None = None,
+        head_init: float | None = None,
+    ):
+        super().__init__()
+        for name, value in (("dim", dim), ("dim_query", dim_query), ("codebook_size", codebook_size)):
+            require(isinstance(value, int) and value >= 1, f"{name} to be an integer of at least 1", repr(value))
+        for name, chance in (
+            ("chain_dropout_prob", chain_dropout_prob),
+            ("crossover_top2_prob", crossover_top2_prob),
+        ):
+            require(0.0 <= chance <= 1.0, f"{name} in [0, 1]", chance)
+        require(patch_size is None or patch_size >= 1, "patch_size of at least 1, or None", patch_size)
+        require(
+            dim_values is None or separate_values,
+            "separate_values=True where dim_values is given",
+            f"dim_values={dim_values} alone",
+            "set separate_values=True or drop dim_values",
+        )
+        self.dim, self.dim_query, self.codebook_size, self.patch_size = dim, dim_query, codebook_size, patch_size
+        self.distance_fn = distance_fn
+        self.chain_dropout_prob, self.crossover_top2_prob = chain_dropout_prob, crossover_top2_prob
+        self.straight_through_distance_logits = straight_through_distance_logits
+        self.stochastic, self.gumbel_noise_scale = stochastic, gumbel_noise_scale
+        self.split_thres, self.prune_thres, self.max_swaps = split_thres, prune_thres, max_swaps
+        self.min_total_count_before_split_prune, self.count_window = min_total_count_before_split_prune, count_window
+
+        self.norm = norm_module if norm_module is not None else (ChannelRMSNorm(dim) if prenorm else None)
+        self.pre_network_activation = pre_network_activation
+        self.keys = make_heads(dim, dim_query, codebook_size, network, post_network_activation, head_init)
+        self.values: LinearHeads | NetworkHeads | None = None
+        if separate_values:
+            dim_values = dim_query if dim_values is None else dim_values
+            require(
+                network is None or dim_values == dim_query,
+                f"dim_values equal to dim_query ({dim_query}) where `network` draws the values too",
+                dim_values,
+            )
+            self.values = make_heads(dim, dim_values, codebook_size, network, post_network_activation, head_init)
+        self.register_buffer("counts", torch.zeros(codebook_size, dtype=torch.long))
+
+    # the candidates
+
+    def candidates(self, features: Tensor, residual: Tensor | None = None) -> Candidates:
+        """The K candidates for features (B, D, ...) and a residual (B, C, ...), computed only when asked.
+
+        With patches, each patch is a sample of its own: B * H / p * W / p of them, p x p pixels each.
+        """
+        self._check_features(features)
+        self._check_image(residual, features, "residual")
+        return self.keys(self._prepare(features), self._residual(residual))
+
+    def codes_shape(self, features: Tensor) -> tuple[int, ...]:
+        """The shape of the codes for these features: (B,), or (B, H / p, W / p)."""
+        if self.patch_size is None:
+            return (features.shape[0],)
+        return (features.shape[0], *(side // self.patch_size for side in features.shape[2:]))
+
+    def _prepare(self, features: Tensor) -> Tensor:
+        features = features if self.norm is None else self.norm(features)
+        if self.pre_network_activation is not None:
+            features = self.pre_network_activation(features)
+        return self._to_patches(features)
+
+    def _residual(self, residual: Tensor | None) -> Tensor | None:
+        return None if residual is None else self._to_patches(residual)
+
+    def _values(self, features: Tensor, residual: Tensor | None, keys: Candidates) -> Candidates:
+        """What is given out: the keys themselves, or the separate values (with the residual if it fits)."""
+        if self.values is None:
+            return keys
+        fits = residual is not None and self.values.dim_out == residual.shape[1]
+        return self.values(features, residual if fits else None)
+
+    # choose
+
+    def forward(
+        self, features: Tensor, query: Tensor, return_distances: bool = False, residual: Tensor | None = None
+    ) -> SamplerOutput | tuple[SamplerOutput, Tensor]:
+        """The candidate nearest to the query.
+
+        Args:
+            features: (B, D, H, W), or (B, D).
+            query: (B, C, H, W), or (B, C).
+            return_distances: also give the Euclidean distances of all K candidates, (B, K), or (B, H / p, W / p, K).
+            residual: an image like the query that every candidate adds to.
+        """
+        self._check_features(features)
+        self._check_image(query, features, "query")
+        self._check_image(residual, features, "residual")
+        codes_shape = self.codes_shape(features)
+        image_shape = features.shape
+        features, query, residual = self._prepare(features), self._to_patches(query), self._residual(residual)
+        keys = self.keys(features, residual)
+        values = self._values(features, residual, keys)
+
+        straight_through = self.training and self.straight_through_distance_logits
+        with torch.set_grad_enabled(straight_through and torch.is_grad_enabled()):
+            distances = self._distances(keys, query, root=return_distances or straight_through or self.stochastic)
+        logits = -distances
+        if self.training and self.stochastic:
+            logits = logits + self.gumbel_noise_scale * gumbel_like(logits)
+        codes = nearest = logits.argmax(-1)
+        if self.training:
+            self.counts.scatter_add_(0, nearest, torch.ones_like(nearest))
+            if self.chain_dropout_prob > 0:
+                codes = chain_dropout(nearest, self.codebook_size, self.chain_dropout_prob)
+
+        blend: tuple[Tensor, Tensor] | None = None  # the second nearest node and its share in the output
+        if self.training and self.crossover_top2_prob > 0 and self.codebook_size > 1:
+            second = logits.detach().scatter(1, codes.unsqueeze(1), -torch.inf).argmax(-1)
+            coin = torch.rand_like(distances[:, :1]) < self.crossover_top2_prob
+            blend = second, torch.rand_like(distances[:, :1]) * coin
+        weights = None
+        if straight_through:
+            weights = F.one_hot(codes, self.codebook_size).to(logits)
+            if blend is not None:
+                weights = weights.lerp(F.one_hot(blend[0], self.codebook_size).to(logits), blend[1])
+            soft = logits.softmax(-1)
+            weights = weights + soft - soft.detach()
+
+        def pick(candidates: Candidates) -> Tensor:
+            if weights is not None:
+                return candidates.mix(weights)
+            images = candidates.at(codes)
+            if blend is None:
+                return images
+            share = blend[1].to(images).reshape(-1, *(1,) * (images.ndim - 1))
+            return images.lerp(candidates.at(blend[0]), share)
+
+        chosen = pick(keys)
+        output = chosen if values is keys else pick(values)
+        loss = F.mse_loss(at_least_float32(chosen), at_least_float32(query))
+        result = SamplerOutput(self._from_patches(output, image_shape), codes.reshape(codes_shape), loss)
+        return (result, distances.unflatten(0, codes_shape)) if return_distances else result
+
+    def _distances(self, keys: Candidates, query: Tensor, root: bool) -> Tensor:
+        """Distances (B, K); squared ones order nodes alike, so the root is taken only where its size matters."""
+        if self.distance_fn is None:
+            squared = keys.distances(query)
+            return squared.clamp_min(torch.finfo(squared.dtype).tiny).sqrt() if root else squared
+        target = at_least_float32(query).flatten(1).unsqueeze(1)
+        parts = []
+        for _, images in keys.chunks():
+            part = self.distance_fn(target, at_least_float32(images).flatten(2))
+            expected = (target.shape[0], 1, images.shape[1])
+            require(tuple(part.shape) == expected, f"distance_fn to give {expected}", tuple(part.shape))
+            parts.append(part.squeeze(1))
+        return torch.cat(parts, dim=1)
+
+    def forward_for_codes(self, features: Tensor, codes: Tensor | int, residual: Tensor | None = None) -> Tensor:
+        """The candidates that the codes name.
+
+        Args:
+            features: (B, D, H, W), or (B, D).
+            codes: integers in [0, K): one for the whole batch, (B,), or (B, H / p, W / p).
+            residual: an image like the output that is added.
+
+        Raises:
+            InvalidInput: a ValueError, before anything is computed.
+        """
+        self._check_features(features)
+        self._check_image(residual, features, "residual")
+        codes = torch.as_tensor(codes, device=features.device)
+        check_codes(codes, self.codes_shape(features), self.codebook_size)
+        return self.draw(features, codes.expand(self.codes_shape(features)), residual).output
+
+    def draw(self, features: Tensor, codes: Tensor, residual: Tensor | None = None) -> SamplerOutput:
+        """`forward_for_codes` for codes already checked: no look at their values, so no wait for a GPU."""
+        shape = features.shape
+        features, residual = self._prepare(features), self._residual(residual)
+        keys = self.keys(features, residual)
+        output = self._values(features, residual, keys).at(codes.reshape(-1))
+        return SamplerOutput(self._from_patches(output, shape), codes, None)
+
+    # split and prune
+
+    def split_and_prune_(self, optimizer: Optimizer | None = None) -> int:
+        """Move nodes to where the data is, by the counts so far; call it after the optimiser's step.
+
+        Args:
+            optimizer: if given, its moments of the moved rows are copied too.
+
+        Returns:
+            How many nodes were pruned.
+        """
+        return self.apply_counts_(self.counts.tolist(), optimizer)
+
+    def apply_counts_(self, counts: Sequence[int], optimizer: Optimizer | None = None) -> int:
+        """`split_and_prune_` for counts already read from the device."""
+        if sum(counts) < max(1, self.min_total_count_before_split_prune):
+            return 0
+        plan = plan_split_and_prune(counts, self.split_thres, self.prune_thres, self.max_swaps)
+        heads = [parameter for head in (self.keys, self.values) if head is not None for parameter in head.parameters()]
+        apply_plan(plan, heads, optimizer)
+        after, total = plan.counts, sum(plan.counts)
+        if self.count_window is not None and total > self.count_window:
+            after = [count * self.count_window // total for count in after]
+        if after != list(counts):
+            self.counts.copy_(torch.tensor(after))
+        return plan.swaps
+
+    # patches
+
+    def _to_patches(self, images: Tensor) -> Tensor:
+        """(B, X, H, W) -> (B * H / p * W / p, X, p, p)."""
+        p = self.patch_size
+        if p is None:
+            return images
+        batch, channels, height, width = images.shape
+        images = images.reshape(batch, channels, height // p, p, width // p, p)
+        return images.permute(0, 2, 4, 1, 3, 5).reshape(-1, channels, p, p)
+
+    def _from_patches(self, patches: Tensor, image_shape: torch.Size) -> Tensor:
+        p = self.patch_size
+        if p is None:
+            return patches
+        batch, _, height, width = image_shape
+        images = patches.reshape(batch, height // p, width // p, -1, p, p)
+        return images.permute(0, 3, 1, 4, 2, 5).reshape(batch, -1, height, width)
+
+    # checks
+
+    def _check_features(self, features: Tensor) -> None:
+        require(
+            features.ndim in (2, 4) and features.shape[1] == self.dim,
+            f"features (B, {self.dim}, H, W) or (B, {self.dim})",
+            tuple(features.shape),
+        )
+        require(features.shape[0] > 0, "a batch of at least 1", "an empty one")
+        if self.patch_size is not None:
+            require(
+                features.ndim == 4 and all(side % self.patch_size == 0 for side in features.shape[2:]),
+                f"features whose height and width divide by patch_size {self.patch_size}",
+                tuple(features.shape),
+            )
+
+    def _check_image(self, image: Tensor | None, features: Tensor, name: str) -> None:
+        if image is None:
+            return
+        expected = (features.shape[0], self.dim_query, *features.shape[2:])
+        require(tuple(image.shape) == expected, f"{name} of shape {expected}", tuple(image.shape))
+
+
+class LinearHeads(nn.Module):
+    """K linear maps D -> C as one parameter (K, C, D), with a bias (K, C) or without."""
+
+    def __init__(self, dim: int, dim_out: int, codebook_size: int, bias: bool, init: float | None):
+        super().__init__()
+        self.dim_out = dim_out
+        bound = dim**-0.5
+        self.weight = nn.Parameter(torch.empty(codebook_size, dim_out, dim).uniform_(-bound, bound))
+        if init is not None:
+            nn.init.normal_(self.weight, std=init * bound)
+        self.bias = nn.Parameter(torch.empty(codebook_size, dim_out).uniform_(-bound, bound)) if bias else None
+        if self.bias is not None and init is not None:
+            nn.init.normal_(self.bias, std=init)
+
+    def forward(self, features: Tensor, residual: Tensor | None) -> LinearCandidates:
+        return LinearCandidates(features, self.weight, self.bias, residual)
+
+
+class NetworkHeads(nn.Module):
+    """K copies of a network, their parameters stacked along a leading axis of size K."""
+
+    template: nn.Module
+
+    def __init__(self, network: nn.Module, dim_out: int, codebook_size: int):
+        super().__init__()
+        name = type(network).__name__
+        require(any(True for _ in network.parameters()), "a `network` with parameters", f"{name} without")
+        require(
+            not any(True for _ in network.buffers()),
+            "a `network` without buffers, whose samples do not depend on each other",
+            f"{name} with some",
+            "use another norm than batch norm",
+        )
+        copies = [_fresh_copy(network) for _ in range(codebook_size)]
+        # outside the module tree: the stacked parameters stand in for the template's own
+        self.__dict__["template"] = copy.deepcopy(network).to("meta")
+        self.names = [name for name, _ in network.named_parameters()]
+        self.stacked = nn.ParameterList(
+            torch.stack([one.get_parameter(name).detach() for one in copies]) for name in self.names
+        )
+        self.codebook_size, self.dim_out = codebook_size, dim_out
+
+    def train(self, mode: bool = True) -> NetworkHeads:
+        self.template.train(mode)
+        return super().train(mode)
+
+    def forward(self, features: Tensor, residual: Tensor | None) -> NetworkCandidates:
+        shape = (self.dim_out, *features.shape[2:])
+
+        def checked(images: Tensor) -> Tensor:
+            require(
+                tuple(images.shape[2:]) == shape,
+                f"a `network` that gives {shape} for features {tuple(features.shape[1:])}",
+                tuple(images.shape[2:]),
+            )
+            return images
+
+        def draw(start: int, stop: int) -> Tensor:
+            nodes = tuple(parameter[start:stop] for parameter in self.stacked)
+            each_node = torch.vmap(self._call, in_dims=(0, None), out_dims=1, randomness="different")
+            return checked(each_node(nodes, features))
+
+        def draw_each(codes: Tensor) -> Tensor:
+            nodes = tuple(parameter[codes] for parameter in self.stacked)
+            each_sample = torch.vmap(self._call, in_dims=(0, 0), randomness="different")
+            return checked(each_sample(nodes, features.unsqueeze(1))).squeeze(1)
+
+        return NetworkCandidates(
+            draw, draw_each, features.shape[0], self.codebook_size, shape, features.device, residual
+        )
+
+    def _call(self, parameters: tuple[Tensor, ...], features: Tensor) -> Tensor:
+        return functional_call(self.template, dict(zip(self.names, parameters, strict=True)), (features,))
+
+
+class Pointwise(nn.Module):
+    """A linear map of channels, for images and vectors alike."""
+
+    def __init__(self, dim: int, dim_out: int):
+        super().__init__()
+        self.weight = nn.Parameter(torch.empty(dim_out, dim))
+        self.reset_parameters()
+
+    def reset_parameters(self) -> None:
+        nn.init.uniform_(self.weight, -(self.weight.shape[1] ** -0.5), self.weight.shape[1] ** -0.5)
+
+    def forward(self, features: Tensor) -> Tensor:
+        return torch.einsum("cd,bd...->bc...", self.weight, features)
+
+
+def make_heads(
+    dim: int,
+    dim_out: int,
+    codebook_size: int,
+    network: nn.Module | None,
+    activation: nn.Module | None,
+    init: float | None,
+) -> LinearHeads | NetworkHeads:
+    """Linear heads where the network is linear pixel by pixel, stacked copies of it otherwise."""
+    if activation is None and (network is None or _is_pointwise(network, dim, dim_out)):
+        bias = network is not None and network.bias is not None
+        return LinearHeads(dim, dim_out, codebook_size, bias, init)
+    network = Pointwise(dim, dim_out) if network is None else network
+    network = network if activation is None else nn.Sequential(network, activation)
+    return NetworkHeads(network, dim_out, codebook_size)
+
+
+def _is_pointwise(network: nn.Module, dim: int, dim_out: int) -> bool:
+    if type(network) is nn.Linear:
+        return (network.in_features, network.out_features) == (dim, dim_out)
+    return (
+        type(network) is nn.Conv2d
+        and (network.in_channels, network.out_channels) == (dim, dim_out)
+        and network.kernel_size == network.stride == (1, 1)
+        and network.padding in ((0, 0), "valid")
+        and network.groups == 1
+    )
+
+
+def _fresh_copy(network: nn.Module) -> nn.Module:
+    """A copy with weights drawn anew, by the modules' own `reset_parameters`."""
+    fresh = copy.deepcopy(network)
+    for module in fresh.modules():
+        reset = getattr(module, "reset_parameters", None)
+        if callable(reset):
+            reset()
+    return fresh
+
+
+def check_codes(codes: Tensor, shape: Sequence[int], codebook_size: int) -> None:
+    """Raise `InvalidInput` unless codes are integers in [0, K) of this shape, or one integer."""
+    integer = not (codes.is_floating_point() or codes.is_complex() or codes.dtype == torch.bool)
+    require(integer, "integer codes", codes.dtype)
+    shape = tuple(shape)
+    require(codes.ndim == 0 or tuple(codes.shape) == shape, f"codes of shape {shape} or ()", tuple(codes.shape))
+    require(
+        bool(((codes >= 0) & (codes < codebook_size)).all()),
+        f"codes in [0, {codebook_size})",
+        f"values from {int(codes.min())} to {int(codes.max())}",
+    )

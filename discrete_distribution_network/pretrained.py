@@ -1,0 +1,107 @@
+"""Saving and loading models: a folder with `config.json` and `model.safetensors`, strictly checked.
+
+`Pretrained` is huggingface_hub's mixin (`save_pretrained`, `from_pretrained`, `push_to_hub`), with loading made strict,
+pickles refused, and every fault told with the file's name.
+"""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Any, Self
+
+from huggingface_hub import PyTorchModelHubMixin, constants
+from safetensors import SafetensorError
+from safetensors.torch import load_file
+
+from discrete_distribution_network.errors import DDNError, InvalidInput, ModelFileError
+
+
+class Pretrained(PyTorchModelHubMixin):
+    """Adds `save_pretrained` and `from_pretrained` to a module whose constructor arguments are plain values."""
+
+    def save_pretrained(self, save_directory: str | Path, **kwargs: Any) -> str | None:
+        """Write `config.json` and `model.safetensors` into a folder, which is made if needed."""
+        config: Any = self._hub_mixin_config
+        if set(self._hub_mixin_init_parameters) - {"self"} - set(config or {}):
+            raise InvalidInput(
+                "expected constructor arguments that fit in config.json (numbers, strings, lists and dicts of them), "
+                "got a module or function among them; save this model's state_dict yourself"
+            )
+        return super().save_pretrained(save_directory, **kwargs)
+
+    @classmethod
+    def from_pretrained(cls, pretrained_model_name_or_path: str | Path, **kwargs: Any) -> Self:
+        """Load a model from a folder or, by its name, from the Hugging Face hub.
+
+        Raises:
+            ModelFileError: the folder, one of its two files or a parameter is missing, extra, damaged or of another
+                shape; the message says which.
+        """
+        folder = Path(pretrained_model_name_or_path)
+        local = folder.exists() or len(folder.parts) != 2
+        if local and not folder.is_dir():
+            raise ModelFileError(f"expected a model folder at {folder}, found none; give a folder that training wrote")
+        if local:
+            _check_config(folder / constants.CONFIG_NAME)
+        try:
+            return super().from_pretrained(pretrained_model_name_or_path, **{"strict": True, **kwargs})
+        except DDNError:
+            raise
+        except TypeError as error:
+            raise ModelFileError(
+                f"expected constructor arguments of {cls.__name__} in {folder / constants.CONFIG_NAME}, got one that "
+                f"does not fit ({error}); use the version of the library that wrote it"
+            ) from error
+        except FileNotFoundError as error:
+            raise ModelFileError(f"expected {constants.SAFETENSORS_SINGLE_FILE} for {folder}: {error}") from error
+
+    @classmethod
+    def _from_pretrained(cls, *, model_id: str, **kwargs: Any) -> Self:
+        folder = Path(model_id)
+        if folder.is_dir() and not (folder / constants.SAFETENSORS_SINGLE_FILE).is_file():
+            others = [path.name for pattern in ("*.bin", "*.pt", "*.pth", "*.pkl") for path in folder.glob(pattern)]
+            refused = f" ({', '.join(others)} may hold a pickle and is not opened)" if others else ""
+            raise ModelFileError(
+                f"expected {folder / constants.SAFETENSORS_SINGLE_FILE}, found none{refused}; "
+                "save the model with save_pretrained"
+            )
+        return super()._from_pretrained(model_id=model_id, **kwargs)
+
+    @classmethod
+    def _load_as_pickle(cls, model: Any, model_file: str, map_location: str, strict: bool) -> Any:
+        raise ModelFileError(f"expected safetensors, got {model_file}, which may hold a pickle and is not opened")
+
+    @classmethod
+    def _load_as_safetensor(cls, model: Any, model_file: str, map_location: str, strict: bool) -> Any:
+        try:
+            state = load_file(model_file, device=map_location)
+        except (SafetensorError, OSError, ValueError) as error:
+            raise ModelFileError(
+                f"expected a whole safetensors file, got {model_file}, which cannot be read ({error}); "
+                "copy it again or train anew"
+            ) from error
+        own = model.state_dict()
+        faults = [f"{name} is missing" for name in sorted(own.keys() - state.keys())]
+        faults += [f"{name} is extra" for name in sorted(state.keys() - own.keys())]
+        faults += [
+            f"{name} has shape {tuple(state[name].shape)}, not {tuple(own[name].shape)}"
+            for name in sorted(own.keys() & state.keys())
+            if own[name].shape != state[name].shape
+        ]
+        if faults:
+            shown = "; ".join(faults[:8]) + (f"; and {len(faults) - 8} more" if len(faults) > 8 else "")
+            raise ModelFileError(f"expected the parameters of config.json's model in {model_file}, but {shown}")
+        model.load_state_dict(state)
+        return model
+
+
+def _check_config(path: Path) -> None:
+    if not path.is_file():
+        raise ModelFileError(f"expected {path}, found none; give a folder that save_pretrained wrote")
+    try:
+        config = json.loads(path.read_text(encoding="utf-8"))
+    except (UnicodeDecodeError, json.JSONDecodeError) as error:
+        raise ModelFileError(f"expected JSON in {path}, got something else ({error})") from error
+    if not isinstance(config, dict):
+        raise ModelFileError(f"expected an object of constructor arguments in {path}, got {type(config).__name__}")

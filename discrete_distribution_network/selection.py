@@ -1,0 +1,91 @@
+"""How one of the K candidates of a level is chosen.
+
+`DDN` walks its levels with a selection: a callable `(level, sampler, features, residual) -> SamplerOutput`. Training
+and encoding choose what is nearest to an image, sampling chooses at random, decoding does what the codes say. The
+small functions at the end choose within one level and are what `GuidedSampler` is made of.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import TYPE_CHECKING, NamedTuple, Protocol
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+if TYPE_CHECKING:
+    from discrete_distribution_network.guided_sampler import GuidedSampler
+
+
+class SamplerOutput(NamedTuple):
+    """What one level gives.
+
+    Attributes:
+        output: the chosen candidate, (B, C, H, W) for images or (B, C) for vectors.
+        codes: which one it is, int64 in [0, K): (B,), or (B, H / p, W / p) with patches of size p.
+        commit_loss: its mean squared error to the query; None when there was no query.
+    """
+
+    output: Tensor
+    codes: Tensor
+    commit_loss: Tensor | None
+
+
+class Selection(Protocol):
+    def __call__(self, level: int, sampler: GuidedSampler, features: Tensor, residual: Tensor | None) -> SamplerOutput:
+        """Choose at `level` (0 is the first) among the sampler's candidates for `features` and `residual`."""
+
+
+class Nearest:
+    """The candidate nearest to the images (B, C, H, W), resized to each level's size by area."""
+
+    def __init__(self, images: Tensor):
+        self.images = images
+
+    def __call__(self, level: int, sampler: GuidedSampler, features: Tensor, residual: Tensor | None) -> SamplerOutput:
+        return sampler(features, resize(self.images, features.shape[2:]), residual=residual)
+
+
+class Uniform:
+    """A random candidate, each with chance 1/K."""
+
+    def __init__(self, generator: torch.Generator | None = None):
+        self.generator = generator
+
+    def __call__(self, level: int, sampler: GuidedSampler, features: Tensor, residual: Tensor | None) -> SamplerOutput:
+        shape = sampler.codes_shape(features)
+        device = features.device if self.generator is None else self.generator.device
+        codes = torch.randint(sampler.codebook_size, shape, generator=self.generator, device=device)
+        return sampler.draw(features, codes.to(features.device), residual)
+
+
+class Given:
+    """What the codes say: one tensor a level, shaped as the sampler gives them."""
+
+    def __init__(self, codes: Sequence[Tensor]):
+        self.codes = codes
+
+    def __call__(self, level: int, sampler: GuidedSampler, features: Tensor, residual: Tensor | None) -> SamplerOutput:
+        return sampler.draw(features, self.codes[level], residual)
+
+
+def resize(images: Tensor, size: Sequence[int]) -> Tensor:
+    """Images at `size`: averaged over areas when they shrink, bilinear when they grow."""
+    size = (size[0], size[1])
+    if images.shape[2:] == size:
+        return images
+    if images.shape[2] >= size[0] and images.shape[3] >= size[1]:
+        return F.adaptive_avg_pool2d(images, size)
+    return F.interpolate(images, size=size, mode="bilinear", align_corners=False)
+
+
+def gumbel_like(logits: Tensor) -> Tensor:
+    """Standard Gumbel noise: adding it to logits and taking the largest draws from their softmax."""
+    return -torch.empty_like(logits).exponential_().clamp_min(torch.finfo(logits.dtype).tiny).log()
+
+
+def chain_dropout(codes: Tensor, codebook_size: int, probability: float) -> Tensor:
+    """Each of the codes replaced by a uniformly random one with `probability`; a coin for every sample."""
+    dropped = torch.rand(codes.shape, device=codes.device) < probability
+    return torch.where(dropped, torch.randint_like(codes, codebook_size), codes)
