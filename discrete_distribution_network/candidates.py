@@ -18,6 +18,7 @@ from __future__ import annotations
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from typing import Any
 
 import torch
 import torch.nn.functional as F
@@ -27,7 +28,7 @@ PixelMap = Callable[[Tensor], Tensor]
 """A linear map of pixels, the same for every channel: (B, X, H, W) -> (B, X, H', W')."""
 
 SCRATCH = 1 << 20
-"""Numbers that one chunk of nodes may hold at once (4 MiB in float32: about a core's cache)."""
+"""Numbers that one chunk of nodes may hold at once: 4 MiB in float32, about two cores' caches."""
 
 
 class Candidates(ABC):
@@ -127,7 +128,7 @@ class LinearCandidates(Candidates):
 
     def nodes(self, start: int, stop: int) -> Tensor:
         heads = self.weight[start:stop].flatten(0, 1).to(self.features.dtype)
-        images = torch.matmul(heads, _flat(self.features)).reshape(self.batch, stop - start, *self.shape)
+        images = _all_by_all(heads, _flat(self.features)).reshape(self.batch, stop - start, *self.shape)
         if self.bias is not None:
             images = images + self.bias[start:stop].reshape(stop - start, -1, *(1,) * (images.ndim - 3))
         return images if self.residual is None else images + self.residual.unsqueeze(1)
@@ -218,22 +219,59 @@ def cheapest_path(batch: int, codebook_size: int, channels: int, dim: int, pixel
 
 def gram_distances(features: Tensor, weight: Tensor, error: Tensor) -> Tensor:
     """`squared_distances` by the Gram matrix of each sample; scratch memory is bounded, whatever K is."""
-    batch, dim, _ = features.shape
-    channels = weight.shape[1]
-    gram = torch.bmm(features, features.mT)
-    cross = torch.bmm(error, features.mT)
-    energy = error.flatten(1).square().sum(-1, keepdim=True)
-    share_heads = batch * channels > 64  # <W^T W, G>, with W^T W made once for the batch, or W G W^T for each sample
-    scratch_per_node = dim * dim if share_heads else batch * channels * dim
-    parts = []
-    for heads in weight.split(max(1, SCRATCH // scratch_per_node)):
+    if torch.is_grad_enabled():
+        distances: Tensor = _GramDistances.apply(features, weight, error)
+        return distances
+    return _from_gram(torch.bmm(features, features.mT), torch.bmm(error, features.mT), weight, error)
+
+
+def _from_gram(gram: Tensor, cross: Tensor, weight: Tensor, error: Tensor) -> Tensor:
+    """<W_k^T W_k, gram> - 2 <W_k, cross> + |error|^2."""
+    batch, channels, dim = cross.shape
+    share_heads = batch * channels > 64  # W^T W once for the batch, or W gram W^T for each sample: what is cheaper
+    per_node = dim * dim if share_heads else batch * channels * dim
+    squares = []
+    for heads in weight.split(max(1, SCRATCH // per_node)):
         if share_heads:
-            square = gram.flatten(1) @ torch.bmm(heads.mT, heads).flatten(1).mT
-            parts.append(torch.addmm(square, cross.flatten(1), heads.flatten(1).mT, alpha=-2))
+            squares.append(gram.flatten(1) @ torch.bmm(heads.mT, heads).flatten(1).mT)
         else:
-            slope = torch.matmul(heads.flatten(0, 1), gram).unflatten(1, (-1, channels)) - 2 * cross.unsqueeze(1)
-            parts.append((slope * heads).flatten(2).sum(-1))
-    return torch.cat(parts, dim=1) + energy
+            products = torch.matmul(heads.flatten(0, 1), gram).unflatten(1, (-1, channels))
+            squares.append(products.mul_(heads).flatten(2).sum(-1))
+    square = squares[0] if len(squares) == 1 else torch.cat(squares, dim=1)
+    energy = error.flatten(1).square().sum(-1, keepdim=True)
+    return torch.addmm(square, cross.flatten(1), weight.flatten(1).mT, alpha=-2).add_(energy)
+
+
+class _GramDistances(torch.autograd.Function):
+    """`gram_distances` with a backward pass that forms nothing of size K * N either.
+
+    With g_k the gradient of the distance of node k:  df = 2 (sum_k g_k W_k^T W_k) f - 2 (sum_k g_k W_k)^T e,
+    dW_k = 2 sum_samples g_k (W_k G - S),  de = 2 (sum_k g_k) e - 2 (sum_k g_k W_k) f.
+    """
+
+    @staticmethod
+    def forward(ctx: Any, features: Tensor, weight: Tensor, error: Tensor) -> Tensor:
+        gram, cross = torch.bmm(features, features.mT), torch.bmm(error, features.mT)
+        ctx.save_for_backward(features, weight, error, gram, cross)
+        return _from_gram(gram, cross, weight, error)
+
+    @staticmethod
+    def backward(ctx: Any, grad: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+        features, weight, error, gram, cross = ctx.saved_tensors
+        dim = features.shape[1]
+        grad = 2 * grad
+        heads_sum = (grad @ weight.flatten(1)).unflatten(1, weight.shape[1:])
+        square_sum = torch.zeros_like(gram)
+        weight_grads = []
+        size = max(1, SCRATCH // (dim * dim))
+        for heads, share in zip(weight.split(size), grad.split(size, dim=1), strict=True):
+            square_sum += (share @ torch.bmm(heads.mT, heads).flatten(1)).unflatten(1, (dim, dim))
+            weighted_gram = (share.mT @ gram.flatten(1)).unflatten(1, (dim, dim))
+            weight_grads.append(torch.bmm(heads, weighted_gram))
+        features_grad = torch.bmm(heads_sum.mT, error).neg_().baddbmm_(square_sum, features)
+        weight_grad = torch.cat(weight_grads) - (grad.mT @ cross.flatten(1)).view_as(weight)
+        error_grad = grad.sum(1).reshape(-1, 1, 1) * error - torch.bmm(heads_sum, features)
+        return features_grad, weight_grad, error_grad
 
 
 def direct_distances(features: Tensor, weight: Tensor, error: Tensor) -> Tensor:
@@ -242,8 +280,12 @@ def direct_distances(features: Tensor, weight: Tensor, error: Tensor) -> Tensor:
     channels = weight.shape[1]
     parts = []
     for heads in weight.split(max(1, SCRATCH // (batch * channels * pixels))):
-        images = torch.matmul(heads.flatten(0, 1), features).unflatten(1, (-1, channels))
-        parts.append((images - error.unsqueeze(1)).flatten(2).square().sum(-1))
+        images = _all_by_all(heads.flatten(0, 1), features).unflatten(1, (-1, channels))
+        if torch.is_grad_enabled():
+            squares = (images - error.unsqueeze(1)).square()
+        else:  # in place: fresh memory costs more than the arithmetic
+            squares = images.sub_(error.unsqueeze(1)).square_()
+        parts.append(squares.flatten(2).sum(-1))
     return torch.cat(parts, dim=1)
 
 
@@ -266,6 +308,11 @@ def exact_float32(device: torch.device) -> Iterator[None]:
                 yield
             finally:
                 torch.set_float32_matmul_precision(before)
+
+
+def _all_by_all(matrix: Tensor, batch: Tensor) -> Tensor:
+    """matrix (R, D) times each of batch (B, D, N): (B, R, N). `torch.matmul` would transpose a copy of the batch."""
+    return torch.bmm(matrix.expand(batch.shape[0], -1, -1), batch)
 
 
 def _flat(images: Tensor) -> Tensor:

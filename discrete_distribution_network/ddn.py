@@ -212,7 +212,9 @@ class DDN(nn.Module, Pretrained):
                     if level.sampler is None:
                         continue
                     step = select(len(steps), level.sampler, features, image)
-                    image = step.output
+                    # no gradient flows back through the image: else later levels drag the nodes of earlier ones away
+                    # from the data they are chosen for, and nodes die (docs/log.md)
+                    image = step.output.detach()
                     steps.append(step)
                     if len(steps) == levels:
                         return collect(steps)
