@@ -210,7 +210,7 @@ def squared_distances(features: Tensor, weight: Tensor, error: Tensor) -> Tensor
 def cheapest_path(batch: int, codebook_size: int, channels: int, dim: int, pixels: int) -> str:
     """'gram' or 'direct', by multiply-adds; the small constants stand for the memory each path moves."""
     gram = batch * dim * (dim + channels) * pixels + min(
-        batch * codebook_size * channels * dim * (dim + 8),
+        batch * codebook_size * channels * dim * (dim + 16),
         codebook_size * dim * dim * (channels + batch + 16),
     )
     direct = batch * codebook_size * channels * pixels * (dim + 12)
@@ -282,10 +282,10 @@ def direct_distances(features: Tensor, weight: Tensor, error: Tensor) -> Tensor:
     for heads in weight.split(max(1, SCRATCH // (batch * channels * pixels))):
         images = _all_by_all(heads.flatten(0, 1), features).unflatten(1, (-1, channels))
         if torch.is_grad_enabled():
-            squares = (images - error.unsqueeze(1)).square()
-        else:  # in place: fresh memory costs more than the arithmetic
-            squares = images.sub_(error.unsqueeze(1)).square_()
-        parts.append(squares.flatten(2).sum(-1))
+            parts.append((images - error.unsqueeze(1)).flatten(2).square().sum(-1))
+        else:  # in place and in one pass: fresh memory costs more than the arithmetic
+            images = images.sub_(error.unsqueeze(1)).flatten(2)
+            parts.append(torch.linalg.vector_norm(images, dim=-1).square_())
     return torch.cat(parts, dim=1)
 
 
