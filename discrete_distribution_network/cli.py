@@ -92,7 +92,7 @@ class Train(_Training):
 
 def levels_for(count: int) -> list[int]:
     """Levels at each of `count` resolutions, smallest first: few where the image is tiny, most in the middle."""
-    return [2, *[4] * (count - 2), 4][:count] if count > 1 else [4]
+    return [*[2, 4, *[6] * count][: count - 1], 4]
 
 
 def train(options: _Training, split: Split, size: tuple[int, int], channels: int) -> None:
@@ -114,7 +114,6 @@ def train(options: _Training, split: Split, size: tuple[int, int], channels: int
         codebook_size=options.codebook_size,
         num_resnet_blocks=1,
         levels_per_resolution=levels_for(len(resolutions(size))),
-        guided_sampler_kwargs={"count_window": 16 * options.codebook_size},
     ).to(options.device)
     print(
         f"{len(split.train)} images to learn from, {len(split.test)} to test with; {ddn.num_levels} levels of "
@@ -208,6 +207,8 @@ def load(folder: Path | None, device: str) -> DDN:
         if not configs:
             raise ModelFileError(f"expected a trained model under {RUNS}, found none; run `ddn quickstart` first")
         folder = configs[-1].parent
+    if not folder.is_dir():
+        raise ModelFileError(f"expected a model folder at {folder}, found none; give a folder that training wrote")
     return DDN.from_pretrained(folder).to(device).eval()
 
 

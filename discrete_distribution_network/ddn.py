@@ -43,7 +43,13 @@ class Walk(NamedTuple):
     losses: Tensor | None
 
 
-class DDN(nn.Module, Pretrained):
+class DDN(
+    nn.Module,
+    Pretrained,
+    library_name="discrete-distribution-network",
+    tags=["discrete-distribution-network"],
+    paper_url="https://arxiv.org/abs/2401.00036",
+):
     """A Discrete Distribution Network (arXiv 2401.00036).
 
     Args:

@@ -6,6 +6,7 @@ pickles refused, and every fault told with the file's name.
 
 from __future__ import annotations
 
+import inspect
 import json
 from pathlib import Path
 from typing import Any, Self
@@ -14,19 +15,27 @@ from huggingface_hub import PyTorchModelHubMixin, constants
 from safetensors import SafetensorError
 from safetensors.torch import load_file
 
-from discrete_distribution_network.errors import DDNError, InvalidInput, ModelFileError
+from discrete_distribution_network.errors import InvalidInput, ModelFileError
 
 
 class Pretrained(PyTorchModelHubMixin):
     """Adds `save_pretrained` and `from_pretrained` to a module whose constructor arguments are plain values."""
 
+    _not_plain: list[str]
+
+    def __new__(cls, *args: Any, **kwargs: Any) -> Self:
+        instance = super().__new__(cls, *args, **kwargs)
+        # the mixin would put the default in config.json in their place, without a word
+        passed = inspect.signature(cls.__init__).bind_partial(None, *args, **kwargs).arguments
+        instance._not_plain = [n for n, value in passed.items() if n != "self" and not instance._is_jsonable(value)]
+        return instance
+
     def save_pretrained(self, save_directory: str | Path, **kwargs: Any) -> str | None:
         """Write `config.json` and `model.safetensors` into a folder, which is made if needed."""
-        config: Any = self._hub_mixin_config
-        if set(self._hub_mixin_init_parameters) - {"self"} - set(config or {}):
+        if self._not_plain:
             raise InvalidInput(
                 "expected constructor arguments that fit in config.json (numbers, strings, lists and dicts of them), "
-                "got a module or function among them; save this model's state_dict yourself"
+                f"got something else in {', '.join(self._not_plain)}; save this model's state_dict yourself"
             )
         return super().save_pretrained(save_directory, **kwargs)
 
@@ -43,30 +52,25 @@ class Pretrained(PyTorchModelHubMixin):
         if local and not folder.is_dir():
             raise ModelFileError(f"expected a model folder at {folder}, found none; give a folder that training wrote")
         if local:
-            _check_config(folder / constants.CONFIG_NAME)
+            _check_config(folder / constants.CONFIG_NAME, set(cls._hub_mixin_init_parameters) - {"self"})
         try:
             return super().from_pretrained(pretrained_model_name_or_path, **{"strict": True, **kwargs})
-        except DDNError:
-            raise
-        except TypeError as error:
-            raise ModelFileError(
-                f"expected constructor arguments of {cls.__name__} in {folder / constants.CONFIG_NAME}, got one that "
-                f"does not fit ({error}); use the version of the library that wrote it"
-            ) from error
         except FileNotFoundError as error:
-            raise ModelFileError(f"expected {constants.SAFETENSORS_SINGLE_FILE} for {folder}: {error}") from error
+            raise ModelFileError(f"expected a model folder or a name on the hub, got {folder} ({error})") from error
 
     @classmethod
-    def _from_pretrained(cls, *, model_id: str, **kwargs: Any) -> Self:
+    def _from_pretrained(cls, *, model_id: str, map_location: str = "cpu", strict: bool = True, **kwargs: Any) -> Self:
         folder = Path(model_id)
-        if folder.is_dir() and not (folder / constants.SAFETENSORS_SINGLE_FILE).is_file():
+        if not folder.is_dir():
+            return super()._from_pretrained(model_id=model_id, map_location=map_location, strict=strict, **kwargs)
+        file = folder / constants.SAFETENSORS_SINGLE_FILE
+        if not file.is_file():
             others = [path.name for pattern in ("*.bin", "*.pt", "*.pth", "*.pkl") for path in folder.glob(pattern)]
             refused = f" ({', '.join(others)} may hold a pickle and is not opened)" if others else ""
-            raise ModelFileError(
-                f"expected {folder / constants.SAFETENSORS_SINGLE_FILE}, found none{refused}; "
-                "save the model with save_pretrained"
-            )
-        return super()._from_pretrained(model_id=model_id, **kwargs)
+            raise ModelFileError(f"expected {file}, found none{refused}; save the model with save_pretrained")
+        transfer = ("revision", "cache_dir", "force_download", "local_files_only", "token")
+        model = cls(**{name: value for name, value in kwargs.items() if name not in transfer})
+        return cls._load_as_safetensor(model, str(file), map_location, strict)
 
     @classmethod
     def _load_as_pickle(cls, model: Any, model_file: str, map_location: str, strict: bool) -> Any:
@@ -96,7 +100,7 @@ class Pretrained(PyTorchModelHubMixin):
         return model
 
 
-def _check_config(path: Path) -> None:
+def _check_config(path: Path, arguments: set[str]) -> None:
     if not path.is_file():
         raise ModelFileError(f"expected {path}, found none; give a folder that save_pretrained wrote")
     try:
@@ -105,3 +109,8 @@ def _check_config(path: Path) -> None:
         raise ModelFileError(f"expected JSON in {path}, got something else ({error})") from error
     if not isinstance(config, dict):
         raise ModelFileError(f"expected an object of constructor arguments in {path}, got {type(config).__name__}")
+    if unknown := sorted(config.keys() - arguments):
+        raise ModelFileError(
+            f"expected only constructor arguments in {path}, got {', '.join(unknown)}; use the version of the library "
+            "that wrote it"
+        )

@@ -41,7 +41,7 @@ class Recipe:
     warmup_steps: int = 50
     hold: float = 0.3
     max_grad_norm: float = 1.0
-    split_every: int = 20
+    split_every: int = 1
     split_until: float = 0.85
 
     def rate_at(self, step: int, progress: float) -> float:
@@ -129,9 +129,9 @@ def fit(ddn: DDN, images: Images, recipe: Recipe, seed: int = 0, progress: bool 
                     "the learning rate"
                 )
             optimizer.step()
-            if (step + 1) % recipe.split_every == 0:
-                if done < recipe.split_until:
-                    history.swaps += ddn.split_and_prune_(optimizer)
+            if (step + 1) % recipe.split_every == 0 and done < recipe.split_until:
+                history.swaps += ddn.split_and_prune_(optimizer)
+            if step % 20 == 0:
                 bar.set_postfix_str(
                     f"loss {sum(history.losses[-20:]) / len(history.losses[-20:]):.4f}, "
                     f"{len(history.losses) * recipe.batch_size / (time.monotonic() - started):.0f} images/s, "

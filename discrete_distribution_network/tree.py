@@ -41,7 +41,7 @@ def most_used_tree(codes: Tensor, branches: Sequence[int]) -> Node:
     return grow((), rows)
 
 
-def tree_picture(ddn: DDN, images: Tensor, path: Path, branches: Sequence[int] = (5, 3, 2)) -> None:
+def tree_picture(ddn: DDN, images: Tensor, path: Path, branches: Sequence[int] = (4, 3, 2)) -> None:
     """Draw the latent tree of images (B, C, H, W) as a PNG.
 
     From left to right the first levels: each node shows the image decoded from the choices so far, and the share of
@@ -69,9 +69,9 @@ def tree_picture(ddn: DDN, images: Tensor, path: Path, branches: Sequence[int] =
         return y
 
     place(root)
-    figure = Figure(figsize=(2.2 * (depth + 2), max(3.0, 0.62 * len(leaves))), layout="constrained")
+    figure = Figure(figsize=(1.9 * (depth + 2), max(3.0, 0.5 * len(leaves))), layout="constrained")
     axes = figure.add_subplot()
-    zoom = 34 / max(ddn.image_size)
+    zoom = 30 / max(ddn.image_size)
 
     def show(image: Tensor, x: float, y: float) -> None:
         picture = OffsetImage(np.asarray(to_pil(image).convert("RGB")), zoom=zoom, interpolation="nearest")
@@ -81,8 +81,9 @@ def tree_picture(ddn: DDN, images: Tensor, path: Path, branches: Sequence[int] =
         x, y = places[node.prefix]
         for child in node.children:
             child_x, child_y = places[child.prefix]
-            axes.plot([x, child_x], [y, child_y], color="0.6", linewidth=0.5 + 8 * child.share, zorder=0)
-            axes.text(child_x, child_y - 0.47, f"{child.share:.1%}", ha="center", va="center", fontsize=6)
+            axes.plot([x, child_x], [y, child_y], color="0.6", linewidth=0.5 + 40 * child.share, zorder=0)
+            beside = {"facecolor": "white", "edgecolor": "none", "pad": 1}
+            axes.text(child_x + 0.16, child_y, f"{child.share:.1%}", va="center", fontsize=7, bbox=beside)
             draw(child)
         if node.prefix:
             show(ddn.decode(torch.tensor([node.prefix], device=codes.device))[0], x, y)
@@ -99,4 +100,4 @@ def tree_picture(ddn: DDN, images: Tensor, path: Path, branches: Sequence[int] =
         axes.text(level, 0.75, f"level {level}", ha="center", fontsize=8)
     axes.text(depth + 1, 0.75, f"all {ddn.num_levels} levels", ha="center", fontsize=8)
     axes.axis("off")
-    figure.savefig(path, dpi=150)
+    figure.savefig(path, dpi=100)

@@ -46,7 +46,7 @@ def path(request, monkeypatch):
 
 
 @pytest.mark.parametrize("nodes", [2, 10, 64, 512])
-@pytest.mark.parametrize(("bias", "residual"), itertools.product([False, True], repeat=2))
+@pytest.mark.parametrize(("bias", "residual"), list(itertools.product([False, True], repeat=2)))
 def test_picks_what_brute_force_picks(path, nodes, bias, residual):
     same = total = 0
     for batch, dim, size in ((1, 16, 16), (64, 16, 8), (32, 64, 4), (250, 8, 4)):

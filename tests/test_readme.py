@@ -1,0 +1,21 @@
+"""The README's Python blocks run as they stand."""
+
+import re
+from pathlib import Path
+
+import pytest
+
+README = Path(__file__).parent.parent / "README.md"
+BLOCKS = re.findall(r"```python\n(.*?)```", README.read_text(encoding="utf-8"), flags=re.DOTALL)
+
+
+def test_the_seed_examples_are_there():
+    text = "\n".join(BLOCKS)
+    assert "DDN(dim = 32, image_size = 256)" in text
+    assert "GuidedSampler(dim = 16, dim_query = 3, codebook_size = 10)" in text
+
+
+@pytest.mark.parametrize("number", range(len(BLOCKS)))
+def test_block(number, tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    exec(compile(BLOCKS[number], f"README.md, Python block {number}", "exec"), {})
