@@ -27,8 +27,8 @@ from torch import Tensor
 PixelMap = Callable[[Tensor], Tensor]
 """A linear map of pixels, the same for every channel: (B, X, H, W) -> (B, X, H', W')."""
 
-SCRATCH = 1 << 20
-"""Numbers that one chunk of nodes may hold at once: 4 MiB in float32, about two cores' caches."""
+SCRATCH = 1 << 21
+"""Numbers that one chunk of nodes may hold at once: 8 MiB in float32."""
 
 
 class Candidates(ABC):

@@ -173,6 +173,20 @@ def test_separate_values_of_another_width():
     torch.testing.assert_close(sampler.forward_for_codes(features, result.codes, residual), result.output)
 
 
+def test_each_patch_is_a_sample_of_its_own():
+    sampler = GuidedSampler(4, 3, 10, patch_size=4).eval()
+    features, query = torch.randn(2, 4, 8, 12), torch.randn(2, 3, 8, 12)
+    output, codes, _ = sampler(features, query)
+    alone = GuidedSampler(4, 3, 10).eval()
+    alone.load_state_dict(sampler.state_dict())
+    for row in range(2):
+        for column in range(3):
+            there = (..., slice(4 * row, 4 * row + 4), slice(4 * column, 4 * column + 4))
+            expected = alone(features[there], query[there])
+            assert torch.equal(codes[:, row, column], expected.codes)
+            torch.testing.assert_close(output[there], expected.output)
+
+
 def test_vectors():
     for network in (None, nn.Linear(4, 3), nn.Sequential(nn.Linear(4, 8), nn.SiLU(), nn.Linear(8, 3))):
         sampler = GuidedSampler(4, 3, 10, network=network)

@@ -20,6 +20,7 @@ def test_usage_is_perplexity_over_k():
     assert usage(torch.tensor([5, 5, 5, 5])) == pytest.approx(1)
     assert usage(torch.tensor([9, 0, 0, 0])) == pytest.approx(0.25)
     assert usage(torch.tensor([5, 5, 0, 0])) == pytest.approx(0.5)
+    assert usage(torch.tensor([3, 1, 0, 0])) == pytest.approx(4 / 3**0.75 / 4)
     codes = torch.tensor([[0, 0, 1], [1, 0, 1]])
     assert usage_by_level(codes, [2, 2], [1, 2]) == pytest.approx([1, 1])
     assert psnr(0.01) == pytest.approx(20)
