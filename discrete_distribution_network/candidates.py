@@ -23,12 +23,15 @@ from typing import Any
 import torch
 import torch.nn.functional as F
 from torch import Tensor
+from torch.autograd.function import once_differentiable
+
+from discrete_distribution_network.errors import require
 
 PixelMap = Callable[[Tensor], Tensor]
 """A linear map of pixels, the same for every channel: (B, X, H, W) -> (B, X, H', W')."""
 
-SCRATCH = 1 << 21
-"""Numbers that one chunk of nodes may hold at once: 8 MiB in float32."""
+CPU_SCRATCH, GPU_SCRATCH = 1 << 21, 1 << 25
+"""Numbers that one chunk of nodes may hold at once: 8 MiB and 128 MiB in float32."""
 
 
 class Candidates(ABC):
@@ -63,7 +66,7 @@ class Candidates(ABC):
     def chunks(self, size: int | None = None) -> Iterator[tuple[int, Tensor]]:
         """All candidates, at most `size` nodes at a time: pairs of the first node and (B, <=size, *shape)."""
         if size is None:
-            size = max(1, SCRATCH // max(1, self.batch * torch.Size(self.shape).numel()))
+            size = nodes_at_once(self.device, self.batch * torch.Size(self.shape).numel())
         for start in range(0, self.codebook_size, size):
             yield start, self.nodes(start, min(start + size, self.codebook_size))
 
@@ -83,16 +86,17 @@ class Candidates(ABC):
             pixel_map: a linear map of pixels, such as area downsampling.
             channel_map: a matrix (C', C), such as the weights of a grey value.
         """
-        with exact_float32(self.device):
-            parts = []
-            for _, images in self.chunks():
+        parts = []
+        for _, images in self.chunks():  # drawn in the precision in which `at` draws them, compared in float32
+            with exact_float32(self.device):
                 flat = at_least_float32(images).flatten(0, 1)
                 flat = flat if pixel_map is None else pixel_map(flat)
                 flat = flat if channel_map is None else _map_channels(channel_map, flat)
-                error = flat.unflatten(0, images.shape[:2]) - at_least_float32(target).unsqueeze(1)
+                check_target(target, mask, (self.batch, *flat.shape[1:]))
+                error = flat.unflatten(0, images.shape[:2]) - target.to(flat.dtype).unsqueeze(1)
                 error = error if mask is None else error * mask.sqrt().expand(target[:, :1].shape).unsqueeze(1)
                 parts.append(error.flatten(2).square().sum(-1))
-            return torch.cat(parts, dim=1)
+        return torch.cat(parts, dim=1)
 
 
 class LinearCandidates(Candidates):
@@ -115,6 +119,7 @@ class LinearCandidates(Candidates):
         return self._one_each(heads, None if self.bias is None else F.embedding(codes, self.bias))
 
     def mix(self, weights: Tensor) -> Tensor:
+        weights = weights.to(self.weight.dtype)
         heads = weights @ self.weight.flatten(1)
         return self._one_each(heads, None if self.bias is None else weights @ self.bias)
 
@@ -142,17 +147,20 @@ class LinearCandidates(Candidates):
         channel_map: Tensor | None = None,
     ) -> Tensor:
         with exact_float32(self.device):
-            features, weight, target = map(at_least_float32, (self.features, self.weight, target))
+            features = at_least_float32(self.features)
+            weight = self.weight.to(features.dtype)
             residual = None if self.residual is None else at_least_float32(self.residual)
             if self.bias is not None:
                 features = torch.cat((features, torch.ones_like(features[:, :1])), dim=1)
-                weight = torch.cat((weight, at_least_float32(self.bias).unsqueeze(-1)), dim=-1)
+                weight = torch.cat((weight, self.bias.to(weight).unsqueeze(-1)), dim=-1)
             if pixel_map is not None:
                 features = pixel_map(features)
                 residual = None if residual is None else pixel_map(residual)
             if channel_map is not None:
                 weight = channel_map.to(weight) @ weight
                 residual = None if residual is None else _map_channels(channel_map, residual)
+            check_target(target, mask, (self.batch, weight.shape[1], *features.shape[2:]))
+            target = target.to(features.dtype)
             error = target if residual is None else target - residual
             if mask is not None:
                 root = mask.to(error).sqrt()
@@ -191,7 +199,8 @@ class NetworkCandidates(Candidates):
         return images if self.residual is None else images + self.residual
 
     def mix(self, weights: Tensor) -> Tensor:
-        images = torch.einsum("bk,bk...->b...", weights, self.draw(0, self.codebook_size))
+        images = self.draw(0, self.codebook_size)
+        images = torch.einsum("bk,bk...->b...", weights.to(images.dtype), images)
         return images if self.residual is None else images + self.residual
 
     def nodes(self, start: int, stop: int) -> Tensor:
@@ -209,12 +218,15 @@ def squared_distances(features: Tensor, weight: Tensor, error: Tensor) -> Tensor
 
 def cheapest_path(batch: int, codebook_size: int, channels: int, dim: int, pixels: int) -> str:
     """'gram' or 'direct', by multiply-adds; the small constants stand for the memory each path moves."""
-    gram = batch * dim * (dim + channels) * pixels + min(
-        batch * codebook_size * channels * dim * (dim + 16),
-        codebook_size * dim * dim * (channels + batch + 16),
-    )
+    shared, each = _quadratic_costs(batch, channels, dim)
+    gram = batch * dim * (dim + channels) * pixels + codebook_size * min(shared, each)
     direct = batch * codebook_size * channels * pixels * (dim + 12)
     return "gram" if gram < direct else "direct"
+
+
+def _quadratic_costs(batch: int, channels: int, dim: int) -> tuple[int, int]:
+    """Cost a node of <W^T W, G>: with W^T W made once for the batch, or W G W^T for each sample."""
+    return dim * dim * (channels + batch + 16), batch * channels * dim * (dim + 16)
 
 
 def gram_distances(features: Tensor, weight: Tensor, error: Tensor) -> Tensor:
@@ -228,10 +240,11 @@ def gram_distances(features: Tensor, weight: Tensor, error: Tensor) -> Tensor:
 def _from_gram(gram: Tensor, cross: Tensor, weight: Tensor, error: Tensor) -> Tensor:
     """<W_k^T W_k, gram> - 2 <W_k, cross> + |error|^2."""
     batch, channels, dim = cross.shape
-    share_heads = batch * channels > 64  # W^T W once for the batch, or W gram W^T for each sample: what is cheaper
+    shared, each = _quadratic_costs(batch, channels, dim)
+    share_heads = shared < each
     per_node = dim * dim if share_heads else batch * channels * dim
     squares = []
-    for heads in weight.split(max(1, SCRATCH // per_node)):
+    for heads in weight.split(nodes_at_once(gram.device, per_node)):
         if share_heads:
             squares.append(gram.flatten(1) @ torch.bmm(heads.mT, heads).flatten(1).mT)
         else:
@@ -256,6 +269,7 @@ class _GramDistances(torch.autograd.Function):
         return _from_gram(gram, cross, weight, error)
 
     @staticmethod
+    @once_differentiable
     def backward(ctx: Any, grad: Tensor) -> tuple[Tensor, Tensor, Tensor]:
         features, weight, error, gram, cross = ctx.saved_tensors
         dim = features.shape[1]
@@ -263,7 +277,7 @@ class _GramDistances(torch.autograd.Function):
         heads_sum = (grad @ weight.flatten(1)).unflatten(1, weight.shape[1:])
         square_sum = torch.zeros_like(gram)
         weight_grads = []
-        size = max(1, SCRATCH // (dim * dim))
+        size = nodes_at_once(gram.device, dim * dim)
         for heads, share in zip(weight.split(size), grad.split(size, dim=1), strict=True):
             square_sum += (share @ torch.bmm(heads.mT, heads).flatten(1)).unflatten(1, (dim, dim))
             weighted_gram = (share.mT @ gram.flatten(1)).unflatten(1, (dim, dim))
@@ -279,7 +293,7 @@ def direct_distances(features: Tensor, weight: Tensor, error: Tensor) -> Tensor:
     batch, _, pixels = features.shape
     channels = weight.shape[1]
     parts = []
-    for heads in weight.split(max(1, SCRATCH // (batch * channels * pixels))):
+    for heads in weight.split(nodes_at_once(features.device, batch * channels * pixels)):
         images = _all_by_all(heads.flatten(0, 1), features).unflatten(1, (-1, channels))
         if torch.is_grad_enabled():
             parts.append((images - error.unsqueeze(1)).flatten(2).square().sum(-1))
@@ -287,6 +301,20 @@ def direct_distances(features: Tensor, weight: Tensor, error: Tensor) -> Tensor:
             images = images.sub_(error.unsqueeze(1)).flatten(2)
             parts.append(torch.linalg.vector_norm(images, dim=-1).square_())
     return torch.cat(parts, dim=1)
+
+
+def nodes_at_once(device: torch.device, numbers_per_node: int) -> int:
+    """How many nodes a chunk may hold."""
+    return max(1, (CPU_SCRATCH if device.type == "cpu" else GPU_SCRATCH) // max(1, numbers_per_node))
+
+
+def check_target(target: Tensor, mask: Tensor | None, expected: tuple[int, ...]) -> None:
+    require(tuple(target.shape) == expected, f"a target of shape {expected}", tuple(target.shape))
+    require(target.is_floating_point(), "a floating-point target", target.dtype, "divide by 255")
+    if mask is not None:
+        sizes = ((1, expected[0]), (1,), *((1, side) for side in expected[2:]))
+        fits = mask.ndim == len(sizes) and all(side in allowed for side, allowed in zip(mask.shape, sizes, strict=True))
+        require(fits, f"a mask that broadcasts to {(expected[0], 1, *expected[2:])}", tuple(mask.shape))
 
 
 def at_least_float32(tensor: Tensor) -> Tensor:
@@ -300,14 +328,28 @@ def exact_float32(device: torch.device) -> Iterator[None]:
     Inside `torch.compile` the process-wide precision cannot be switched; there only autocast is turned off.
     """
     with torch.autocast(device.type, enabled=False):
-        if torch.compiler.is_compiling() or (before := torch.get_float32_matmul_precision()) == "highest":
+        if torch.compiler.is_compiling():
             yield
-        else:
-            torch.set_float32_matmul_precision("highest")
+            return
+        try:
+            before = torch.get_float32_matmul_precision()
+        except RuntimeError:  # the caller used the settings by backend, which PyTorch does not let one mix with this
+            backend: Any = torch.backends.mkldnn if device.type == "cpu" else torch.backends.cuda
+            backend = backend.matmul
+            before, backend.fp32_precision = backend.fp32_precision, "ieee"
             try:
                 yield
             finally:
-                torch.set_float32_matmul_precision(before)
+                backend.fp32_precision = before
+            return
+        if before == "highest":
+            yield
+            return
+        torch.set_float32_matmul_precision("highest")
+        try:
+            yield
+        finally:
+            torch.set_float32_matmul_precision(before)
 
 
 def _all_by_all(matrix: Tensor, batch: Tensor) -> Tensor:

@@ -17,6 +17,8 @@ import tyro
 from discrete_distribution_network.errors import DDNError, InvalidInput, ModelFileError
 
 if TYPE_CHECKING:
+    from PIL.Image import Image
+
     from discrete_distribution_network.data import Split
     from discrete_distribution_network.ddn import DDN
 
@@ -49,10 +51,13 @@ class _Training:
     """Of the weights and of the order of the images."""
 
     def check(self) -> None:
-        if self.out.exists() and not self.overwrite:
-            raise InvalidInput(f"expected a new folder, got {self.out}, which exists; use another --out or --overwrite")
+        if self.out.exists() and any(self.out.iterdir()) and not self.overwrite:
+            raise InvalidInput(
+                f"expected a new folder, got {self.out}, which holds files; use another --out or --overwrite"
+            )
         if self.minutes <= 0:
             raise InvalidInput(f"expected --minutes above 0, got {self.minutes}")
+        check_device(self.device)
 
 
 @dataclass
@@ -96,13 +101,13 @@ def levels_for(count: int) -> list[int]:
 
 
 def train(options: _Training, split: Split, size: tuple[int, int], channels: int) -> None:
-    """Train, evaluate, draw, save: the folder is written once the training has ended well."""
+    """Train, save, evaluate, draw. Ctrl-C ends the training early and saves what was learnt."""
     import torch
 
     from discrete_distribution_network.data import batch_of
     from discrete_distribution_network.ddn import DDN, resolutions
     from discrete_distribution_network.pictures import grid, loss_curve, reconstructions
-    from discrete_distribution_network.trainer import Recipe, evaluate, fit
+    from discrete_distribution_network.trainer import History, Recipe, evaluate, fit
     from discrete_distribution_network.tree import tree_picture
 
     torch.manual_seed(options.seed)
@@ -120,16 +125,24 @@ def train(options: _Training, split: Split, size: tuple[int, int], channels: int
         f"{options.codebook_size} candidates, {ddn.bits_per_image:g} bits an image"
     )
     recipe = Recipe(length=60 * options.minutes, batch_size=options.batch_size, learning_rate=options.learning_rate)
-    history = fit(ddn, split.train, recipe, options.seed)
-    figures = evaluate(ddn, split.test)
-
+    for images in split:  # a broken file or a folder that cannot be written is told before the training
+        for index in range(len(images)):
+            images[index]
     options.out.mkdir(parents=True, exist_ok=True)
+    history = History()
+    try:
+        fit(ddn, split.train, recipe, options.seed, history=history)
+    except KeyboardInterrupt:
+        print(f"stopped after {len(history.losses)} steps", file=sys.stderr)
     ddn.save_pretrained(options.out)
+
+    figures = evaluate(ddn, split.test)
     some = batch_of(split.test, range(min(10, len(split.test)))).to(options.device)
-    many = batch_of(split.train, range(min(2000, len(split.train)))).to(options.device)
+    many = torch.arange(min(2000, len(split.train))).split(100)
+    codes = torch.cat([ddn.encode(batch_of(split.train, part).to(options.device)) for part in many])
     grid(ddn.sample(64, generator=torch.Generator().manual_seed(options.seed))).save(options.out / "samples.png")
-    reconstructions(ddn, some).save(options.out / "reconstructions.png")
-    tree_picture(ddn, many, options.out / "tree.png")
+    reconstructions(ddn, ddn.encode_walk(some), some).save(options.out / "reconstructions.png")
+    tree_picture(ddn, codes, options.out / "tree.png")
     loss_curve(history.losses, options.out / "loss.png")
     written = {"options": dataclasses.asdict(options), "steps": len(history.losses), "pruned_nodes": history.swaps}
     written["test"] = figures._asdict()
@@ -163,7 +176,7 @@ class Sample:
         ddn = load(self.model, self.device)
         generator = torch.Generator()
         generator.seed() if self.seed is None else generator.manual_seed(self.seed)
-        grid(ddn.sample(self.num, generator=generator)).save(self.out)
+        save_picture(grid(ddn.sample(self.num, generator=generator)), self.out)
         print(f"{self.num} samples in {self.out}")
 
 
@@ -191,17 +204,36 @@ class Reconstruct:
 
         images = torch.stack([load_image(path, ddn.image_size, ddn.channels) for path in self.files])
         images = images.float().div(255).to(self.device)
-        reconstructions(ddn, images).save(self.out)
-        errors = (ddn.reconstruct(images) - images).square().mean((1, 2, 3)).tolist()
+        walk = ddn.encode_walk(images)
+        save_picture(reconstructions(ddn, walk, images), self.out)
+        errors = (walk.outputs[-1] - images).square().mean((1, 2, 3)).tolist()
         for path, error in zip(self.files, errors, strict=True):
             print(f"{path}: error {error:.5f}")
         print(f"{ddn.bits_per_image / 8:g} bytes an image; picture in {self.out}")
+
+
+def save_picture(picture: Image, path: Path) -> None:
+    try:
+        picture.save(path)
+    except ValueError as error:
+        raise InvalidInput(f"expected --out with the ending of a picture, such as .png, got {path}") from error
+
+
+def check_device(name: str) -> None:
+    """Raise `InvalidInput` unless PyTorch can compute there."""
+    import torch
+
+    try:
+        torch.empty(0, device=name)
+    except (RuntimeError, AssertionError) as error:
+        raise InvalidInput(f"expected a --device that is there, got {name} ({str(error).splitlines()[0]})") from error
 
 
 def load(folder: Path | None, device: str) -> DDN:
     """The model in this folder, or the one saved last under ./runs."""
     from discrete_distribution_network.ddn import DDN
 
+    check_device(device)
     if folder is None:
         configs = sorted(RUNS.glob("*/config.json"), key=lambda path: path.stat().st_mtime)
         if not configs:
@@ -221,10 +253,10 @@ Command = (
 
 
 def main(args: list[str] | None = None) -> None:
-    """Run a command; an error that the library raises on purpose is one line and exit code 2."""
+    """Run a command; an error of the library, or of the file system, is one line and exit code 2."""
     command = tyro.cli(Command, prog="ddn", description="Discrete Distribution Networks.", args=args)
     try:
         command.run()
-    except DDNError as error:
+    except (DDNError, OSError) as error:
         print(f"ddn: {error}", file=sys.stderr)
         sys.exit(2)

@@ -91,7 +91,7 @@ class ImageFolder(Dataset[Tensor]):
     """The images of a folder, decoded once and kept as bytes: item i is uint8 (C, H, W).
 
     Args:
-        folder: searched with the folders below it.
+        files: the image files.
         size: (height, width).
         channels: 1 or 3.
     """

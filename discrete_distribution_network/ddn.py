@@ -6,6 +6,7 @@ differs between the uses is how it is chosen, so the choice is the argument of `
 
 from __future__ import annotations
 
+import copy
 import math
 from collections.abc import Iterable, Iterator, Sequence
 from contextlib import contextmanager
@@ -59,7 +60,8 @@ class DDN(
         channels: C, channels of the images.
         codebook_size: K; or a list with one K per level.
         dropout: dropout in the residual blocks.
-        num_resnet_blocks: residual blocks per resolution, shared out evenly over its levels, at least one to each.
+        num_resnet_blocks: residual blocks per resolution, divided (rounded down) among its levels; each has at
+            least one.
         guided_sampler_kwargs: further arguments of every level's `GuidedSampler`.
         use_adversarial_loss, adversarial_loss_weight, discr_base_dim, discr_attn_res_layers: not there yet.
         levels_per_resolution: how many levels at each resolution; or a list, from the smallest resolution to the
@@ -125,11 +127,17 @@ class DDN(
             f"{len(codebook_sizes)} of them",
         )
 
+        sides = [max(side) for side in self.sizes]
+        require(
+            set(attention_resolutions) <= set(sides),
+            f"attention_resolutions among {sides}",
+            list(attention_resolutions),
+        )
+        require(num_resnet_blocks >= 1, "num_resnet_blocks of at least 1", num_resnet_blocks)
         widths = [min(dim_max, dim * 2**halvings) for halvings in reversed(range(len(self.sizes)))]
         self.start = nn.Parameter(torch.randn(1, widths[0], *self.sizes[0]) * 0.5)
         self.encoder = Encoder(channels, widths, self.sizes) if recurrence > 1 else None
         self.stages = nn.ModuleList()
-        sampler_kwargs = _checked_kwargs(guided_sampler_kwargs)
         sizes_left = iter(codebook_sizes)
         for index, (side, width, levels) in enumerate(zip(self.sizes, widths, levels_at, strict=True)):
             samplers = [
@@ -138,7 +146,7 @@ class DDN(
                     channels,
                     next(sizes_left),
                     patch_size=patches[index],
-                    **{"norm_module": nn.GroupNorm(1, width), **SAMPLER_DEFAULTS, **sampler_kwargs},
+                    **sampler_arguments(width, guided_sampler_kwargs),
                 )
                 for _ in range(levels)
             ]
@@ -247,29 +255,30 @@ class DDN(
         return self.encode_walk(images).codes
 
     @torch.no_grad()
-    def encode_walk(self, images: Tensor) -> Walk:
-        """The whole walk of `encode`: codes, the image at every level, each level's error."""
+    def encode_walk(self, images: Tensor, levels: int | None = None) -> Walk:
+        """The whole walk of `encode`: codes, the image at every level, each level's error; or of the first levels."""
+        require(levels is None or 1 <= levels <= self.num_levels, f"levels from 1 to {self.num_levels}", levels)
         self._check_images(images)
         with self._evaluating():
-            return self.walk(Nearest(images), images.shape[0])
+            return self.walk(Nearest(images), images.shape[0], levels)
 
     @torch.no_grad()
     def decode(self, codes: Tensor) -> Tensor:
         """The images (B, C, H, W) of codes; of the codes of the first levels alone, a coarser image.
 
         Raises:
-            InvalidInput: a ValueError, if the codes are no integers in range or end inside a level.
+            InvalidInput: a ValueError, if the codes are no integers in range or end inside a level. (Inside
+                `torch.compile` the range is not looked at.)
         """
         levels = self._levels_of(codes)
+        codes = codes.to(self.start.device, torch.long)
         with self._evaluating():
             walk = self.walk(Given(self._by_level(codes, levels)), codes.shape[0], levels)
         return resize(walk.outputs[-1], self.image_size)
 
     def reconstruct(self, images: Tensor, levels: int | None = None) -> Tensor:
         """What the codes of the images give back, (B, C, H, W); by the first `levels` levels alone, if given."""
-        require(levels is None or 1 <= levels <= self.num_levels, f"levels from 1 to {self.num_levels}", levels)
-        walk = self.encode_walk(images)
-        return resize(walk.outputs[-1 if levels is None else levels - 1], self.image_size)
+        return resize(self.encode_walk(images, levels).outputs[-1], self.image_size)
 
     @overload
     def sample(
@@ -446,12 +455,9 @@ class Encoder(nn.Module):
         return skips
 
 
-SAMPLER_DEFAULTS: dict[str, Any] = {"max_swaps": None, "head_init": 0.02}
-"""What a level's sampler has that a bare `GuidedSampler` has not; `guided_sampler_kwargs` overrides it."""
-
-
-def _checked_kwargs(kwargs: dict[str, Any] | None) -> dict[str, Any]:
-    kwargs = dict(kwargs or {})
+def sampler_arguments(width: int, given: dict[str, Any] | None) -> dict[str, Any]:
+    """What a level's sampler is made with: the given arguments (modules copied for each level) over our defaults."""
+    kwargs = copy.deepcopy(given or {})
     taken = sorted({"dim", "dim_query", "codebook_size", "patch_size", "separate_values", "dim_values"} & kwargs.keys())
     require(
         not taken,
@@ -459,7 +465,8 @@ def _checked_kwargs(kwargs: dict[str, Any] | None) -> dict[str, Any]:
         ", ".join(taken),
         "codebook_size and patch_size are arguments of DDN; a level's output is an image, so it has no separate values",
     )
-    return kwargs
+    norm = {} if kwargs.get("prenorm") else {"norm_module": nn.GroupNorm(1, width)}
+    return {**norm, "max_swaps": None, "head_init": 0.02, **kwargs}
 
 
 def collect(steps: Sequence[SamplerOutput]) -> Walk:

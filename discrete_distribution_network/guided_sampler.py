@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import copy
 from collections.abc import Callable, Sequence
+from typing import TypeGuard
 
 import torch
 import torch.nn.functional as F
@@ -21,6 +22,7 @@ from discrete_distribution_network.candidates import (
     LinearCandidates,
     NetworkCandidates,
     at_least_float32,
+    exact_float32,
 )
 from discrete_distribution_network.errors import require
 from discrete_distribution_network.selection import SamplerOutput, chain_dropout, gumbel_like
@@ -50,7 +52,8 @@ class GuidedSampler(nn.Module):
         prenorm: normalise the features first, by `norm_module` or else by an RMS norm over channels.
         norm_module: the norm to use; any module that keeps the features' shape. Given alone it is used too.
         min_total_count_before_split_prune: no split before this many choices have been counted.
-        crossover_top2_prob: in training, chance that a sample's output is a random blend of its two nearest nodes.
+        crossover_top2_prob: in training, chance that a sample's output is a random blend of its chosen node and the
+            nearest of the others.
         straight_through_distance_logits: in training, pass gradients to all nodes through softmax(-distance).
         stochastic: in training, choose by -distance + Gumbel noise.
         gumbel_noise_scale: scale of that noise.
@@ -109,6 +112,11 @@ class GuidedSampler(nn.Module):
             "separate_values=True where dim_values is given",
             f"dim_values={dim_values} alone",
             "set separate_values=True or drop dim_values",
+        )
+        require(
+            count_window is None or count_window >= codebook_size,
+            f"count_window of at least codebook_size {codebook_size}, or None",
+            count_window,
         )
         self.dim, self.dim_query, self.codebook_size, self.patch_size = dim, dim_query, codebook_size, patch_size
         self.distance_fn = distance_fn
@@ -189,11 +197,14 @@ class GuidedSampler(nn.Module):
 
         straight_through = self.training and self.straight_through_distance_logits
         with torch.set_grad_enabled(straight_through and torch.is_grad_enabled()):
-            distances = self._distances(keys, query, root=return_distances or straight_through or self.stochastic)
-        logits = -distances
+            distances = self._distances(keys, query)
+            logits = -self._root(distances)
+        # squared distances order nodes alike, and more finely than their roots
+        scores = -distances.detach()
         if self.training and self.stochastic:
             logits = logits + self.gumbel_noise_scale * gumbel_like(logits)
-        codes = nearest = logits.argmax(-1)
+            scores = logits.detach()
+        codes = nearest = scores.argmax(-1)
         if self.training:
             self.counts.scatter_add_(0, nearest, torch.ones_like(nearest))
             if self.chain_dropout_prob > 0:
@@ -201,9 +212,9 @@ class GuidedSampler(nn.Module):
 
         blend: tuple[Tensor, Tensor] | None = None  # the second nearest node and its share in the output
         if self.training and self.crossover_top2_prob > 0 and self.codebook_size > 1:
-            second = logits.detach().scatter(1, codes.unsqueeze(1), -torch.inf).argmax(-1)
-            coin = torch.rand_like(distances[:, :1]) < self.crossover_top2_prob
-            blend = second, torch.rand_like(distances[:, :1]) * coin
+            second = scores.scatter(1, codes.unsqueeze(1), -torch.inf).argmax(-1)
+            coin = torch.rand_like(scores[:, :1]) < self.crossover_top2_prob
+            blend = second, torch.rand_like(scores[:, :1]) * coin
         weights = None
         if straight_through:
             weights = F.one_hot(codes, self.codebook_size).to(logits)
@@ -225,21 +236,27 @@ class GuidedSampler(nn.Module):
         output = chosen if values is keys else pick(values)
         loss = F.mse_loss(at_least_float32(chosen), at_least_float32(query))
         result = SamplerOutput(self._from_patches(output, image_shape), codes.reshape(codes_shape), loss)
-        return (result, distances.unflatten(0, codes_shape)) if return_distances else result
+        return (result, self._root(distances).unflatten(0, codes_shape)) if return_distances else result
 
-    def _distances(self, keys: Candidates, query: Tensor, root: bool) -> Tensor:
-        """Distances (B, K); squared ones order nodes alike, so the root is taken only where its size matters."""
+    def _distances(self, keys: Candidates, query: Tensor) -> Tensor:
+        """Squared Euclidean distances (B, K), or whatever `distance_fn` gives."""
         if self.distance_fn is None:
-            squared = keys.distances(query)
-            return squared.clamp_min(torch.finfo(squared.dtype).tiny).sqrt() if root else squared
-        target = at_least_float32(query).flatten(1).unsqueeze(1)
+            return keys.distances(query)
         parts = []
         for _, images in keys.chunks():
-            part = self.distance_fn(target, at_least_float32(images).flatten(2))
-            expected = (target.shape[0], 1, images.shape[1])
+            with exact_float32(keys.device):
+                images = at_least_float32(images).flatten(2)
+                part = self.distance_fn(query.to(images.dtype).flatten(1).unsqueeze(1), images)
+            expected = (images.shape[0], 1, images.shape[1])
             require(tuple(part.shape) == expected, f"distance_fn to give {expected}", tuple(part.shape))
             parts.append(part.squeeze(1))
         return torch.cat(parts, dim=1)
+
+    def _root(self, distances: Tensor) -> Tensor:
+        """Euclidean distances from squared ones; those of a `distance_fn` as they are."""
+        if self.distance_fn is not None:
+            return distances
+        return distances.clamp_min(torch.finfo(distances.dtype).tiny).sqrt()
 
     def forward_for_codes(self, features: Tensor, codes: Tensor | int, residual: Tensor | None = None) -> Tensor:
         """The candidates that the codes name.
@@ -247,7 +264,7 @@ class GuidedSampler(nn.Module):
         Args:
             features: (B, D, H, W), or (B, D).
             codes: integers in [0, K): one for the whole batch, (B,), or (B, H / p, W / p).
-            residual: an image like the output that is added.
+            residual: an image like the query that is added (not to separate values of another width).
 
         Raises:
             InvalidInput: a ValueError, before anything is computed.
@@ -256,7 +273,7 @@ class GuidedSampler(nn.Module):
         self._check_image(residual, features, "residual")
         codes = torch.as_tensor(codes, device=features.device)
         check_codes(codes, self.codes_shape(features), self.codebook_size)
-        return self.draw(features, codes.expand(self.codes_shape(features)), residual).output
+        return self.draw(features, codes.long().expand(self.codes_shape(features)), residual).output
 
     def draw(self, features: Tensor, codes: Tensor, residual: Tensor | None = None) -> SamplerOutput:
         """`forward_for_codes` for codes already checked: no look at their values, so no wait for a GPU."""
@@ -333,6 +350,7 @@ class GuidedSampler(nn.Module):
             return
         expected = (features.shape[0], self.dim_query, *features.shape[2:])
         require(tuple(image.shape) == expected, f"{name} of shape {expected}", tuple(image.shape))
+        require(image.is_floating_point(), f"{name} as floating-point numbers", image.dtype, "divide by 255")
 
 
 class LinearHeads(nn.Module):
@@ -369,6 +387,12 @@ class NetworkHeads(nn.Module):
             "use another norm than batch norm",
         )
         copies = [_fresh_copy(network) for _ in range(codebook_size)]
+        require(
+            codebook_size == 1
+            or any(not torch.equal(a, b) for a, b in zip(copies[0].parameters(), copies[1].parameters(), strict=True)),
+            "a `network` whose modules have `reset_parameters`, so that its K copies differ",
+            f"{name}, whose copies are all alike",
+        )
         # outside the module tree: the stacked parameters stand in for the template's own
         self.__dict__["template"] = copy.deepcopy(network).to("meta")
         self.names = [name for name, _ in network.named_parameters()]
@@ -383,6 +407,7 @@ class NetworkHeads(nn.Module):
 
     def forward(self, features: Tensor, residual: Tensor | None) -> NetworkCandidates:
         shape = (self.dim_out, *features.shape[2:])
+        features = features.to(self.stacked[0].dtype)
 
         def checked(images: Tensor) -> Tensor:
             require(
@@ -435,14 +460,15 @@ def make_heads(
 ) -> LinearHeads | NetworkHeads:
     """Linear heads where the network is linear pixel by pixel, stacked copies of it otherwise."""
     if activation is None and (network is None or _is_pointwise(network, dim, dim_out)):
-        bias = network is not None and network.bias is not None
-        return LinearHeads(dim, dim_out, codebook_size, bias, init)
+        if network is None:
+            return LinearHeads(dim, dim_out, codebook_size, False, init)
+        return LinearHeads(dim, dim_out, codebook_size, network.bias is not None, init).to(network.weight)
     network = Pointwise(dim, dim_out) if network is None else network
     network = network if activation is None else nn.Sequential(network, activation)
     return NetworkHeads(network, dim_out, codebook_size)
 
 
-def _is_pointwise(network: nn.Module, dim: int, dim_out: int) -> bool:
+def _is_pointwise(network: nn.Module, dim: int, dim_out: int) -> TypeGuard[nn.Linear | nn.Conv2d]:
     if type(network) is nn.Linear:
         return (network.in_features, network.out_features) == (dim, dim_out)
     return (
@@ -470,8 +496,6 @@ def check_codes(codes: Tensor, shape: Sequence[int], codebook_size: int) -> None
     require(integer, "integer codes", codes.dtype)
     shape = tuple(shape)
     require(codes.ndim == 0 or tuple(codes.shape) == shape, f"codes of shape {shape} or ()", tuple(codes.shape))
-    require(
-        bool(((codes >= 0) & (codes < codebook_size)).all()),
-        f"codes in [0, {codebook_size})",
-        f"values from {int(codes.min())} to {int(codes.max())}",
-    )
+    if not bool(((codes >= 0) & (codes < codebook_size)).all()):
+        found = f"values from {int(codes.min())} to {int(codes.max())}"
+        require(False, f"codes in [0, {codebook_size})", found)

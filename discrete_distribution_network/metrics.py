@@ -16,6 +16,7 @@ def psnr(error: float) -> float:
 
 def usage(counts: Tensor) -> float:
     """The share of nodes in use, (0, 1]: the perplexity of usage counts (K,) over K; 1 where all are used alike."""
+    counts = counts.cpu()
     total = counts.sum()
     if total == 0:
         return 1 / len(counts)

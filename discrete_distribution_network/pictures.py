@@ -11,7 +11,7 @@ import torch.nn.functional as F
 from PIL import Image
 from torch import Tensor
 
-from discrete_distribution_network.ddn import DDN
+from discrete_distribution_network.ddn import DDN, Walk
 from discrete_distribution_network.errors import require
 from discrete_distribution_network.selection import resize
 
@@ -47,9 +47,8 @@ def growing_levels(num_levels: int, steps: int = 7) -> list[int]:
     return sorted({min(max(1, number), num_levels) for number in wanted} | {num_levels})
 
 
-def reconstructions(ddn: DDN, images: Tensor) -> Image.Image:
-    """One row an image: at growing numbers of levels, with all levels, and last the original."""
-    walk = ddn.encode_walk(images)
+def reconstructions(ddn: DDN, walk: Walk, images: Tensor) -> Image.Image:
+    """One row an image of a walk: at growing numbers of levels, with all levels, and last the original."""
     columns = [resize(walk.outputs[number - 1], ddn.image_size) for number in growing_levels(ddn.num_levels)]
     rows = torch.stack([*columns, images], dim=1)
     return grid(rows.flatten(0, 1), columns=rows.shape[1])

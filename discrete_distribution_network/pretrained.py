@@ -6,8 +6,10 @@ pickles refused, and every fault told with the file's name.
 
 from __future__ import annotations
 
+import hashlib
 import inspect
 import json
+import tempfile
 from pathlib import Path
 from typing import Any, Self
 
@@ -16,6 +18,9 @@ from safetensors import SafetensorError
 from safetensors.torch import load_file
 
 from discrete_distribution_network.errors import InvalidInput, ModelFileError
+
+MANIFEST = "manifest.json"
+"""Checksums of the files that hold weights, written last."""
 
 
 class Pretrained(PyTorchModelHubMixin):
@@ -37,7 +42,19 @@ class Pretrained(PyTorchModelHubMixin):
                 "expected constructor arguments that fit in config.json (numbers, strings, lists and dicts of them), "
                 f"got something else in {', '.join(self._not_plain)}; save this model's state_dict yourself"
             )
-        return super().save_pretrained(save_directory, **kwargs)
+        folder = Path(save_directory)
+        folder.mkdir(parents=True, exist_ok=True)
+        if kwargs.get("push_to_hub"):
+            kwargs.setdefault("repo_id", folder.name)
+        # whole files beside the old ones first, so that a full disk or a kill leaves what was there
+        with tempfile.TemporaryDirectory(prefix=".saving-", dir=folder) as staging:
+            done = super().save_pretrained(staging, **kwargs)
+            weights = Path(staging, constants.SAFETENSORS_SINGLE_FILE)
+            manifest = {weights.name: _sha256(weights)}
+            Path(staging, MANIFEST).write_text(json.dumps(manifest, indent=2) + "\n", encoding="utf-8")
+            for file in sorted(Path(staging).iterdir(), key=lambda file: file.name == MANIFEST):
+                file.replace(folder / file.name)
+        return done
 
     @classmethod
     def from_pretrained(cls, pretrained_model_name_or_path: str | Path, **kwargs: Any) -> Self:
@@ -68,8 +85,16 @@ class Pretrained(PyTorchModelHubMixin):
             others = [path.name for pattern in ("*.bin", "*.pt", "*.pth", "*.pkl") for path in folder.glob(pattern)]
             refused = f" ({', '.join(others)} may hold a pickle and is not opened)" if others else ""
             raise ModelFileError(f"expected {file}, found none{refused}; save the model with save_pretrained")
+        if (folder / MANIFEST).is_file():
+            _check_manifest(folder)
         transfer = ("revision", "cache_dir", "force_download", "local_files_only", "token")
-        model = cls(**{name: value for name, value in kwargs.items() if name not in transfer})
+        try:
+            model = cls(**{name: value for name, value in kwargs.items() if name not in transfer})
+        except (TypeError, InvalidInput) as error:
+            raise ModelFileError(
+                f"expected {folder / constants.CONFIG_NAME} to describe a {cls.__name__}, but {error}; use the "
+                "version of the library that wrote it"
+            ) from error
         return cls._load_as_safetensor(model, str(file), map_location, strict)
 
     @classmethod
@@ -98,6 +123,23 @@ class Pretrained(PyTorchModelHubMixin):
             raise ModelFileError(f"expected the parameters of config.json's model in {model_file}, but {shown}")
         model.load_state_dict(state)
         return model
+
+
+def _sha256(path: Path) -> str:
+    with path.open("rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()
+
+
+def _check_manifest(folder: Path) -> None:
+    try:
+        manifest = dict(json.loads((folder / MANIFEST).read_text(encoding="utf-8")))
+    except (UnicodeDecodeError, ValueError, TypeError) as error:
+        raise ModelFileError(f"expected checksums in {folder / MANIFEST}, got something else ({error})") from error
+    for name, wanted in manifest.items():
+        if not (folder / name).is_file() or _sha256(folder / name) != wanted:
+            raise ModelFileError(
+                f"expected {folder / name} as it was saved, got other bytes; copy it again or train anew"
+            )
 
 
 def _check_config(path: Path, arguments: set[str]) -> None:

@@ -85,24 +85,22 @@ def _valid(heap: list[tuple[int, int]], counts: list[int], sign: int) -> int:
 
 @torch.no_grad()
 def apply_plan(plan: Plan, parameters: Iterable[nn.Parameter], optimizer: Optimizer | None = None) -> None:
-    """Copy rows in place, of the parameters (K, ...) and of the optimiser's state of the same shape.
+    """Copy rows in place, of the parameters (K, ...) and of the optimiser's state that has K rows.
 
     The Parameter objects stay the same, so the optimiser and any wrapper keep knowing them.
     """
     if not plan.swaps:
         return
-    pruned = [node for node, source in enumerate(plan.origin) if node != source]
+    pruned = torch.tensor([node for node, source in enumerate(plan.origin) if node != source])
+    copied = torch.tensor(plan.origin)[pruned]
     for parameter in parameters:
-        device = parameter.device
-        to = torch.tensor(pruned, device=device)
-        source = torch.tensor([plan.origin[node] for node in pruned], device=device)
         state = {} if optimizer is None else optimizer.state.get(parameter, {})
-        for rows in (parameter, *(value for value in state.values() if _same_rows(value, parameter))):
-            rows[to] = rows[source]
+        for rows in (parameter, *(value for value in state.values() if _has_rows(value, len(parameter)))):
+            rows[pruned.to(rows.device)] = rows[copied.to(rows.device)]
 
 
-def _same_rows(value: object, parameter: Tensor) -> bool:
-    return isinstance(value, Tensor) and value.shape == parameter.shape
+def _has_rows(value: object, count: int) -> bool:
+    return isinstance(value, Tensor) and value.ndim > 0 and len(value) == count
 
 
 def split_and_prune_(module: nn.Module, optimizer: Optimizer | None = None) -> int:
@@ -119,7 +117,7 @@ def split_and_prune_(module: nn.Module, optimizer: Optimizer | None = None) -> i
 
     samplers = [inner for inner in module.modules() if isinstance(inner, GuidedSampler)]
     require(bool(samplers), "a module with at least one GuidedSampler inside", type(module).__name__)
-    # one transfer for all samplers, so that a GPU is waited for once
+    # one transfer for all samplers: where nothing is to be done, a GPU is waited for once
     counts = torch.cat([sampler.counts for sampler in samplers]).tolist()
     swaps = 0
     for sampler in samplers:

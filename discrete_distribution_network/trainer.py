@@ -14,7 +14,7 @@ from tqdm import tqdm
 
 from discrete_distribution_network.data import Images, batch_of
 from discrete_distribution_network.ddn import DDN
-from discrete_distribution_network.errors import DataError, DDNError
+from discrete_distribution_network.errors import DataError, DDNError, require
 from discrete_distribution_network.metrics import psnr, usage, usage_by_level
 
 
@@ -43,6 +43,14 @@ class Recipe:
     max_grad_norm: float = 1.0
     split_every: int = 1
     split_until: float = 0.85
+
+    def __post_init__(self) -> None:
+        require(self.length > 0, "length above 0", self.length)
+        require(self.batch_size >= 1, "batch_size of at least 1", self.batch_size)
+        require(self.learning_rate > 0, "learning_rate above 0", self.learning_rate)
+        require(self.warmup_steps >= 1, "warmup_steps of at least 1", self.warmup_steps)
+        require(self.split_every >= 1, "split_every of at least 1", self.split_every)
+        require(0 <= self.hold < 1, "hold in [0, 1)", self.hold)
 
     def rate_at(self, step: int, progress: float) -> float:
         """The learning rate at a step when this share of the training, in [0, 1], is done."""
@@ -78,17 +86,25 @@ class Evaluation(NamedTuple):
     usage_by_level: list[float]
 
 
-def fit(ddn: DDN, images: Images, recipe: Recipe, seed: int = 0, progress: bool = True) -> History:
+def fit(
+    ddn: DDN,
+    images: Images,
+    recipe: Recipe,
+    seed: int = 0,
+    progress: bool = True,
+    history: History | None = None,
+) -> History:
     """Train in place on one device (the model's).
 
     Args:
         images: at least a batch of them.
         seed: order of the images; also seeds PyTorch's own generator, for chain dropout.
+        history: filled as the training goes, so that it is there after an interrupt; a new one if None.
         progress: show a bar with loss, images a second, time left and the share of nodes in use.
 
     Raises:
         DataError: fewer images than a batch.
-        DDNError: the loss or a gradient is not finite; nothing was changed by that step.
+        DDNError: the loss or a gradient is not finite; no weight was changed by that step.
     """
     if len(images) < recipe.batch_size:
         raise DataError(
@@ -102,7 +118,7 @@ def fit(ddn: DDN, images: Images, recipe: Recipe, seed: int = 0, progress: bool 
         ddn.parameters(), lr=recipe.learning_rate, betas=(0.9, 0.99), weight_decay=0.0, fused=True
     )
     order = epochs(len(images), recipe.batch_size, seed)
-    history, started = History(), time.monotonic()
+    history, started = history or History(), time.monotonic()
     bar = tqdm(
         total=round(recipe.length),
         disable=not progress,
@@ -122,12 +138,13 @@ def fit(ddn: DDN, images: Images, recipe: Recipe, seed: int = 0, progress: bool 
             optimizer.zero_grad()
             loss.backward()
             norm = nn.utils.clip_grad_norm_(ddn.parameters(), recipe.max_grad_norm)
-            history.losses.append(loss.item())
-            if not (math.isfinite(history.losses[-1]) and math.isfinite(norm)):
+            loss_now, norm_now = torch.stack((loss.detach(), norm)).tolist()
+            if not (math.isfinite(loss_now) and math.isfinite(norm_now)):
                 raise DDNError(
-                    f"expected a finite loss and gradient at step {step}, got {history.losses[-1]} and {norm:g}; lower "
-                    "the learning rate"
+                    f"expected a finite loss and gradient at step {step}, got {loss_now} and {norm_now}; lower the "
+                    "learning rate"
                 )
+            history.losses.append(loss_now)
             optimizer.step()
             if (step + 1) % recipe.split_every == 0 and done < recipe.split_until:
                 history.swaps += ddn.split_and_prune_(optimizer)

@@ -41,8 +41,8 @@ def most_used_tree(codes: Tensor, branches: Sequence[int]) -> Node:
     return grow((), rows)
 
 
-def tree_picture(ddn: DDN, images: Tensor, path: Path, branches: Sequence[int] = (4, 3, 2)) -> None:
-    """Draw the latent tree of images (B, C, H, W) as a PNG.
+def tree_picture(ddn: DDN, codes: Tensor, path: Path, branches: Sequence[int] = (4, 3, 2)) -> None:
+    """Draw the latent tree of the images with these codes (B, L) as a PNG.
 
     From left to right the first levels: each node shows the image decoded from the choices so far, and the share of
     the images that pass through it. At the right end, for each leaf, one image that took this path, as the whole code
@@ -53,7 +53,6 @@ def tree_picture(ddn: DDN, images: Tensor, path: Path, branches: Sequence[int] =
     from matplotlib.offsetbox import AnnotationBbox, OffsetImage
 
     depth = min(len(branches), ddn.num_levels)
-    codes = ddn.encode(images)
     root = most_used_tree(codes[:, :depth], branches[:depth])
     leaves: list[Node] = []
     places: dict[tuple[int, ...], tuple[float, float]] = {}
@@ -94,7 +93,7 @@ def tree_picture(ddn: DDN, images: Tensor, path: Path, branches: Sequence[int] =
         x, y = places[leaf.prefix]
         axes.plot([x, x + 1], [y, y], color="0.8", linewidth=0.5, linestyle=":", zorder=0)
         show(ddn.decode(codes[member : member + 1])[0], x + 1, y)
-    axes.text(0, places[()][1], f"{len(images)}\nimages", ha="center", va="center", fontsize=8)
+    axes.text(0, places[()][1], f"{len(codes)}\nimages", ha="center", va="center", fontsize=8)
     axes.set(xlim=(-0.4, depth + 1.5), ylim=(-len(leaves) + 0.2, 0.9))
     for level in range(1, depth + 1):
         axes.text(level, 0.75, f"level {level}", ha="center", fontsize=8)

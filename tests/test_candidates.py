@@ -1,6 +1,8 @@
 """The Gram and the direct path pick what brute force in float64 picks, and nothing is drawn that was not asked for."""
 
 import itertools
+import subprocess
+import sys
 
 import pytest
 import torch
@@ -8,6 +10,7 @@ import torch.nn.functional as F
 
 from discrete_distribution_network import candidates as lazy
 from discrete_distribution_network.candidates import LinearCandidates, NetworkCandidates
+from discrete_distribution_network.errors import InvalidInput
 
 
 def brute_force(candidates, target, mask=None, pixel_map=None, channel_map=None):
@@ -136,6 +139,42 @@ def test_float32_precision_setting_is_left_alone_and_not_obeyed():
         assert torch.get_float32_matmul_precision() == "medium"
     finally:
         torch.set_float32_matmul_precision("highest")
+
+
+def test_precision_set_by_backend_is_left_alone_too():
+    code = """
+import torch
+from discrete_distribution_network import GuidedSampler
+torch.backends.mkldnn.matmul.fp32_precision = "bf16"
+torch.backends.cuda.matmul.fp32_precision = "tf32"
+GuidedSampler(4, 3, 5)(torch.randn(2, 4, 8, 8), torch.randn(2, 3, 8, 8))
+assert torch.backends.mkldnn.matmul.fp32_precision == "bf16"
+"""
+    subprocess.run([sys.executable, "-c", code], check=True)  # the settings hold for a whole process
+
+
+def test_a_target_of_the_wrong_shape_is_refused():
+    candidates = make(batch=4, residual=True)
+    network = NetworkCandidates(candidates.nodes, candidates.at, 4, 64, candidates.shape, candidates.device)
+    for one in (candidates, network):
+        for target, mask, word in (
+            (torch.rand(4, 1, 8, 8), None, "a target of shape"),
+            (torch.rand(3, 3, 8, 8), None, "a target of shape"),
+            (torch.zeros(4, 3, 8, 8, dtype=torch.uint8), None, "divide by 255"),
+            (torch.rand(4, 3, 8, 8), torch.ones(4, 3, 8, 8), "a mask"),
+            (torch.rand(4, 3, 8, 8), torch.ones(8, 8), "a mask"),
+        ):
+            with pytest.raises(InvalidInput, match=word):
+                one.distances(target, mask=mask)
+
+
+def test_second_derivatives_are_refused_rather_than_wrong():
+    tensors = (torch.randn(2, 3, 5), torch.randn(4, 2, 3), torch.randn(2, 2, 5))
+    for tensor in tensors:
+        tensor.requires_grad_()
+    (first,) = torch.autograd.grad(lazy.gram_distances(*tensors).square().sum(), tensors[0], create_graph=True)
+    with pytest.raises(RuntimeError, match="once_differentiable"):
+        first.sum().backward()
 
 
 def test_ties_go_to_the_lowest_index(path):

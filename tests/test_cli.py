@@ -89,7 +89,30 @@ def test_bad_input_is_one_line(folder, tmp_path, monkeypatch, capsys):
     DDN(dim=4, dim_max=4, image_size=8).save_pretrained("runs/small")
     (tmp_path / "text.png").write_text("no image")
     assert "text.png" in refused(capsys, "reconstruct", "text.png")
-    assert not Path("runs/train").exists()
+    assert "--device" in refused(capsys, "train", folder, "--device", "abacus")
+    assert "ending" in refused(capsys, "sample", "--out", "picture")
+    assert "nowhere" in refused(capsys, "sample", "--out", "nowhere/picture.png")
+    (folder / "broken.png").write_text("no image")
+    assert "broken.png" in refused(capsys, "train", folder, "--size", "8", "8")
+    assert not list(Path("runs/train").glob("*"))
+
+
+def test_ctrl_c_saves_what_was_learnt(folder, tmp_path, monkeypatch, capsys):
+    out, steps = tmp_path / "out", 0
+    original = DDN.split_and_prune_
+
+    def interrupted(self, optimizer=None):
+        nonlocal steps
+        steps += 1
+        if steps == 3:
+            raise KeyboardInterrupt
+        return original(self, optimizer)
+
+    monkeypatch.setattr(DDN, "split_and_prune_", interrupted)
+    run("train", folder, "--out", out, "--size", "8", "8", *FAST)
+    assert "stopped after 3 steps" in capsys.readouterr().err
+    assert json.loads((out / "run.json").read_text())["steps"] == 3
+    DDN.from_pretrained(out)
 
 
 def test_help_needs_no_torch():
@@ -124,6 +147,15 @@ def test_a_loss_that_is_not_finite_stops_before_the_step():
             ddn, torch.zeros(8, 1, 8, 8, dtype=torch.uint8), Recipe(length=2, timed=False, batch_size=8), progress=False
         )
     assert torch.equal(ddn.samplers[0].keys.weight, before)
+
+
+@pytest.mark.slow
+def test_quickstart_reaches_its_figures(tmp_path):
+    """Three minutes on two cores: error at most 0.008, at least 70% of the nodes of every level in use."""
+    run("quickstart", "--out", tmp_path / "run")
+    figures = json.loads((tmp_path / "run" / "run.json").read_text())["test"]
+    assert figures["error"] <= 0.008
+    assert min(figures["usage_by_level"]) >= 0.7
 
 
 def test_fewer_images_than_a_batch():

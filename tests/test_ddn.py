@@ -150,6 +150,15 @@ def test_no_gradient_flows_back_through_the_chosen_image():
     assert torch.equal(own, everything)
 
 
+def test_modules_among_the_sampler_arguments_are_copied_for_each_level():
+    arguments = {"pre_network_activation": torch.nn.PReLU(), "prenorm": True}
+    ddn = DDN(**SMALL, image_size=8, codebook_size=4, guided_sampler_kwargs=arguments)
+    ddn(images_for(ddn)).backward()
+    own = {id(sampler.pre_network_activation) for sampler in ddn.samplers}
+    assert len(own) == len(ddn.samplers)
+    assert type(ddn.samplers[0].norm).__name__ == "ChannelRMSNorm"
+
+
 def test_bfloat16_autocast_trains():
     ddn = make("square")
     with torch.autocast("cpu", torch.bfloat16):
@@ -212,6 +221,8 @@ def test_codes_that_end_inside_a_level_are_refused():
         ({"image_size": 8, "levels_per_resolution": [1, 0]}, "full resolution"),
         ({"image_size": 8, "levels_per_resolution": [1, 1], "recurrence": 2}, r"use \[0, 1\]"),
         ({"image_size": 8, "codebook_size": [4, 4]}, "4 integers"),
+        ({"image_size": 28, "attention_resolutions": (16,)}, "attention_resolutions"),
+        ({"num_resnet_blocks": 0}, "num_resnet_blocks"),
         ({"use_adversarial_loss": True}, "use_adversarial_loss"),
         ({"guided_sampler_kwargs": {"separate_values": True}}, "separate_values"),
         ({"guided_sampler_kwargs": {"codebook_size": 4}}, "codebook_size"),
@@ -222,11 +233,12 @@ def test_bad_arguments_get_one_sentence(arguments, word):
         DDN(**{"dim": 8, "dim_max": 8, **arguments})
 
 
-@pytest.mark.parametrize("name", ["square", "patches"])
+@pytest.mark.parametrize("name", ["square", "patches", "sampler options"])
 def test_training_step_and_decode_compile_whole(name):
     ddn = make(name)
     images = images_for(ddn)
     torch.compile(ddn, fullgraph=True, backend="aot_eager")(images).backward()
+    assert all(parameter.grad is not None for parameter in ddn.parameters())
     ddn.eval()
     codes = ddn.encode(images)
     decode = torch.compile(ddn.decode, fullgraph=True, backend="aot_eager")
@@ -239,7 +251,7 @@ def test_the_readme_network_trains_in_four_gib():
 import resource, torch
 from discrete_distribution_network import DDN
 ddn = DDN(dim=32, image_size=256)
-assert all(levels >= 2 for levels in [len(stage.levels) for stage in ddn.stages])
+assert all(len(stage.levels) >= 2 for stage in ddn.stages)
 optimizer = torch.optim.Adam(ddn.parameters())
 ddn(torch.rand(2, 3, 256, 256)).backward()
 optimizer.step()
@@ -249,10 +261,14 @@ assert resource.getrusage(resource.RUSAGE_SELF).ru_maxrss < 4 * 2**20, "more tha
 
 
 @pytest.mark.slow
-def test_inductor_compiles_and_agrees():
-    ddn = make("square").eval()
+@pytest.mark.parametrize("name", ["square", "sampler options"])
+def test_inductor_compiles_and_agrees(name):
+    ddn = make(name)
     images = images_for(ddn)
     compiled = torch.compile(ddn, fullgraph=True)
+    compiled(images).backward()
+    assert all(torch.isfinite(parameter.grad).all() for parameter in ddn.parameters())
+    ddn.eval()
     torch.testing.assert_close(compiled(images), ddn(images), rtol=1e-4, atol=1e-5)
     codes = ddn.encode(images)
     decode = torch.compile(ddn.decode, fullgraph=True)

@@ -35,6 +35,17 @@ OPTIONS = {
 }
 
 
+class Constant(nn.Module):
+    """A network that cannot draw its weights anew."""
+
+    def __init__(self):
+        super().__init__()
+        self.image = nn.Parameter(torch.zeros(3, 1, 1))
+
+    def forward(self, features):
+        return self.image + features[:, :3]
+
+
 def inputs(residual=False):
     features, query = (torch.randn(shape) for shape in IMAGES)
     return features, query, torch.randn(IMAGES[1]) if residual else None
@@ -212,15 +223,47 @@ def test_one_node():
 
 
 @pytest.mark.parametrize("dtype", [torch.float16, torch.bfloat16])
-def test_half_precision_stays_finite(dtype):
-    sampler = GuidedSampler(4, 3, 10).to(dtype)
-    features, query = 100 * torch.randn(4, 4, 64, 64, dtype=dtype), 100 * torch.randn(4, 3, 64, 64, dtype=dtype)
+@pytest.mark.parametrize(
+    "name", ["plain", "linear conv with bias", "network", "straight-through", "crossover", "patches"]
+)
+def test_half_precision_stays_finite(dtype, name):
+    sampler = GuidedSampler(4, 3, 10, **OPTIONS[name]).to(dtype)
+    features, query = 50 * torch.randn(4, 4, 32, 32, dtype=dtype), 50 * torch.randn(4, 3, 32, 32, dtype=dtype)
     (output, _, loss), distances = sampler(features, query, return_distances=True)
     loss.backward()
+    assert distances.dtype == torch.float32
     assert torch.isfinite(distances).all()
     assert torch.isfinite(output).all()
     assert torch.isfinite(loss)
     assert sampler.counts.dtype == torch.long
+
+
+@pytest.mark.parametrize("name", OPTIONS)
+def test_autocast(name):
+    sampler = GuidedSampler(4, 3, 10, **OPTIONS[name])
+    features, query, _ = inputs()
+    with torch.autocast("cpu", torch.bfloat16):
+        loss = sampler(features.bfloat16(), query).commit_loss
+    loss.backward()
+    assert torch.isfinite(loss)
+
+
+def test_asking_for_distances_changes_no_choice():
+    sampler = GuidedSampler(4, 3, 512).eval()
+    features = torch.randn(64, 4, 8, 8)
+    query = sampler.forward_for_codes(features, torch.arange(64))  # some candidates are met exactly
+    (_, codes, _), _ = sampler(features, query, return_distances=True)
+    assert torch.equal(codes, sampler(features, query).codes)
+    assert torch.equal(codes, torch.arange(64))
+
+
+@pytest.mark.parametrize("dtype", [torch.uint8, torch.int16, torch.int32])
+@pytest.mark.parametrize("name", ["plain", "network"])
+def test_codes_of_any_integer_type(dtype, name):
+    sampler = GuidedSampler(4, 3, 6, **OPTIONS[name])
+    features, codes = inputs()[0], torch.tensor([5, 1, 0, 3, 2, 2])
+    expected = sampler.forward_for_codes(features, codes)
+    torch.testing.assert_close(sampler.forward_for_codes(features, codes.to(dtype)), expected)
 
 
 @pytest.mark.parametrize(
@@ -251,6 +294,9 @@ def test_bad_input_gets_one_sentence():
         (lambda: GuidedSampler(4, 3, 10, patch_size=3)(features, query), "patch_size"),
         (lambda: GuidedSampler(4, 3, 10, chain_dropout_prob=2.0), "chain_dropout_prob"),
         (lambda: GuidedSampler(4, 3, 10, dim_values=4), "separate_values"),
+        (lambda: GuidedSampler(4, 3, 10, count_window=5), "count_window"),
+        (lambda: GuidedSampler(4, 3, 10, network=Constant()), "reset_parameters"),
+        (lambda: sampler(features, torch.zeros(6, 3, 8, 8, dtype=torch.uint8)), "divide by 255"),
         (lambda: GuidedSampler(4, 3, 10, network=nn.Conv2d(4, 3, 3))(features, query), "network"),
         (lambda: GuidedSampler(4, 3, 10, network=nn.ReLU()), "parameters"),
         (lambda: GuidedSampler(4, 3, 10, network=nn.Sequential(nn.BatchNorm2d(4), nn.Conv2d(4, 3, 1))), "buffers"),

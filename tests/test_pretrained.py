@@ -32,6 +32,7 @@ def test_round_trip(saved):
     ddn, folder = saved
     assert sorted(path.name for path in folder.iterdir() if path.suffix != ".md") == [
         "config.json",
+        "manifest.json",
         "model.safetensors",
     ]
     loaded = DDN.from_pretrained(folder)
@@ -47,6 +48,7 @@ def rewrite(folder, change):
     state = load_file(folder / "model.safetensors")
     change(state)
     save_file(state, folder / "model.safetensors")
+    (folder / "manifest.json").unlink()
 
 
 def test_missing_extra_and_misshapen_parameters_are_listed(saved):
@@ -74,9 +76,10 @@ def test_another_codebook_size_is_refused(saved):
 
 def test_truncated_and_flipped_files_are_named(saved):
     _, folder = saved
+    assert not list(folder.glob(".saving-*"))
     path = folder / "model.safetensors"
     whole = path.read_bytes()
-    for damaged in (whole[: len(whole) // 2], b"", whole[:8] + b"\xff" + whole[9:]):
+    for damaged in (whole[: len(whole) // 2], b"", whole[:8] + b"\xff" + whole[9:], whole[:-9] + b"\xff" + whole[-8:]):
         path.write_bytes(damaged)
         with pytest.raises(ModelFileError, match=r"model\.safetensors"):
             DDN.from_pretrained(folder)
@@ -100,7 +103,13 @@ def test_missing_folder_and_bad_config(saved, tmp_path):
     _, folder = saved
     with pytest.raises(ModelFileError, match="nowhere"):
         DDN.from_pretrained(tmp_path / "nowhere")
-    for text, word in (("{", "JSON"), ("[]", "object"), ('{"dim": 8, "colour": 1}', "colour")):
+    for text, word in (
+        ("{", "JSON"),
+        ("[]", "object"),
+        ("{}", "describe a DDN"),
+        ('{"dim": 0}', "describe a DDN"),
+        ('{"dim": 8, "colour": 1}', "colour"),
+    ):
         (folder / "config.json").write_text(text)
         with pytest.raises(ModelFileError, match=word):
             DDN.from_pretrained(folder)
