@@ -31,7 +31,10 @@ PixelMap = Callable[[Tensor], Tensor]
 """A linear map of pixels, the same for every channel: (B, X, H, W) -> (B, X, H', W')."""
 
 CPU_SCRATCH, GPU_SCRATCH = 1 << 21, 1 << 25
-"""Numbers that one chunk of nodes may hold at once: 8 MiB and 128 MiB in float32."""
+"""Numbers that one chunk of candidates may hold at once: 8 MiB and 128 MiB in float32."""
+
+GRAM_SHARE = 8
+"""The Gram path's chunks are smaller by this factor: its products are many and small, and best kept in the cache."""
 
 
 class Candidates(ABC):
@@ -244,7 +247,7 @@ def _from_gram(gram: Tensor, cross: Tensor, weight: Tensor, error: Tensor) -> Te
     share_heads = shared < each
     per_node = dim * dim if share_heads else batch * channels * dim
     squares = []
-    for heads in weight.split(nodes_at_once(gram.device, per_node)):
+    for heads in weight.split(nodes_at_once(gram.device, GRAM_SHARE * per_node)):
         if share_heads:
             squares.append(gram.flatten(1) @ torch.bmm(heads.mT, heads).flatten(1).mT)
         else:
@@ -277,7 +280,7 @@ class _GramDistances(torch.autograd.Function):
         heads_sum = (grad @ weight.flatten(1)).unflatten(1, weight.shape[1:])
         square_sum = torch.zeros_like(gram)
         weight_grads = []
-        size = nodes_at_once(gram.device, dim * dim)
+        size = nodes_at_once(gram.device, GRAM_SHARE * dim * dim)
         for heads, share in zip(weight.split(size), grad.split(size, dim=1), strict=True):
             square_sum += (share @ torch.bmm(heads.mT, heads).flatten(1)).unflatten(1, (dim, dim))
             weighted_gram = (share.mT @ gram.flatten(1)).unflatten(1, (dim, dim))
