@@ -148,8 +148,9 @@ def train(options: _Training, split: Split, size: tuple[int, int], channels: int
     written["test"] = figures._asdict()
     (options.out / "run.json").write_text(json.dumps(written, indent=2, default=str) + "\n", encoding="utf-8")
     print(
-        f"test reconstruction error {figures.error:.5f} ({figures.psnr:.1f} dB), least used level "
-        f"{min(figures.usage_by_level):.0%} of its nodes; pictures and model in {options.out}"
+        f"on {figures.images} test images: reconstruction error {figures.error:.5f} ({figures.psnr:.1f} dB), "
+        f"{min(figures.usage_by_level):.0%} of the nodes in use at the least used level; model and pictures in "
+        f"{options.out}"
     )
 
 
