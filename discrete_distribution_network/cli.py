@@ -198,13 +198,11 @@ class Reconstruct:
         if not self.files:
             raise InvalidInput("expected at least one image file, got none; name the files to reconstruct")
         ddn = load(self.model, self.device)
-        import torch
-
-        from discrete_distribution_network.data import load_image
+        from discrete_distribution_network.data import ImageFiles, batch_of
         from discrete_distribution_network.pictures import reconstructions
 
-        images = torch.stack([load_image(path, ddn.image_size, ddn.channels) for path in self.files])
-        images = images.float().div(255).to(self.device)
+        files = ImageFiles(self.files, ddn.image_size, ddn.channels)
+        images = batch_of(files, range(len(files))).to(self.device)
         walk = ddn.encode_walk(images)
         save_picture(reconstructions(ddn, walk, images), self.out)
         errors = (walk.outputs[-1] - images).square().mean((1, 2, 3)).tolist()

@@ -87,8 +87,8 @@ class Images(Protocol):
     def __getitem__(self, index: int) -> Tensor: ...
 
 
-class ImageFolder(Dataset[Tensor]):
-    """The images of a folder, decoded once and kept as bytes: item i is uint8 (C, H, W).
+class ImageFiles(Dataset[Tensor]):
+    """Image files, decoded once and kept as bytes: item i is uint8 (C, H, W).
 
     Args:
         files: the image files.
@@ -129,7 +129,7 @@ def folder_split(folder: str | Path, size: tuple[int, int], channels: int, test_
     test = files[every - 1 :: every] or files[-1:]
     kept = set(test)
     train = [path for path in files if path not in kept]
-    return Split(ImageFolder(train, size, channels), ImageFolder(test, size, channels))
+    return Split(ImageFiles(train, size, channels), ImageFiles(test, size, channels))
 
 
 def mnist_digits() -> Split:

@@ -249,7 +249,6 @@ class DDN(
 
     # use
 
-    @torch.no_grad()
     def encode(self, images: Tensor) -> Tensor:
         """The codes of images (B, C, H, W): int64 (B, number of codes), by the nearest candidate at each level."""
         return self.encode_walk(images).codes

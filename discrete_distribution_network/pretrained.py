@@ -36,7 +36,7 @@ class Pretrained(PyTorchModelHubMixin):
         return instance
 
     def save_pretrained(self, save_directory: str | Path, **kwargs: Any) -> str | None:
-        """Write `config.json` and `model.safetensors` into a folder, which is made if needed."""
+        """Write `config.json`, `model.safetensors` and its checksum (`manifest.json`) into a folder, made if needed."""
         if self._not_plain:
             raise InvalidInput(
                 "expected constructor arguments that fit in config.json (numbers, strings, lists and dicts of them), "
@@ -61,7 +61,7 @@ class Pretrained(PyTorchModelHubMixin):
         """Load a model from a folder or, by its name, from the Hugging Face hub.
 
         Raises:
-            ModelFileError: the folder, one of its two files or a parameter is missing, extra, damaged or of another
+            ModelFileError: the folder, a file of it or a parameter is missing, extra, damaged or of another
                 shape; the message says which.
         """
         folder = Path(pretrained_model_name_or_path)
