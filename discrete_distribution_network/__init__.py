@@ -11,13 +11,15 @@ if TYPE_CHECKING:
     from discrete_distribution_network.guided_sampler import GuidedSampler
     from discrete_distribution_network.selection import SamplerOutput
     from discrete_distribution_network.split_and_prune import split_and_prune_
+    from discrete_distribution_network.trainer import Trainer
 
-__all__ = ["DDN", "GuidedSampler", "SamplerOutput", "split_and_prune_"]
+__all__ = ["DDN", "GuidedSampler", "SamplerOutput", "Trainer", "split_and_prune_"]
 
 _HOME = {
     "DDN": "ddn",
     "GuidedSampler": "guided_sampler",
     "SamplerOutput": "selection",
+    "Trainer": "trainer",
     "split_and_prune_": "split_and_prune",
 }
 

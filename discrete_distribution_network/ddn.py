@@ -11,7 +11,7 @@ import math
 from collections.abc import Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from itertools import pairwise
-from typing import Any, Literal, NamedTuple, cast, overload
+from typing import TYPE_CHECKING, Any, Literal, NamedTuple, cast, overload
 
 import torch
 from torch import Tensor, nn
@@ -24,7 +24,10 @@ from discrete_distribution_network.pretrained import Pretrained
 from discrete_distribution_network.selection import Given, Nearest, SamplerOutput, Selection, Uniform, resize
 from discrete_distribution_network.split_and_prune import split_and_prune_
 
-__all__ = ["DDN", "GuidedSampler", "Walk", "split_and_prune_"]
+__all__ = ["DDN", "GuidedSampler", "Trainer", "Walk", "split_and_prune_"]
+
+if TYPE_CHECKING:
+    from discrete_distribution_network.trainer import Trainer
 
 SMALLEST_SIDE = 4
 """The walk starts at the first halving of the image whose longer side is at most this."""
@@ -235,16 +238,20 @@ class DDN(
         return collect(steps)
 
     def forward(
-        self, images: Tensor, return_intermediates: bool = False
+        self, images: Tensor, return_intermediates: bool = False, *, reduction: Literal["mean", "none"] = "mean"
     ) -> Tensor | tuple[Tensor, tuple[Tensor, tuple[Tensor, ...]]]:
         """The training loss of images (B, C, H, W): the mean over levels of the chosen candidate's squared error.
 
-        With `return_intermediates`, the loss and (codes, outputs) as `Walk` describes them.
+        Args:
+            images: pixels in [0, 1].
+            return_intermediates: give the loss and (codes, outputs) as `Walk` describes them.
+            reduction: "none" for the loss of each level, (L,).
         """
+        require(reduction in ("mean", "none"), 'reduction "mean" or "none"', repr(reduction))
         self._check_images(images)
         walk = self.walk(Nearest(images), images.shape[0])
         assert walk.losses is not None
-        loss = walk.losses.mean()
+        loss = walk.losses.mean() if reduction == "mean" else walk.losses
         return (loss, (walk.codes, walk.outputs)) if return_intermediates else loss
 
     # use
@@ -325,9 +332,12 @@ class DDN(
             images, codes = walk.outputs[-1], walk.codes
         return (images, codes) if return_codes else images
 
-    def split_and_prune_(self, optimizer: Optimizer | None = None) -> int:
-        """Split and prune every level; call it after the optimiser's step. Gives the number of pruned nodes."""
-        return split_and_prune_(self, optimizer)
+    def split_and_prune_(self, optimizer: Optimizer | None = None, mirror: DDN | None = None) -> int:
+        """Split and prune every level; call it after the optimiser's step. Gives the number of pruned nodes.
+
+        In `optimizer` the moments of the same rows move, in `mirror` (a moving average of the weights) the same rows.
+        """
+        return split_and_prune_(self, optimizer, mirror)
 
     @contextmanager
     def _evaluating(self) -> Iterator[None]:
@@ -497,3 +507,11 @@ def _check_patch(size: tuple[int, int], patch: int | None) -> None:
     raise InvalidInput(
         f"expected a patch_size that divides the resolution {size}, got {patch}; use {' or '.join(map(str, nearest))}"
     )
+
+
+def __getattr__(name: str) -> Any:
+    if name == "Trainer":  # the published package has it here; it stands on this module
+        from discrete_distribution_network.trainer import Trainer
+
+        return Trainer
+    raise AttributeError(f"module {__name__!r} has no attribute {name!r}")

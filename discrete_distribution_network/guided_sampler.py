@@ -296,13 +296,15 @@ class GuidedSampler(nn.Module):
         """
         return self.apply_counts_(self.counts.tolist(), optimizer)
 
-    def apply_counts_(self, counts: Sequence[int], optimizer: Optimizer | None = None) -> int:
-        """`split_and_prune_` for counts already read from the device."""
+    def apply_counts_(
+        self, counts: Sequence[int], optimizer: Optimizer | None = None, mirror: GuidedSampler | None = None
+    ) -> int:
+        """`split_and_prune_` for counts already read from the device; in `mirror` the same rows move."""
         if sum(counts) < max(1, self.min_total_count_before_split_prune):
             return 0
         plan = plan_split_and_prune(counts, self.split_thres, self.prune_thres, self.max_swaps)
-        heads = [parameter for head in (self.keys, self.values) if head is not None for parameter in head.parameters()]
-        apply_plan(plan, heads, optimizer)
+        heads = [head for one in (self, mirror) if one is not None for head in (one.keys, one.values)]
+        apply_plan(plan, [row for head in heads if head is not None for row in head.parameters()], optimizer)
         after, total = plan.counts, sum(plan.counts)
         if self.count_window is not None and total > self.count_window:
             after = [count * self.count_window // total for count in after]

@@ -54,13 +54,13 @@ def reconstructions(ddn: DDN, walk: Walk, images: Tensor) -> Image.Image:
     return grid(rows.flatten(0, 1), columns=rows.shape[1])
 
 
-def loss_curve(losses: Sequence[float], path: Path) -> None:
-    """Write the training loss over steps as a picture, on a logarithmic scale."""
+def loss_curve(steps: Sequence[int], losses: Sequence[float], path: Path) -> None:
+    """Write the training loss at these steps as a picture, on a logarithmic scale."""
     from matplotlib.figure import Figure
 
     figure = Figure(figsize=(7, 4), layout="constrained")
     axes = figure.add_subplot()
-    axes.plot(losses, linewidth=1)
+    axes.plot(steps, losses, linewidth=1)
     axes.set(xlabel="step", ylabel="mean squared error over levels", yscale="log", title="Training loss")
     axes.grid(alpha=0.3, which="both")
     figure.savefig(path, dpi=120)

@@ -6,7 +6,6 @@ pickles refused, and every fault told with the file's name.
 
 from __future__ import annotations
 
-import hashlib
 import inspect
 import json
 import tempfile
@@ -15,12 +14,11 @@ from typing import Any, Self
 
 from huggingface_hub import PyTorchModelHubMixin, constants
 from safetensors import SafetensorError
-from safetensors.torch import load_file
+from safetensors.torch import load_file, save_file
+from torch import Tensor, nn
 
+from discrete_distribution_network import whole_folder
 from discrete_distribution_network.errors import InvalidInput, ModelFileError
-
-MANIFEST = "manifest.json"
-"""Checksums of the files that hold weights, written last."""
 
 
 class Pretrained(PyTorchModelHubMixin):
@@ -49,22 +47,22 @@ class Pretrained(PyTorchModelHubMixin):
         # whole files beside the old ones first, so that a full disk or a kill leaves what was there
         with tempfile.TemporaryDirectory(prefix=".saving-", dir=folder) as staging:
             done = super().save_pretrained(staging, **kwargs)
-            weights = Path(staging, constants.SAFETENSORS_SINGLE_FILE)
-            manifest = {weights.name: _sha256(weights)}
-            Path(staging, MANIFEST).write_text(json.dumps(manifest, indent=2) + "\n", encoding="utf-8")
-            for file in sorted(Path(staging).iterdir(), key=lambda file: file.name == MANIFEST):
+            whole_folder.seal(Path(staging), [constants.SAFETENSORS_SINGLE_FILE])
+            for file in sorted(Path(staging).iterdir(), key=lambda file: file.name == whole_folder.MANIFEST):
                 file.replace(folder / file.name)
         return done
 
     @classmethod
     def from_pretrained(cls, pretrained_model_name_or_path: str | Path, **kwargs: Any) -> Self:
-        """Load a model from a folder or, by its name, from the Hugging Face hub.
+        """Load a model from a folder or, by its name, from the Hugging Face hub. A run's folder stands for its model.
 
         Raises:
             ModelFileError: the folder, a file of it or a parameter is missing, extra, damaged or of another
                 shape; the message says which.
         """
         folder = Path(pretrained_model_name_or_path)
+        if (folder / "model" / constants.CONFIG_NAME).is_file():
+            pretrained_model_name_or_path = folder = folder / "model"
         local = folder.exists() or len(folder.parts) != 2
         if local and not folder.is_dir():
             raise ModelFileError(f"expected a model folder at {folder}, found none; give a folder that training wrote")
@@ -85,8 +83,8 @@ class Pretrained(PyTorchModelHubMixin):
             others = [path.name for pattern in ("*.bin", "*.pt", "*.pth", "*.pkl") for path in folder.glob(pattern)]
             refused = f" ({', '.join(others)} may hold a pickle and is not opened)" if others else ""
             raise ModelFileError(f"expected {file}, found none{refused}; save the model with save_pretrained")
-        if (folder / MANIFEST).is_file():
-            _check_manifest(folder)
+        if (folder / whole_folder.MANIFEST).is_file():
+            whole_folder.check(folder)
         transfer = ("revision", "cache_dir", "force_download", "local_files_only", "token")
         try:
             model = cls(**{name: value for name, value in kwargs.items() if name not in transfer})
@@ -103,43 +101,55 @@ class Pretrained(PyTorchModelHubMixin):
 
     @classmethod
     def _load_as_safetensor(cls, model: Any, model_file: str, map_location: str, strict: bool) -> Any:
-        try:
-            state = load_file(model_file, device=map_location)
-        except (SafetensorError, OSError, ValueError) as error:
-            raise ModelFileError(
-                f"expected a whole safetensors file, got {model_file}, which cannot be read ({error}); "
-                "copy it again or train anew"
-            ) from error
-        own = model.state_dict()
-        faults = [f"{name} is missing" for name in sorted(own.keys() - state.keys())]
-        faults += [f"{name} is extra" for name in sorted(state.keys() - own.keys())]
-        faults += [
-            f"{name} has shape {tuple(state[name].shape)}, not {tuple(own[name].shape)}"
-            for name in sorted(own.keys() & state.keys())
-            if own[name].shape != state[name].shape
-        ]
-        if faults:
-            shown = "; ".join(faults[:8]) + (f"; and {len(faults) - 8} more" if len(faults) > 8 else "")
-            raise ModelFileError(f"expected the parameters of config.json's model in {model_file}, but {shown}")
-        model.load_state_dict(state)
+        load_strictly(model, read_tensors(Path(model_file), map_location), model_file)
         return model
 
 
-def _sha256(path: Path) -> str:
-    with path.open("rb") as file:
-        return hashlib.file_digest(file, "sha256").hexdigest()
+def read_tensors(file: Path, device: str = "cpu") -> dict[str, Tensor]:
+    """The tensors of a safetensors file.
 
-
-def _check_manifest(folder: Path) -> None:
+    Raises:
+        ModelFileError: it is not whole, or something else.
+    """
     try:
-        manifest = dict(json.loads((folder / MANIFEST).read_text(encoding="utf-8")))
-    except (UnicodeDecodeError, ValueError, TypeError) as error:
-        raise ModelFileError(f"expected checksums in {folder / MANIFEST}, got something else ({error})") from error
-    for name, wanted in manifest.items():
-        if not (folder / name).is_file() or _sha256(folder / name) != wanted:
-            raise ModelFileError(
-                f"expected {folder / name} as it was saved, got other bytes; copy it again or train anew"
-            )
+        return load_file(file, device=device)
+    except (SafetensorError, OSError, ValueError) as error:
+        raise ModelFileError(
+            f"expected a whole safetensors file, got {file}, which cannot be read ({error}); "
+            "copy it again or train anew"
+        ) from error
+
+
+def write_tensors(file: Path, tensors: dict[str, Tensor]) -> None:
+    """Write a safetensors file.
+
+    Raises:
+        OSError: the disk is full or cannot be written.
+    """
+    try:
+        save_file({name: tensor.contiguous() for name, tensor in tensors.items()}, file)
+    except SafetensorError as error:
+        raise OSError(f"cannot write {file} ({error})") from error
+
+
+def load_strictly(module: nn.Module, state: dict[str, Tensor], file: str | Path) -> None:
+    """Load a state into a module whose parameters and buffers it must match by name and shape.
+
+    Raises:
+        ModelFileError: it does not; the message lists what differs and names the file.
+    """
+    own = module.state_dict()
+    faults = [f"{name} is missing" for name in sorted(own.keys() - state.keys())]
+    faults += [f"{name} is extra" for name in sorted(state.keys() - own.keys())]
+    faults += [
+        f"{name} has shape {tuple(state[name].shape)}, not {tuple(own[name].shape)}"
+        for name in sorted(own.keys() & state.keys())
+        if own[name].shape != state[name].shape
+    ]
+    if faults:
+        shown = "; ".join(faults[:8]) + (f"; and {len(faults) - 8} more" if len(faults) > 8 else "")
+        raise ModelFileError(f"expected the parameters of this model in {file}, but {shown}")
+    module.load_state_dict(state)
 
 
 def _check_config(path: Path, arguments: set[str]) -> None:

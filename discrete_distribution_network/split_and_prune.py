@@ -9,13 +9,16 @@ from __future__ import annotations
 
 import heapq
 from collections.abc import Iterable, Sequence
-from typing import NamedTuple
+from typing import TYPE_CHECKING, NamedTuple
 
 import torch
 from torch import Tensor, nn
 from torch.optim import Optimizer
 
 from discrete_distribution_network.errors import require
+
+if TYPE_CHECKING:
+    from discrete_distribution_network.guided_sampler import GuidedSampler
 
 
 class Plan(NamedTuple):
@@ -103,24 +106,31 @@ def _has_rows(value: object, count: int) -> bool:
     return isinstance(value, Tensor) and value.ndim > 0 and len(value) == count
 
 
-def split_and_prune_(module: nn.Module, optimizer: Optimizer | None = None) -> int:
+def split_and_prune_(module: nn.Module, optimizer: Optimizer | None = None, mirror: nn.Module | None = None) -> int:
     """Split and prune every `GuidedSampler` inside `module`; call it after the optimiser's step.
 
     Args:
         module: any module that holds samplers.
         optimizer: if given, its moments of the same rows are copied too.
+        mirror: a copy of `module` with other weights, such as their moving average: the same rows move there.
 
     Returns:
         How many nodes were pruned in all.
     """
-    from discrete_distribution_network.guided_sampler import GuidedSampler
-
-    samplers = [inner for inner in module.modules() if isinstance(inner, GuidedSampler)]
+    samplers = samplers_in(module)
     require(bool(samplers), "a module with at least one GuidedSampler inside", type(module).__name__)
     # one transfer for all samplers: where nothing is to be done, a GPU is waited for once
     counts = torch.cat([sampler.counts for sampler in samplers]).tolist()
     swaps = 0
-    for sampler in samplers:
+    mirrored = [None] * len(samplers) if mirror is None else samplers_in(mirror)
+    for sampler, other in zip(samplers, mirrored, strict=True):
         own, counts = counts[: sampler.codebook_size], counts[sampler.codebook_size :]
-        swaps += sampler.apply_counts_(own, optimizer)
+        swaps += sampler.apply_counts_(own, optimizer, other)
     return swaps
+
+
+def samplers_in(module: nn.Module) -> list[GuidedSampler]:
+    """Every `GuidedSampler` inside, in the order of the modules."""
+    from discrete_distribution_network.guided_sampler import GuidedSampler
+
+    return [inner for inner in module.modules() if isinstance(inner, GuidedSampler)]

@@ -1,187 +1,568 @@
-"""The training loop: forward, backward, optimiser, split-and-prune, on one page."""
+"""`Trainer`: step, loop, checkpoint, resume; on one process or many, through accelerate.
+
+A step is: a batch, forward, backward, clip, look whether everything is finite, optimiser, split-and-prune, moving
+average. Whatever is random in it comes from the seed and the number of the step, so a checkpoint needs no random state,
+and a resumed training repeats the uninterrupted one.
+"""
 
 from __future__ import annotations
 
 import math
+import signal
 import time
-from collections.abc import Iterator
-from dataclasses import dataclass, field
-from typing import NamedTuple
+import warnings
+from collections.abc import Iterator, Sequence
+from contextlib import nullcontext
+from pathlib import Path
+from typing import Any, Literal, NamedTuple
 
 import torch
-from torch import Tensor, nn
-from tqdm import tqdm
+from torch import Tensor
 
-from discrete_distribution_network.data import Images, batch_of
+from discrete_distribution_network import whole_folder
+from discrete_distribution_network.checkpoints import STATE, Checkpoints, read_state
 from discrete_distribution_network.ddn import DDN
-from discrete_distribution_network.errors import DataError, DDNError, require
-from discrete_distribution_network.metrics import psnr, usage, usage_by_level
+from discrete_distribution_network.errors import DDNError, InvalidInput, ModelFileError, require
+from discrete_distribution_network.loader import Augment, Batch, Loader, first_images, in_unit_range, key
+from discrete_distribution_network.metrics import Evaluation, evaluate, usage
+from discrete_distribution_network.moving_average import MovingAverage
+from discrete_distribution_network.pictures import grid, reconstructions
+from discrete_distribution_network.pretrained import load_strictly, read_tensors, write_tensors
+from discrete_distribution_network.processes import Precision, Processes, accelerator_for
+from discrete_distribution_network.report import Report
+from discrete_distribution_network.signals import Interrupted, Signals
+
+WEIGHTS, TRAINING = "model.safetensors", "training.safetensors"
+"""Files of a checkpoint: the model to use, and what else it takes to continue."""
+
+MAX_OVERFLOWS = 30
+"""Steps in a row whose float16 gradients may overflow while their scale is found."""
+
+MODEL = "model"
+"""Folder, inside the results, of the model at the end of the training."""
 
 
-@dataclass(frozen=True)
-class Recipe:
-    """How a DDN is trained.
-
-    Attributes:
-        length: how long to train: seconds if `timed`, else optimiser steps.
-        timed: see `length`.
-        batch_size: images a step.
-        learning_rate: the highest; linear warm-up, then constant, then a cosine down to nothing.
-        warmup_steps: steps of the warm-up.
-        hold: share of the training after which the learning rate falls.
-        max_grad_norm: gradients are clipped to this norm.
-        split_every: steps between two calls of split-and-prune.
-        split_until: share of the training after which nodes stay where they are.
-    """
-
-    length: float = 180.0
-    timed: bool = True
-    batch_size: int = 32
-    learning_rate: float = 2e-3
-    warmup_steps: int = 50
-    hold: float = 0.3
-    max_grad_norm: float = 1.0
-    split_every: int = 1
-    split_until: float = 0.85
-
-    def __post_init__(self) -> None:
-        require(self.length > 0, "length above 0", self.length)
-        require(self.batch_size >= 1, "batch_size of at least 1", self.batch_size)
-        require(self.learning_rate > 0, "learning_rate above 0", self.learning_rate)
-        require(self.warmup_steps >= 1, "warmup_steps of at least 1", self.warmup_steps)
-        require(self.split_every >= 1, "split_every of at least 1", self.split_every)
-        require(0 <= self.hold < 1, "hold in [0, 1)", self.hold)
-
-    def rate_at(self, step: int, progress: float) -> float:
-        """The learning rate at a step when this share of the training, in [0, 1], is done."""
-        fall = max(0.0, (progress - self.hold) / (1 - self.hold))
-        return self.learning_rate * min(1.0, (step + 1) / self.warmup_steps) * 0.5 * (1 + math.cos(math.pi * fall))
-
-
-@dataclass
-class History:
-    """The loss of every step, and how many nodes were pruned in all."""
-
-    losses: list[float] = field(default_factory=list)
-    swaps: int = 0
-
-
-class Evaluation(NamedTuple):
-    """Figures on held-out images, pixels in [0, 1].
+class Step(NamedTuple):
+    """What a step of the optimiser was like; over all processes.
 
     Attributes:
-        images: how many.
-        error: mean squared error of the reconstructions.
-        psnr: of that error, in dB.
-        bits_per_image: length of the code.
-        error_by_level: of the chosen candidate at each level's own size.
-        usage_by_level: perplexity of the choices over K, in (0, 1].
+        losses: of each level, (L,).
+        norm: of the gradient, before clipping.
+        swaps: how many nodes were pruned.
+        seconds: it took, with loading.
     """
 
-    images: int
-    error: float
-    psnr: float
-    bits_per_image: float
-    error_by_level: list[float]
-    usage_by_level: list[float]
+    losses: list[float]
+    norm: float
+    swaps: int
+    seconds: float
+
+    @property
+    def loss(self) -> float:
+        return sum(self.losses) / len(self.losses)
 
 
-def fit(
-    ddn: DDN,
-    images: Images,
-    recipe: Recipe,
-    seed: int = 0,
-    progress: bool = True,
-    history: History | None = None,
-) -> History:
-    """Train in place on one device (the model's).
+class Trainer:
+    """Trains a `DDN`: `Trainer(ddn, dataset=dataset)()`.
+
+    Start it with `accelerate launch` or `torchrun` to train in several processes: each takes `batch_size` images of
+    every batch, gradients are averaged, counts summed, and every process makes the same splits.
 
     Args:
-        images: at least a batch of them.
-        seed: order of the images; also seeds PyTorch's own generator, for chain dropout.
-        history: filled as the training goes, so that it is there after an interrupt; a new one if None.
-        progress: show a bar with loss, images a second, time left and the share of nodes in use.
+        ddn: trained in place.
+        dataset: a `Dataset`, a tensor (N, C, H, W) or an iterable, of images or (image, label); see `data.py`.
+        num_train_steps: steps of the optimiser.
+        learning_rate: the highest.
+        weight_decay: of AdamW.
+        batch_size: images a step, in each process.
+        grad_accum_every: batches whose gradients are summed for one step.
+        checkpoints_folder: where checkpoints are written; a new or empty folder, unless `resume` or `overwrite`.
+        results_folder: where `metrics.jsonl`, pictures and, at the end, `model` are written; likewise.
+        save_results_every: steps between two grids of samples and reconstructions.
+        checkpoint_every: steps between two checkpoints.
+        num_samples: images in a grid.
+        adam_kwargs: further arguments of `torch.optim.AdamW`.
+        accelerate_kwargs: further arguments of `accelerate.Accelerator`.
+        ema_kwargs: of the moving average: `beta` (0.9999), `update_every` (1) and `update_after_step` (0). Early on
+            it averages over fewer steps: beta is at most (1 + t) / (10 + t).
+        use_ema: keep a moving average of the weights; it is what is evaluated, drawn and given out.
+        max_grad_norm: gradients are clipped to this norm; None for no clipping.
+        apply_grad_penalty_every: of the adversarial term, which is not part of this release; not used.
+        test_dataset: held-out images, evaluated every `evaluate_every` steps and at the end.
+        evaluate_every: see there.
+        evaluate_images: how many of them; all if None.
+        max_minutes: end after so many minutes of wall-clock time, if that comes before `num_train_steps`; schedules
+            then follow the clock, so a resumed training is no exact repetition.
+        warmup_steps: steps over which the learning rate rises from nothing.
+        decay: "cosine" lets the learning rate fall to nothing after the share `hold` of the training.
+        hold: see there.
+        split_every: steps between two calls of split-and-prune.
+        split_until: share of the training after which nodes stay where they are.
+        augment: of one image (C, H, W); see `Loader`.
+        max_bad_images: how many images that cannot be decoded are replaced by others before it is an error.
+        num_workers: processes that load images; None for none on a CPU, two on a GPU.
+        mixed_precision: "no" (float32), "bf16", "fp16", or "auto": bf16 where the processor has matrix units for it.
+        compile: `torch.compile` the network.
+        channels_last: keep weights and images in that memory format.
+        seed: of the order of the images and of all that is random in training.
+        resume: True for the newest whole checkpoint, if there is one; or the folder of a checkpoint.
+        overwrite: write into folders that hold files; files of the same names are replaced, none else.
+        max_checkpoints: the newest so many are kept; None for all.
+        trackers: names of accelerate's trackers (tensorboard, wandb, trackio), or trackers.
+        log_every: steps between two lines of figures.
+        timeout: seconds after which a process gives up waiting for the others.
+        progress: show a bar.
+
+    Attributes:
+        step: steps done.
+        seconds: wall-clock time of them, also before a resume.
+        splits: nodes pruned so far.
+        result: the model to use: the moving average, or the `ddn`.
 
     Raises:
-        DataError: fewer images than a batch.
-        DDNError: the loss or a gradient is not finite; no weight was changed by that step.
+        DDNError: from the call: the loss or the gradient is not finite; no weight was changed by that step.
+        Interrupted: from the call: SIGTERM or Ctrl-C; a checkpoint is saved. It is a SystemExit, code 128 + signal.
     """
-    if len(images) < recipe.batch_size:
-        raise DataError(
-            f"expected at least one batch of {recipe.batch_size} images, got {len(images)}; add images or lower the "
-            "batch size"
+
+    def __init__(
+        self,
+        ddn: DDN,
+        *,
+        dataset: Any,
+        num_train_steps: int = 70_000,
+        learning_rate: float = 3e-4,
+        weight_decay: float = 1e-3,
+        batch_size: int = 32,
+        grad_accum_every: int = 1,
+        checkpoints_folder: str | Path = "./checkpoints",
+        results_folder: str | Path = "./results",
+        save_results_every: int = 100,
+        checkpoint_every: int = 1000,
+        num_samples: int = 16,
+        adam_kwargs: dict[str, Any] | None = None,
+        accelerate_kwargs: dict[str, Any] | None = None,
+        ema_kwargs: dict[str, Any] | None = None,
+        use_ema: bool = True,
+        max_grad_norm: float | None = 0.5,
+        apply_grad_penalty_every: int = 4,
+        test_dataset: Any = None,
+        evaluate_every: int = 1000,
+        evaluate_images: int | None = 1000,
+        max_minutes: float | None = None,
+        warmup_steps: int = 0,
+        decay: Literal["none", "cosine"] = "none",
+        hold: float = 0.0,
+        split_every: int = 1,
+        split_until: float = 1.0,
+        augment: Augment | None = None,
+        max_bad_images: int = 0,
+        num_workers: int | None = None,
+        mixed_precision: Precision = "no",
+        compile: bool = False,
+        channels_last: bool = True,
+        seed: int = 0,
+        resume: bool | str | Path = False,
+        overwrite: bool = False,
+        max_checkpoints: int | None = 3,
+        trackers: Sequence[Any] = (),
+        log_every: int = 20,
+        timeout: float = 600.0,
+        progress: bool = True,
+    ):
+        for name, number in (
+            ("num_train_steps", num_train_steps),
+            ("grad_accum_every", grad_accum_every),
+            ("save_results_every", save_results_every),
+            ("checkpoint_every", checkpoint_every),
+            ("num_samples", num_samples),
+            ("evaluate_every", evaluate_every),
+            ("split_every", split_every),
+            ("log_every", log_every),
+        ):
+            require(isinstance(number, int) and number >= 1, f"{name} to be an integer of at least 1", repr(number))
+        require(learning_rate > 0, "learning_rate above 0", learning_rate)
+        require(max_minutes is None or max_minutes > 0, "max_minutes above 0, or None", max_minutes)
+        require(warmup_steps >= 0, "warmup_steps of at least 0", warmup_steps)
+        require(decay in ("none", "cosine"), 'decay "none" or "cosine"', repr(decay))
+        require(0 <= hold < 1, "hold in [0, 1)", hold)
+        require(
+            mixed_precision in ("auto", "no", "bf16", "fp16"),
+            'mixed_precision "auto", "no", "bf16" or "fp16"',
+            repr(mixed_precision),
         )
-    torch.manual_seed(seed)
-    device = ddn.start.device
-    ddn.train().to(memory_format=torch.channels_last)  # type: ignore[call-overload]
-    optimizer = torch.optim.AdamW(
-        ddn.parameters(), lr=recipe.learning_rate, betas=(0.9, 0.99), weight_decay=0.0, fused=True
-    )
-    order = epochs(len(images), recipe.batch_size, seed)
-    history, started = history or History(), time.monotonic()
-    bar = tqdm(
-        total=round(recipe.length),
-        disable=not progress,
-        bar_format="{percentage:3.0f}%|{bar}| {elapsed} gone, {remaining} left{postfix}",
-    )
-    with bar:
-        while True:
-            step, elapsed = len(history.losses), time.monotonic() - started
-            done = min(1.0, (elapsed if recipe.timed else step) / recipe.length)
-            if done >= 1:
-                bar.update(bar.total - bar.n)
-                return history
-            rate = recipe.rate_at(step, done)
-            for group in optimizer.param_groups:
-                group["lr"] = rate
-            loss = ddn(batch_of(images, next(order)).to(device))
-            optimizer.zero_grad()
-            loss.backward()
-            norm = nn.utils.clip_grad_norm_(ddn.parameters(), recipe.max_grad_norm)
-            loss_now, norm_now = torch.stack((loss.detach(), norm)).tolist()
-            if not (math.isfinite(loss_now) and math.isfinite(norm_now)):
-                raise DDNError(
-                    f"expected a finite loss and gradient at step {step}, got {loss_now} and {norm_now}; lower the "
-                    "learning rate"
+        self.num_train_steps, self.max_minutes = num_train_steps, max_minutes
+        self.learning_rate, self.warmup_steps, self.decay, self.hold = learning_rate, warmup_steps, decay, hold
+        self.grad_accum_every, self.max_grad_norm = grad_accum_every, max_grad_norm
+        self.split_every, self.split_until = split_every, split_until
+        self.save_results_every, self.checkpoint_every, self.num_samples = (
+            save_results_every,
+            checkpoint_every,
+            num_samples,
+        )
+        self.test_dataset, self.evaluate_every, self.evaluate_images = test_dataset, evaluate_every, evaluate_images
+        self.seed, self.log_every, self.progress, self.trackers = seed, log_every, progress, list(trackers)
+        self.results_folder = Path(results_folder)
+        self.checkpoints = Checkpoints(checkpoints_folder, max_checkpoints)
+        self.step, self.images, self.seconds, self.splits = 0, 0, 0.0, 0
+        self._saved: tuple[int, Path] | None = None
+        self._shown: Tensor | None = None
+        self._overflows = 0
+
+        self.accelerator = accelerator_for(
+            mixed_precision, timeout, self.trackers, self.results_folder, accelerate_kwargs or {}
+        )
+        self.processes = Processes(self.accelerator)
+        if not (resume or overwrite):
+            held = [folder for folder in (self.checkpoints.folder, self.results_folder) if _holds_files(folder)]
+            self.processes.wait()  # every process looks before one writes
+            if held:
+                raise InvalidInput(
+                    f"expected a new folder, got {held[0]}, which holds files; continue that training with resume, use "
+                    "another folder, or overwrite"
                 )
-            history.losses.append(loss_now)
-            optimizer.step()
-            if (step + 1) % recipe.split_every == 0 and done < recipe.split_until:
-                history.swaps += ddn.split_and_prune_(optimizer)
-            if step % 20 == 0:
-                bar.set_postfix_str(
-                    f"loss {sum(history.losses[-20:]) / len(history.losses[-20:]):.4f}, "
-                    f"{len(history.losses) * recipe.batch_size / (time.monotonic() - started):.0f} images/s, "
-                    f"nodes in use {sum(usage(sampler.counts) for sampler in ddn.samplers) / len(ddn.samplers):.0%}",
-                    refresh=False,
-                )
-            bar.update(int(elapsed) - bar.n if recipe.timed else 1)
+        device = self.processes.device
+        self.loader = Loader(
+            dataset,
+            ddn,
+            batch_size,
+            augment=augment,
+            seed=seed,
+            rank=self.processes.rank,
+            ranks=self.processes.number,
+            workers=num_workers if num_workers is not None else 2 if device.type == "cuda" else 0,
+            max_bad_images=max_bad_images,
+        )
+        self.ddn, self.channels_last = ddn.to(device).train(), channels_last
+        if channels_last:
+            self.ddn.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
+        adam = {"lr": learning_rate, "weight_decay": weight_decay, "fused": True, **(adam_kwargs or {})}
+        unknown = sorted(set(ema_kwargs or {}) - {"beta", "update_every", "update_after_step"})
+        require(not unknown, "ema_kwargs beta, update_every and update_after_step", ", ".join(unknown))
+        self.ema = MovingAverage(self.ddn, **(ema_kwargs or {})) if use_ema else None
+        if compile:
+            self.ddn.compile()
+        with warnings.catch_warnings():
+            # the name of the argument changes in newer PyTorch; accelerate knows the old one only
+            warnings.filterwarnings("ignore", "`broadcast_buffers` is deprecated", FutureWarning)
+            self.model, self.optimizer = self.accelerator.prepare(
+                self.ddn, torch.optim.AdamW(self.ddn.parameters(), **adam)
+            )
+        self._counted = self._counts()
+        if resume and (found := self.checkpoints.newest_whole() if resume is True else Path(resume)):
+            self.load(found)
+
+    @property
+    def result(self) -> DDN:
+        return self.ddn if self.ema is None else self.ema.model
+
+    # the loop
+
+    def __call__(self) -> Evaluation | None:
+        """Train to the end; gives the figures on `test_dataset` then, if there is one."""
+        if self.trackers:
+            self.accelerator.init_trackers("ddn")
+        report = Report(
+            self.results_folder if self.processes.is_main else None,
+            total=self.num_train_steps if self.max_minutes is None else round(60 * self.max_minutes),
+            progress=self.progress and self.accelerator.is_local_main_process,
+            track=self.accelerator.log if self.trackers else None,
+        )
+        figures, evaluated_at, recent = None, -1, []
+        with Signals() as signals, report:
+            self.processes.require_equal("step to continue from", self.step, "resume from a folder that all can read")
+            if self.step:
+                report.write(self.step, {"resumed": True})  # later lines of a step are the true ones
+            self._started = time.monotonic() - self.seconds
+            batches = self.loader.batches(self.images // self._images_a_batch)
+            while self.progress_made < 1:
+                step, stop = self._train_step(batches, signals)
+                recent.append(step)
+                if self.step % self.log_every == 0 or self.progress_made == 1 or stop:
+                    report.write(self.step, self._figures(recent), self._note(recent))
+                    recent = []
+                report.advance(self.step if self.max_minutes is None else self.seconds)
+                if self.step % self.save_results_every == 0 and not stop:
+                    self._draw()
+                if self.step % self.evaluate_every == 0 and not stop and self.test_dataset is not None:
+                    figures, stop = self._evaluate(report, signals)
+                    evaluated_at = self.step
+                if stop:
+                    self._interrupt(stop, report)
+                if self.step % self.checkpoint_every == 0:
+                    self.save()
+            if self.test_dataset is not None and evaluated_at != self.step:
+                figures, stop = self._evaluate(report, signals)
+                if stop:
+                    self._interrupt(stop, report)
+            self._draw()
+            self.save()
+            self.processes.on_main(lambda: self.result.save_pretrained(self.results_folder / MODEL))
+        if self.trackers:
+            self.accelerator.end_training()
+        return figures
+
+    @property
+    def _images_a_batch(self) -> int:
+        return self.loader.batch_size * self.processes.number
+
+    @property
+    def progress_made(self) -> float:
+        """The share of the training that is done, in [0, 1], by steps or, with `max_minutes`, by the clock."""
+        by_clock = 0.0 if self.max_minutes is None else self.seconds / (60 * self.max_minutes)
+        return min(1.0, max(self.step / self.num_train_steps, by_clock))
+
+    def rate(self) -> float:
+        """The learning rate of the next step: a linear rise, then constant, then half a cosine down to nothing."""
+        warm = min(1.0, (self.step + 1) / (self.warmup_steps + 1))
+        if self.decay == "none":
+            return self.learning_rate * warm
+        fallen = max(0.0, (self.progress_made - self.hold) / (1 - self.hold))
+        return self.learning_rate * warm * 0.5 * (1 + math.cos(math.pi * fallen))
+
+    def _train_step(self, batches: Iterator[Batch], signals: Signals) -> tuple[Step, int]:
+        """One step of the optimiser, and the signal that any process has received (0: none)."""
+        began, progress = time.monotonic(), self.progress_made
+        torch.manual_seed(key(self.seed, self.step, self.processes.rank))
+        for group in self.optimizer.param_groups:
+            group["lr"] = self.rate()
+        self.optimizer.zero_grad()
+        losses = torch.zeros(self.ddn.num_levels, device=self.processes.device)
+        for part in range(self.grad_accum_every):
+            last = part == self.grad_accum_every - 1
+            with nullcontext() if last else self.accelerator.no_sync(self.model):
+                by_level = self.model(self._to_device(next(batches)), reduction="none")
+                self.accelerator.backward(by_level.mean() / self.grad_accum_every)
+            losses += by_level.detach().float() / self.grad_accum_every
+        norm = self.accelerator.clip_grad_norm_(self.ddn.parameters(), self.max_grad_norm or math.inf)
+
+        # the one look at the device in a step: before the optimiser may change a weight
+        told = torch.cat((losses, norm.float()[None], losses.new_tensor([signals.received or 0, 0])))
+        told[-1] = time.monotonic() - self._started
+        everyone = self.processes.gather_tensor(told)
+        *by_level, norm_now, _, seconds = (
+            sum(column) / self.processes.number for column in zip(*everyone, strict=True)
+        )
+        stop = round(max(one[-2] for one in everyone))
+        self._require_finite(by_level, norm_now)
+        self.optimizer.step()
+        swaps = 0
+        if (self.step + 1) % self.split_every == 0 and progress < self.split_until:
+            swaps = self._split_and_prune()
+        self.step, self.seconds, self.splits = self.step + 1, seconds, self.splits + swaps
+        self.images += self._images_a_batch * self.grad_accum_every
+        if self.ema is not None:
+            self.ema.update(self.ddn, self.step)
+        return Step(by_level, norm_now, swaps, time.monotonic() - began), stop
+
+    def _to_device(self, batch: Batch) -> Tensor:
+        images = in_unit_range(batch.images.to(self.processes.device, non_blocking=True))
+        return images.contiguous(memory_format=torch.channels_last) if self.channels_last else images
+
+    def _require_finite(self, losses: list[float], norm: float) -> None:
+        scaler = self.accelerator.scaler
+        if math.isfinite(sum(losses)) and scaler is not None and not math.isfinite(norm):
+            self._overflows += 1  # float16 finds its scale by overflowing: the scaler passes such a step over
+            norm = 0.0 if self._overflows < MAX_OVERFLOWS else norm
+        else:
+            self._overflows = 0
+        if not math.isfinite(sum(losses) + norm):
+            levels = [level for level, loss in enumerate(losses) if not math.isfinite(loss)]
+            where = f"the loss of level {levels[0]}" if levels else "the norm of the gradient"
+            raise DDNError(
+                f"expected a finite loss and gradient at step {self.step}, got {losses[levels[0]] if levels else norm} "
+                f"as {where}; lower the learning rate and resume from the last checkpoint"
+            )
+
+    def _split_and_prune(self) -> int:
+        self._share_counts()
+        swaps = self.ddn.split_and_prune_(self.optimizer.optimizer, None if self.ema is None else self.ema.model)
+        if self.processes.number > 1:
+            self._counted = self._counts()
+        return swaps
+
+    def _share_counts(self) -> None:
+        """Add up what every process has counted since the last time; all then hold the same, and split alike."""
+        if self.processes.number == 1:
+            return
+        self._counted += self.processes.sum(self._counts() - self._counted)
+        samplers = self.ddn.samplers
+        for sampler, own in zip(samplers, self._counted.split([one.codebook_size for one in samplers]), strict=True):
+            sampler.counts.copy_(own)
+
+    def _counts(self) -> Tensor:
+        return torch.cat([sampler.counts for sampler in self.ddn.samplers])
+
+    # between the steps
+
+    def _figures(self, steps: list[Step]) -> dict[str, Any]:
+        loader, images = self.loader, self._images_a_batch * self.grad_accum_every
+        return {
+            "epoch": None if loader.per_epoch is None else self.images / (loader.per_epoch * self._images_a_batch),
+            "seconds": self.seconds,
+            "loss": sum(step.loss for step in steps) / len(steps),
+            "loss_by_level": [
+                sum(losses) / len(steps) for losses in zip(*(step.losses for step in steps), strict=True)
+            ],
+            "gradient_norm": sum(step.norm for step in steps) / len(steps),
+            "learning_rate": self.rate(),
+            "images_per_second": images * len(steps) / sum(step.seconds for step in steps),
+            "usage_by_level": self._usage(),
+            "splits": self.splits,
+            "bad_images": len(loader.faults),
+        }
+
+    def _usage(self) -> list[float]:
+        sizes = [sampler.codebook_size for sampler in self.ddn.samplers]
+        return [usage(counts) for counts in self._counts().cpu().split(sizes)]
+
+    def _note(self, steps: list[Step]) -> str:
+        loss, used = sum(step.loss for step in steps) / len(steps), self._usage()
+        speed = self._images_a_batch * self.grad_accum_every * len(steps) / sum(step.seconds for step in steps)
+        return f"loss {loss:.4f}, {speed:.0f} images/s, nodes in use {sum(used) / len(used):.0%}"
+
+    def _evaluate(self, report: Report, signals: Signals) -> tuple[Evaluation | None, int]:
+        """The figures on held-out images, and the signal that any process has received meanwhile."""
+        figures = evaluate(
+            self.result,
+            self.test_dataset,
+            limit=self.evaluate_images,
+            rank=self.processes.rank,
+            ranks=self.processes.number,
+            total=self.processes.sum,
+            stopped=lambda: bool(signals.received),
+            max_bad_images=self.loader.max_bad_images,
+        )
+        stop = round(max(one[0] for one in self.processes.gather(signals.received or 0)))
+        if stop:
+            return None, stop
+        report.write(self.step, {"test": figures._asdict()})
+        return figures, 0
+
+    def _draw(self) -> None:
+        """Grids of samples and of reconstructions, by the same codes and of the same images each time."""
+        if self._shown is None:
+            shown = self.loader.dataset if self.test_dataset is None else self.test_dataset
+            self._shown = first_images(shown, self.ddn, self.num_samples, self.loader.max_bad_images)
+        images = self._shown.to(self.processes.device)
+
+        def draw() -> None:
+            folder = self.results_folder / "pictures"
+            folder.mkdir(parents=True, exist_ok=True)
+            samples = self.result.sample(self.num_samples, generator=torch.Generator().manual_seed(self.seed))
+            grid(samples).save(folder / f"samples-{self.step:08d}.png")
+            walk = self.result.encode_walk(images)
+            reconstructions(self.result, walk, images).save(folder / f"reconstructions-{self.step:08d}.png")
+
+        self.processes.on_main(draw)
+
+    def _interrupt(self, signum: int, report: Report) -> None:
+        path = self.save()
+        self.processes.on_main(lambda: self.result.save_pretrained(self.results_folder / MODEL))
+        name = signal.Signals(signum).name
+        report.say(f"stopped by {name} after {self.step} steps; saved {path}, from which the training can be resumed")
+        raise Interrupted(signum)
+
+    # checkpoints
+
+    def save(self) -> Path:
+        """Write a checkpoint of this step, which is a model folder too; gives its folder.
+
+        Raises:
+            OSError: it could not be written; those that were there still are.
+        """
+        if self._saved is not None and self._saved[0] == self.step:
+            return self._saved[1]
+        self._share_counts()
+        scaler = self.accelerator.scaler
+        state = {
+            "step": self.step,
+            "images": self.images,
+            "seconds": self.seconds,
+            "splits": self.splits,
+            "faults": list(self.loader.faults),
+            "scaler": None if scaler is None else scaler.state_dict(),
+            "exact": self._what_makes_it_exact(),
+        }
+
+        def fill(folder: Path) -> None:
+            self.result.save_pretrained(folder)
+            write_tensors(folder / TRAINING, self._training_state())
+
+        path = self.processes.on_main(lambda: self.checkpoints.save(self.step, state, fill))
+        path = self.checkpoints.folder / f"step-{self.step:08d}" if path is None else path
+        self._saved = (self.step, path)
+        return path
+
+    def load(self, checkpoint: str | Path | None = None) -> None:
+        """Continue from a checkpoint's folder; None for the newest whole one.
+
+        Raises:
+            ModelFileError: it is not whole, or of another network or optimiser.
+        """
+        found = self.checkpoints.newest_whole() if checkpoint is None else Path(checkpoint)
+        if found is None:
+            raise ModelFileError(f"expected a whole checkpoint in {self.checkpoints.folder}, found none; train anew")
+        whole_folder.check(found)
+        state, training, given = read_state(found), read_tensors(found / TRAINING), read_tensors(found / WEIGHTS)
+        own = {name.removeprefix("weights/"): value for name, value in training.items() if name.startswith("weights/")}
+        load_strictly(self.ddn, own or given, found / (TRAINING if own else WEIGHTS))
+        self._load_optimizer(training, found / TRAINING)
+        try:
+            self.step, self.images = int(state["step"]), int(state["images"])
+            self.seconds, self.splits = float(state["seconds"]), int(state["splits"])
+            self.loader.faults = dict.fromkeys(state["faults"])
+            if self.accelerator.scaler is not None and state["scaler"] is not None:
+                self.accelerator.scaler.load_state_dict(state["scaler"])
+            before = dict(state["exact"])
+        except (KeyError, TypeError, ValueError) as error:
+            raise ModelFileError(f"expected the state of a training in {found / STATE}, but {error!r}") from error
+        if self.ema is not None:
+            load_strictly(self.ema.model, given, found / WEIGHTS)
+            self.ema.continue_from(self.step)
+        self._counted = self._counts()
+        now = self._what_makes_it_exact()
+        if changed := [f"{name} {before.get(name)} -> {now[name]}" for name in now if before.get(name) != now[name]]:
+            warnings.warn(f"resumed, but not exactly as if never ended: {', '.join(changed)}", stacklevel=2)
+
+    def _what_makes_it_exact(self) -> dict[str, Any]:
+        return {
+            "seed": self.seed,
+            "batch_size": self.loader.batch_size,
+            "grad_accum_every": self.grad_accum_every,
+            "processes": self.processes.number,
+            "precision": self.accelerator.mixed_precision,
+            "moving average": self.ema is not None,
+        }
+
+    def _training_state(self) -> dict[str, Tensor]:
+        """The optimiser's state by parameter and, where the model file holds the moving average, the weights."""
+        state = self.optimizer.optimizer.state
+        tensors = {
+            f"optimizer/{name}/{field}": torch.as_tensor(value)
+            for name, parameter in self.ddn.named_parameters()
+            for field, value in state[parameter].items()
+        }
+        if self.ema is not None:
+            tensors |= {f"weights/{name}": value for name, value in self.ddn.state_dict().items()}
+        return tensors
+
+    def _load_optimizer(self, training: dict[str, Tensor], file: Path) -> None:
+        optimizer, states = self.optimizer.optimizer, {}
+        for index, (name, parameter) in enumerate(self.ddn.named_parameters()):
+            prefix = f"optimizer/{name}/"
+            fields = {
+                field.removeprefix(prefix): value for field, value in training.items() if field.startswith(prefix)
+            }
+            if any(value.ndim and value.shape != parameter.shape for value in fields.values()):
+                raise ModelFileError(f"expected moments of shape {tuple(parameter.shape)} for {name} in {file}")
+            # in the parameter's own memory format
+            states[index] = {
+                field: torch.empty_like(parameter).copy_(value) if value.ndim else value
+                for field, value in fields.items()
+            }
+        optimizer.load_state_dict({"state": states, "param_groups": optimizer.state_dict()["param_groups"]})
 
 
-def epochs(count: int, batch_size: int, seed: int) -> Iterator[Tensor]:
-    """Batches of indices below `count` for ever, each epoch in a fresh order; what is left of an epoch is dropped."""
-    generator = torch.Generator().manual_seed(seed)
-    while True:
-        yield from torch.randperm(count, generator=generator).split(batch_size)[: count // batch_size]
-
-
-@torch.no_grad()
-def evaluate(ddn: DDN, images: Images, batch_size: int = 100) -> Evaluation:
-    """Reconstruct every image once and measure."""
-    codes, error, by_level = [], 0.0, torch.zeros(ddn.num_levels)
-    for indices in torch.arange(len(images)).split(batch_size):
-        batch = batch_of(images, indices).to(ddn.start.device)
-        walk = ddn.encode_walk(batch)
-        codes.append(walk.codes.cpu())
-        error += float((walk.outputs[-1].float() - batch).square().mean()) * len(batch)
-        assert walk.losses is not None
-        by_level += walk.losses.float().cpu() * len(batch)
-    error /= len(images)
-    return Evaluation(
-        images=len(images),
-        error=error,
-        psnr=psnr(error),
-        bits_per_image=ddn.bits_per_image,
-        error_by_level=(by_level / len(images)).tolist(),
-        usage_by_level=usage_by_level(torch.cat(codes), ddn.codebook_sizes, ddn.codes_per_level),
-    )
+def _holds_files(folder: Path) -> bool:
+    require(not folder.exists() or folder.is_dir(), "a folder to write into", f"the file {folder}")
+    return folder.is_dir() and any(folder.iterdir())

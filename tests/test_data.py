@@ -1,104 +1,242 @@
-"""Images as a person would see them."""
+"""Every kind of data set comes as images of one form, with labels where there are any."""
 
+import gzip
+import struct
+from pathlib import Path
+
+import datasets
 import numpy as np
 import pytest
 import torch
 from PIL import Image
 
-from discrete_distribution_network.data import batch_of, find_images, folder_split, load_image, mnist_digits
+from discrete_distribution_network import data
+from discrete_distribution_network.data import (
+    FASHION_MNIST,
+    Decoded,
+    Item,
+    as_item,
+    folder_split,
+    held_out,
+    is_stream,
+    mnist_digits,
+    open_data,
+    read_idx,
+)
 from discrete_distribution_network.errors import DataError
 
-GREY = np.linspace(0, 255, 64, dtype=np.uint8).reshape(8, 8)
+SIZE = (16, 16)
 
 
-def test_modes_come_out_alike(tmp_path):
-    Image.fromarray(GREY).save(tmp_path / "l.png")
-    Image.fromarray(GREY.astype(np.uint16) * 257).save(tmp_path / "sixteen.png")
-    Image.fromarray(GREY).convert("P").save(tmp_path / "p.png")
-    Image.fromarray(GREY).convert("RGB").convert("CMYK").save(tmp_path / "cmyk.tif")
-    Image.fromarray(np.stack([GREY] * 3 + [np.full_like(GREY, 255)], -1)).save(tmp_path / "rgba.png")
-    Image.fromarray(np.stack([GREY, np.full_like(GREY, 255)], -1), "LA").save(tmp_path / "la.png")
-    Image.fromarray(GREY / np.float32(255)).save(tmp_path / "float.tif")
-    for path in find_images(tmp_path):
-        for channels in (1, 3):
-            image = load_image(path, (8, 8), channels)
-            assert image.shape == (channels, 8, 8), path
-            assert image.dtype == torch.uint8
-            assert (image.int() - torch.from_numpy(GREY).int()).abs().max() <= 1, path
+def one(value, size=SIZE, channels=3):
+    return as_item(value, size, channels, "image 7")
 
 
-def test_transparency_shows_the_background(tmp_path):
-    Image.new("RGBA", (4, 4), (10, 20, 30, 0)).save(tmp_path / "clear.png")
-    assert (load_image(tmp_path / "clear.png", (4, 4), 3) == 255).all()
-    assert (load_image(tmp_path / "clear.png", (4, 4), 3, background=7) == 7).all()
+def test_what_an_item_may_be():
+    pixels = torch.randint(0, 256, (3, 16, 16), dtype=torch.uint8)
+    picture = Image.fromarray(pixels.permute(1, 2, 0).numpy())
+    for value, label in (
+        (pixels, None),
+        (Item(pixels, 4), 4),
+        ((pixels, torch.tensor(4)), 4),
+        ([picture, 4], 4),
+        ({"image": picture, "label": 4}, 4),
+        ({"img": picture, "fine_label": 4, "other": "x"}, 4),
+        ({"photograph": picture}, None),
+    ):
+        item = one(value)
+        assert torch.equal(item.image, pixels)
+        assert item.label == label
+    assert one(pixels / 255).image.dtype == torch.float32
 
 
-def test_rotated_by_exif_comes_upright(tmp_path):
-    picture = np.zeros((8, 8), np.uint8)
-    picture[:, :4] = 255  # bright on the left
-    exif = Image.Exif()
-    exif[0x0112] = 6  # to be turned by 90 degrees clockwise
-    Image.fromarray(picture).save(tmp_path / "turned.jpg", exif=exif, quality=100)
-    upright = load_image(tmp_path / "turned.jpg", (8, 8), 1)[0].float()
-    assert upright[:3].mean() > 200
-    assert upright[5:].mean() < 50
+def test_what_is_no_item_is_named():
+    for value, said in (
+        ("text", "a str"),
+        (torch.zeros(3, 16, 17), "(3, 16, 17)"),
+        (torch.zeros(1, 16, 16), "(1, 16, 16)"),
+        (torch.zeros(3, 16, 16, dtype=torch.int64), "int64"),
+        ((torch.zeros(3, 16, 16), "cat"), "'cat'"),
+        ({"words": "x"}, "words"),
+    ):
+        with pytest.raises(DataError, match="image 7") as error:
+            one(value)
+        assert said in str(error.value)
 
 
-def test_first_frame_of_an_animation(tmp_path):
-    frames = [Image.new("L", (4, 4), value) for value in (200, 10)]
-    frames[0].save(tmp_path / "moving.gif", save_all=True, append_images=frames[1:])
-    assert (load_image(tmp_path / "moving.gif", (4, 4), 1) == 200).all()
+def test_a_folder_with_its_subfolders_as_labels(photograph_folder):
+    split = folder_split(photograph_folder, SIZE, 3)
+    assert (len(split.train), len(split.test)) == (22, 2)
+    labels = [split.train[index].label for index in range(22)]
+    assert labels == [0] * 11 + [1] * 11
+    Image.new("L", (20, 20)).save(photograph_folder / "beside.png")
+    assert folder_split(photograph_folder, SIZE, 3).train[0].label is None
 
 
-def test_cropped_not_squashed(tmp_path):
-    wide = np.zeros((10, 30), np.uint8)
-    wide[:, 10:20] = 255
-    Image.fromarray(wide).save(tmp_path / "wide.png")
-    assert (load_image(tmp_path / "wide.png", (10, 10), 1) == 255).all()
-
-
-def test_what_is_no_image_is_named(tmp_path):
-    (tmp_path / "text.png").write_text("not an image")
-    Image.fromarray(GREY).save(tmp_path / "whole.png")
-    (tmp_path / "half.png").write_bytes((tmp_path / "whole.png").read_bytes()[:60])
-    for name in ("text.png", "half.png"):
-        with pytest.raises(DataError, match=name):
-            load_image(tmp_path / name, (8, 8), 1)
-
-
-def test_a_decompression_bomb_is_refused(tmp_path, monkeypatch):
-    Image.fromarray(GREY).save(tmp_path / "large.png")
-    for limit in (50, 10):  # Pillow warns over the limit, and raises over twice the limit
-        monkeypatch.setattr(Image, "MAX_IMAGE_PIXELS", limit)
-        with pytest.raises(DataError, match=r"large\.png"):
-            load_image(tmp_path / "large.png", (8, 8), 1)
-
-
-def test_folders(tmp_path):
-    with pytest.raises(DataError, match="no folder"):
-        find_images(tmp_path / "missing")
-    (tmp_path / "notes.txt").write_text("")
-    with pytest.raises(DataError, match="none among its 1 files"):
-        find_images(tmp_path)
-    (tmp_path / "below").mkdir()
-    Image.fromarray(GREY).save(tmp_path / "below" / "UPPER.JPG")
-    assert [path.name for path in find_images(tmp_path)] == ["UPPER.JPG"]
+def test_a_folder_of_one_image(tmp_path):
+    Image.new("L", (4, 4)).save(tmp_path / "one.png")
     with pytest.raises(DataError, match="at least 2"):
-        folder_split(tmp_path, (8, 8), 1)
-    for index in range(19):
-        Image.fromarray(GREY).save(tmp_path / f"{index}.png")
-    split = folder_split(tmp_path, (8, 8), 3)
-    assert (len(split.train), len(split.test)) == (18, 2)
-    batch = batch_of(split.train, torch.tensor([0, 5]))
-    assert batch.shape == (2, 3, 8, 8)
-    assert batch.min() >= 0
-    assert batch.max() <= 1
+        folder_split(tmp_path, SIZE, 1)
+
+
+@pytest.mark.parametrize("count", [2, 3, 9, 10, 11, 100])
+def test_held_out_parts_are_apart_and_whole(count):
+    train, test = held_out(count, 0.1)
+    assert sorted(train + test) == list(range(count))
+    assert train
+    assert test
+
+
+def write_idx(path, array, kind=0x08):
+    content = struct.pack(">HBB", 0, kind, array.ndim) + struct.pack(f">{array.ndim}I", *array.shape)
+    content += array.astype(data.IDX_TYPES[kind]).tobytes()
+    path.write_bytes(gzip.compress(content) if path.suffix == ".gz" else content)
+
+
+@pytest.fixture
+def idx_folder(tmp_path):
+    generator = np.random.default_rng(0)
+    for part, count, ending in (("train", 30, ".gz"), ("t10k", 10, "")):
+        write_idx(tmp_path / f"{part}-images-idx3-ubyte{ending}", generator.integers(0, 256, (count, 28, 28)))
+        write_idx(tmp_path / f"{part}-labels-idx1-ubyte{ending}", generator.integers(0, 10, count))
+    return tmp_path
+
+
+def test_idx_files(idx_folder):
+    split = open_data(idx_folder, (32, 32), 1)
+    assert (len(split.train), len(split.test)) == (30, 10)
+    raw = read_idx(idx_folder / "train-images-idx3-ubyte.gz")
+    image, label = split.train[3]
+    assert torch.equal(image[0, 2:30, 2:30], torch.from_numpy(raw[3].astype(np.uint8)))
+    assert image[:, :2].sum() == 0
+    assert label == read_idx(idx_folder / "train-labels-idx1-ubyte.gz")[3]
+    assert open_data(idx_folder, (28, 28), 3).train[0].image.shape == (3, 28, 28)
+    assert open_data(idx_folder, (14, 14), 1).train[0].image.shape == (1, 14, 14)
+
+
+@pytest.mark.parametrize("kind", sorted(data.IDX_TYPES))
+def test_idx_of_every_type(tmp_path, kind):
+    array = np.arange(24).reshape(2, 3, 4)
+    write_idx(tmp_path / "file", array, kind)
+    assert np.array_equal(read_idx(tmp_path / "file"), array)
+
+
+def test_damaged_idx_files_are_named(idx_folder):
+    whole = gzip.decompress((idx_folder / "train-images-idx3-ubyte.gz").read_bytes())
+    for name, content in (
+        ("short", whole[:-1]),
+        ("long", whole + b"x"),
+        ("header", whole[:9]),
+        ("empty", b""),
+        ("other", b"PK" + whole),
+        ("torn.gz", gzip.compress(whole)[:-20]),
+        ("flipped.gz", b"x" + gzip.compress(whole)[1:]),
+    ):
+        (idx_folder / name).write_bytes(content)
+        with pytest.raises(DataError, match=name):
+            read_idx(idx_folder / name)
+    (idx_folder / "t10k-labels-idx1-ubyte").unlink()
+    with pytest.raises(DataError, match="t10k-labels"):
+        open_data(idx_folder, (32, 32), 1)
+
+
+@pytest.mark.skipif(not FASHION_MNIST.is_dir(), reason="needs Debian's package dataset-fashion-mnist")
+def test_fashion_mnist():
+    split = open_data("fashion-mnist", (32, 32), 1)
+    assert (len(split.train), len(split.test)) == (60_000, 10_000)
+    assert torch.bincount(split.test.labels).tolist() == [1000] * 10
+
+
+def test_fashion_mnist_says_where_it_comes_from(monkeypatch):
+    monkeypatch.setattr(data, "FASHION_MNIST", Path("/nowhere"))
+    with pytest.raises(DataError, match="apt-get install dataset-fashion-mnist"):
+        open_data("fashion-mnist", SIZE, 1)
 
 
 def test_mnist_digits():
     split = mnist_digits()
     assert (len(split.train), len(split.test)) == (4000, 1000)
-    batch = batch_of(split.test, range(10))
-    assert batch.shape == (10, 1, 32, 32)
-    assert batch.max() == 1
-    assert (batch[:, :, :2] == 0).all()
+    assert split.test[0].image.shape == (1, 32, 32)
+    assert split.train.images[:, :, :2].sum() == 0
+    assert torch.bincount(split.train.labels).min() > 350
+
+
+def test_torchvision(torchvision, tmp_path):
+    split = open_data("torchvision:FakeData", (224, 224), 3)
+    image, label = as_item(split.train[0], (224, 224), 3, "")
+    assert image.shape == (3, 224, 224)
+    assert 0 <= label < 10
+    with pytest.raises(DataError, match="CIFAR10"):
+        open_data("torchvision:Nothing", SIZE, 3)
+    with pytest.raises(DataError, match=f"CIFAR10 in {tmp_path}"):
+        open_data("torchvision:CIFAR10", SIZE, 3, root=tmp_path)  # no network, and nothing there
+
+
+def rows(photographs, count=30):
+    columns = {"image": photographs[:count], "label": [index % 3 for index in range(count)]}
+    names = datasets.ClassLabel(names=["a", "b", "c"])
+    return datasets.Dataset.from_dict(columns, datasets.Features(image=datasets.Image(), label=names))
+
+
+def test_hugging_face_folders(photographs, tmp_path):
+    stored = rows(photographs)
+    stored.save_to_disk(tmp_path / "saved")
+    (tmp_path / "parquet").mkdir()
+    stored.to_parquet(tmp_path / "parquet" / "train.parquet")
+    datasets.DatasetDict(train=stored, test=stored.select(range(5))).save_to_disk(tmp_path / "parts")
+    expected = as_item(stored[1], SIZE, 3, "")
+    for name, train, test in (("saved", 27, 3), ("parquet", 27, 3), ("parts", 30, 5)):
+        split = open_data(tmp_path / name, SIZE, 3)
+        assert (len(split.train), len(split.test)) == (train, test), name
+        item = split.train[1]
+        assert torch.equal(item.image, expected.image), name
+        assert item.label == expected.label == 1
+
+
+def test_hugging_face_streams(photographs, tmp_path):
+    stored = rows(photographs)
+    datasets.DatasetDict(train=stored, test=stored.select(range(5))).save_to_disk(tmp_path / "parts")
+    split = open_data(tmp_path / "parts", SIZE, 3, streaming=True)
+    assert is_stream(split.train)
+    assert len([as_item(row, SIZE, 3, "") for row in split.train]) == 30
+    assert len(list(split.test)) == 5
+    stored.save_to_disk(tmp_path / "whole")
+    split = open_data(tmp_path / "whole", SIZE, 3, streaming=True)
+    assert len(list(split.test)) == 30  # the first 1,000 are for testing
+
+
+def test_a_row_that_cannot_be_decoded_is_named(photographs):
+    stored = rows(photographs, 4)
+    broken = stored.cast_column("image", datasets.Image(decode=False)).map(
+        lambda row, index: {"image": {"bytes": row["image"]["bytes"][: 200 if index == 2 else None], "path": None}},
+        with_indices=True,
+    )
+    images = data.HuggingFaceImages(broken.cast_column("image", datasets.Image()), SIZE, 3, "flowers")
+    assert images[1].label == 1
+    with pytest.raises(DataError, match="row 2 of flowers"):
+        images[2]
+
+
+def test_what_is_not_there_is_one_sentence(monkeypatch):
+    monkeypatch.setattr(datasets.config, "HF_HUB_OFFLINE", True)
+    monkeypatch.setattr("huggingface_hub.constants.HF_HUB_OFFLINE", True)
+    with pytest.raises(DataError, match="nobody/nothing") as error:
+        open_data("nobody/nothing", SIZE, 3)
+    assert "\n" not in str(error.value)
+    for name in ("nowhere", "./no/where"):
+        with pytest.raises(DataError, match="check the path"):
+            open_data(name, SIZE, 3)
+
+
+def test_decoded_images_are_kept_while_there_is_room(monkeypatch):
+    monkeypatch.setattr(data, "CACHE_BYTES", 3 * 16)
+    decoded = []
+
+    def decode(index):
+        decoded.append(index)
+        return Item(torch.full((1, 4, 4), index, dtype=torch.uint8))
+
+    images = Decoded(5, decode)
+    for _ in range(2):
+        assert [int(images[index].image[0, 0, 0]) for index in range(5)] == list(range(5))
+    assert decoded == [0, 1, 2, 3, 4, 3, 4]

@@ -1,0 +1,106 @@
+"""The checkpoints of a training: which there are, which is the newest whole one, and how many are kept."""
+
+from __future__ import annotations
+
+import json
+import re
+import shutil
+import time
+import warnings
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+from discrete_distribution_network import whole_folder
+from discrete_distribution_network.errors import ModelFileError, require
+
+STATE = "training.json"
+"""The file of a checkpoint that says how far the training was."""
+
+_NAME = re.compile(r"step-\d{8,}(\.\d+)?")
+
+
+class Checkpoints:
+    """Folders `step-00001000` inside `folder`, each written whole (see `whole_folder.py`).
+
+    Args:
+        folder: made when the first is saved.
+        keep: the newest so many are kept, older ones deleted once a new one is whole; None keeps all.
+    """
+
+    def __init__(self, folder: str | Path, keep: int | None = 3):
+        require(keep is None or keep >= 1, "at least 1 checkpoint to keep, or None for all", keep)
+        self.folder, self.keep = Path(folder), keep
+
+    def save(self, step: int, state: dict[str, Any], fill: Callable[[Path], None]) -> Path:
+        """Write a checkpoint and give its folder: `fill` writes its files, `state` goes into training.json.
+
+        Raises:
+            OSError: it could not be written; those that were there still are.
+        """
+        there = self._by_age()
+        target, again = self.folder / f"step-{step:08d}", 2
+        while target.exists():
+            target, again = self.folder / f"step-{step:08d}.{again}", again + 1
+        # the order of saving, also where the clock was set back
+        saved_at = max([time.time_ns(), *(age + 1 for age, _ in there)])
+
+        def fill_all(staging: Path) -> None:
+            fill(staging)
+            (staging / STATE).write_text(json.dumps({"saved_at": saved_at, **state}, indent=2), encoding="utf-8")
+
+        for left in self._unfinished():
+            shutil.rmtree(left, ignore_errors=True)
+        whole_folder.write(target, fill_all)
+        if self.keep is not None:
+            for _, old in there[: max(0, len(there) + 1 - self.keep)]:
+                # renamed first: a kill while it is deleted leaves nothing that looks like a checkpoint
+                doomed = old.rename(self.folder / f"{whole_folder.STAGING}deleted-{old.name}")
+                shutil.rmtree(doomed, ignore_errors=True)
+        return target
+
+    def newest_whole(self) -> Path | None:
+        """The newest checkpoint that is as it was written; what is not is passed over with a warning."""
+        for left in self._unfinished():
+            warnings.warn(f"{left} is a checkpoint that was not finished; it is ignored", stacklevel=2)
+        folders = [path for path in self.folder.glob("step-*") if _NAME.fullmatch(path.name)]
+        ages = {path: age for age, path in self._by_age()}
+        for path in sorted(folders, key=lambda path: (ages.get(path, 0), path.name), reverse=True):
+            try:
+                whole_folder.check(path)
+            except ModelFileError as error:
+                warnings.warn(f"{path} is not whole and is passed over: {error}", stacklevel=2)
+                continue
+            return path
+        return None
+
+    def _unfinished(self) -> list[Path]:
+        return sorted(self.folder.glob(f"{whole_folder.STAGING}*"))
+
+    def _by_age(self) -> list[tuple[int, Path]]:
+        """Checkpoints that say when they were saved, the oldest first."""
+        found = []
+        for path in self.folder.glob("step-*"):
+            try:
+                if _NAME.fullmatch(path.name):
+                    found.append((int(read_state(path)["saved_at"]), path))
+            except (ModelFileError, KeyError, TypeError, ValueError):
+                continue
+        return sorted(found)
+
+
+def read_state(checkpoint: Path) -> dict[str, Any]:
+    """What training.json of a checkpoint says.
+
+    Raises:
+        ModelFileError: it is not there, or not what was written.
+    """
+    try:
+        state = json.loads((checkpoint / STATE).read_text(encoding="utf-8"))
+    except (OSError, UnicodeDecodeError, ValueError) as error:
+        raise ModelFileError(
+            f"expected a checkpoint in {checkpoint}, but {error}; give one that training wrote"
+        ) from error
+    if not isinstance(state, dict):
+        raise ModelFileError(f"expected an object in {checkpoint / STATE}, got {type(state).__name__}")
+    return state

@@ -1,0 +1,99 @@
+"""A small classifier, trained from the labels of a data set: features for Fréchet distances, and a judge of samples."""
+
+from __future__ import annotations
+
+from itertools import pairwise
+from typing import Any
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from discrete_distribution_network.errors import DataError, require
+from discrete_distribution_network.loader import Batch, Loader, Sized, in_order, in_unit_range
+
+
+class Classifier(nn.Module):
+    """Three convolutions, each followed by a pooling, and two linear layers: (B, C, H, W) in [0, 1] -> (B, classes).
+
+    Args:
+        channels: C.
+        num_classes: how many classes.
+        width: channels of the first convolution; they double.
+        dim: number of features.
+    """
+
+    def __init__(self, channels: int, num_classes: int, width: int = 32, dim: int = 128):
+        super().__init__()
+        require(num_classes >= 2, "at least 2 classes", num_classes)
+        widths = [channels, width, 2 * width, 4 * width]
+        layers: list[nn.Module] = []
+        for before, after in pairwise(widths):
+            convolution = nn.Conv2d(before, after, 3, padding=1)
+            layers += [convolution, nn.BatchNorm2d(after), nn.ReLU(), nn.MaxPool2d(2, ceil_mode=True)]
+        self.body = nn.Sequential(*layers, nn.AdaptiveAvgPool2d(4), nn.Flatten(), nn.Linear(widths[-1] * 16, dim))
+        self.head = nn.Linear(dim, num_classes)
+
+    def features(self, images: Tensor) -> Tensor:
+        """(B, C, H, W) in [0, 1] -> (B, dim)."""
+        return F.relu(self.body(images))
+
+    def forward(self, images: Tensor) -> Tensor:
+        return self.head(self.features(images))
+
+
+def train_classifier(
+    dataset: Any,
+    shape: Sized,
+    num_classes: int | None = None,
+    *,
+    epochs: int = 3,
+    batch_size: int = 128,
+    learning_rate: float = 3e-3,
+    seed: int = 0,
+    device: str | torch.device = "cpu",
+) -> Classifier:
+    """A classifier of a data set with labels; the same one for the same seed, machine and number of threads.
+
+    Args:
+        dataset: with a length and labels from 0 on; see `data.py`.
+        shape: what gives `image_size` and `channels`, such as a DDN.
+        num_classes: one more than the largest label if None, which takes a look at every item.
+
+    Raises:
+        DataError: the data set has no labels.
+    """
+    if num_classes is None:
+        num_classes = 1 + max(int(labels_of(batch).max()) for batch in in_order(dataset, shape, 1000))
+    loader = Loader(dataset, shape, min(batch_size, len(dataset)), seed=seed)
+    assert loader.per_epoch is not None
+    steps = epochs * loader.per_epoch
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(seed)
+        classifier = Classifier(shape.channels, num_classes).to(device).train()
+    optimizer = torch.optim.AdamW(classifier.parameters(), lr=learning_rate)
+    schedule = torch.optim.lr_scheduler.OneCycleLR(optimizer, learning_rate, total_steps=max(2, steps))
+    for _, batch in zip(range(steps), loader.batches(), strict=False):
+        loss = F.cross_entropy(classifier(in_unit_range(batch.images.to(device))), labels_of(batch).to(device))
+        optimizer.zero_grad()
+        loss.backward()
+        optimizer.step()
+        schedule.step()
+    return classifier.eval().requires_grad_(False)
+
+
+@torch.no_grad()
+def accuracy(classifier: Classifier, dataset: Any, shape: Sized) -> float:
+    """The share of a data set's images whose label it says."""
+    right = count = 0
+    device = next(classifier.parameters()).device
+    for batch in in_order(dataset, shape, 500):
+        right += int((classifier(batch.images.to(device)).argmax(1).cpu() == labels_of(batch)).sum())
+        count += len(batch.images)
+    return right / max(1, count)
+
+
+def labels_of(batch: Batch) -> Tensor:
+    if batch.labels is None:
+        raise DataError("expected a label with every image, got images without; a classifier needs labels")
+    return batch.labels

@@ -1,0 +1,138 @@
+"""The options of a training run: one typed, flat record, which the command line fills and the run keeps.
+
+Nothing heavy is imported here, so that `ddn --help` is quick.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import json
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Literal, get_type_hints
+
+import tyro
+
+from discrete_distribution_network.errors import InvalidInput
+
+CONFIG = "config.json"
+
+
+@dataclass
+class TrainConfig:
+    """Options of `ddn train`; `ddn quickstart` has others by default."""
+
+    dataset: tyro.conf.Positional[str] = ""
+    """A folder of images (searched with the folders below), a folder of IDX files, fashion-mnist, mnist-digits,
+    torchvision:CIFAR10 and the like, a folder that Hugging Face's datasets wrote, or a name on its hub."""
+    config: Path | None = None
+    """Begin with the options in this file, the config.json of a run."""
+    out: Path | None = None
+    """Folder for the model, pictures and checkpoints, never emptied; a new one under ./runs if not given."""
+    resume: bool = False
+    """Continue from the newest whole checkpoint in OUT."""
+    overwrite: bool = False
+    """Write into OUT although it holds files; files of the same names are replaced, others stay."""
+
+    size: tuple[int, int] = (64, 64)
+    """Height and width; images are resized to cover it and cropped at the centre."""
+    channels: int = 3
+    """3 for colour, 1 for grey."""
+    test_share: float = 0.1
+    """Share of the images kept for testing, where the data set has no test part."""
+    streaming: bool = False
+    """Read a Hugging Face data set as it comes, without storing it."""
+    augment: tuple[str, ...] = ()
+    """Transforms of torchvision.transforms.v2 with no arguments, such as RandomHorizontalFlip."""
+    max_bad_images: int = 0
+    """How many images that cannot be decoded are replaced by others before it is an error."""
+    workers: int | None = None
+    """Processes that load images; by default none on a CPU and two on a GPU."""
+
+    dim: int = 16
+    """Channels at full resolution; they double with every halving of the image."""
+    dim_max: int = 128
+    """Most channels at any resolution."""
+    codebook_size: int = 64
+    """K, the candidates of each level."""
+    levels: tuple[int, ...] | None = None
+    """Levels at each resolution, smallest first; by default chosen by the number of resolutions."""
+    res_blocks: int = 1
+    """Residual blocks of a resolution, divided among its levels; each level has at least one."""
+    chain_dropout: float = 0.05
+    """Chance that a choice is replaced by a random one in training."""
+
+    minutes: float = 30.0
+    """Training time; not looked at where STEPS is given."""
+    steps: int | None = None
+    """Steps of the optimiser, in place of a time."""
+    batch_size: int = 32
+    """Images a step, in each process."""
+    grad_accum: int = 1
+    """Batches whose gradients are summed for one step."""
+    learning_rate: float = 2e-3
+    """Highest learning rate."""
+    weight_decay: float = 0.0
+    """Of AdamW."""
+    warmup_steps: int = 50
+    """Steps over which the learning rate rises."""
+    hold: float = 0.3
+    """Share of the training after which the learning rate falls to nothing, along half a cosine."""
+    max_grad_norm: float = 1.0
+    """Gradients are clipped to this norm."""
+    split_every: int = 1
+    """Steps between two calls of split-and-prune."""
+    split_until: float = 0.85
+    """Share of the training after which nodes stay where they are."""
+    ema: bool = True
+    """Keep a moving average of the weights; it is what is used."""
+    precision: Literal["auto", "no", "bf16", "fp16"] = "auto"
+    """no is float32; auto is bf16 where the processor has matrix units for it."""
+    compile: bool = False
+    """Compile the network with torch.compile: minutes at the start, faster steps."""
+    device: str = "auto"
+    """Where to train: auto, cpu, cuda, mps."""
+    seed: int = 0
+    """Of the weights, of the order of the images and of all that is random in training."""
+
+    checkpoint_every: int = 500
+    """Steps between two checkpoints."""
+    max_checkpoints: int = 2
+    """How many checkpoints are kept."""
+    evaluate_every: int = 500
+    """Steps between two evaluations of up to 1,000 test images."""
+    pictures_every: int = 500
+    """Steps between two grids of samples and reconstructions."""
+    trackers: tuple[str, ...] = ()
+    """Trackers of accelerate: tensorboard, wandb, trackio."""
+
+    def save(self, path: Path) -> None:
+        """Write what repeats the run elsewhere: all options but the places."""
+        options = {name: value for name, value in dataclasses.asdict(self).items() if name not in PLACES}
+        path.write_text(json.dumps(options, indent=2) + "\n", encoding="utf-8")
+
+
+PLACES = ("config", "out", "resume", "overwrite")
+
+
+def load_config(path: Path) -> dict[str, Any]:
+    """The options that a run has kept, as arguments of `TrainConfig`.
+
+    Raises:
+        InvalidInput: the file is not there or holds something else.
+    """
+    fields = {field.name for field in dataclasses.fields(TrainConfig)} - set(PLACES)
+    try:
+        options = dict(json.loads(path.read_text(encoding="utf-8")))
+    except (OSError, UnicodeDecodeError, ValueError, TypeError) as error:
+        raise InvalidInput(f"expected the config.json of a run at {path}, but {error}; give its path") from error
+    if unknown := sorted(options.keys() - fields):
+        raise InvalidInput(
+            f"expected options of `ddn train` in {path}, got {', '.join(unknown)}; give the config.json of a run "
+            "that this version wrote"
+        )
+    hints = get_type_hints(TrainConfig)
+    return {
+        name: tuple(value) if isinstance(value, list) and "tuple" in str(hints[name]) else value
+        for name, value in options.items()
+    }

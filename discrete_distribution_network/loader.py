@@ -1,0 +1,345 @@
+"""From a data set to batches: order, augmentation, shares of the processes, images that cannot be decoded.
+
+What a batch holds depends on the seed, on its place in the training and on nothing else: not on what came before, nor
+on how many workers load. So a training that is resumed asks for the batches from there on.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from functools import partial
+from itertools import chain, count, islice
+from typing import Any, NamedTuple, Protocol
+
+import torch
+from torch import Tensor
+from torch.utils.data import DataLoader, Dataset, IterableDataset
+
+from discrete_distribution_network.data import Item, as_item, is_stream
+from discrete_distribution_network.errors import DataError, require
+
+Augment = Callable[[Tensor], Tensor]
+
+MASK = (1 << 63) - 1
+
+
+class Sized(Protocol):
+    """What the images of a batch must measure; a `DDN` is one."""
+
+    image_size: tuple[int, int]
+    channels: int
+
+
+class Batch(NamedTuple):
+    """Images (B, C, H, W), float32 in [0, 1], their labels (B,) if there are any, and what could not be decoded."""
+
+    images: Tensor
+    labels: Tensor | None
+    faults: tuple[str, ...] = ()
+
+
+def key(*numbers: int) -> int:
+    """A seed made of several numbers, each of which changes it thoroughly (splitmix64)."""
+    state = 0
+    for number in numbers:
+        state = (state ^ number) + 0x9E3779B97F4A7C15 & (1 << 64) - 1
+        state = (state ^ state >> 30) * 0xBF58476D1CE4E5B9 & (1 << 64) - 1
+        state = (state ^ state >> 27) * 0x94D049BB133111EB & (1 << 64) - 1
+        state ^= state >> 31
+    return state & MASK
+
+
+class Order:
+    """Which images make up the batches of one process, for ever: lists of (epoch, index).
+
+    Each epoch is a fresh permutation by (seed, epoch). Every batch of all processes together is the next
+    `batch_size * ranks` images of it, of which each process takes its part; what is left of an epoch is dropped.
+
+    Args:
+        start: the batch to begin with; 0 is the first of the training.
+    """
+
+    def __init__(self, images: int, batch_size: int, seed: int, rank: int = 0, ranks: int = 1, start: int = 0):
+        self.images, self.batch_size, self.seed = images, batch_size, seed
+        self.rank, self.ranks, self.start = rank, ranks, start
+        self.per_epoch = images // (batch_size * ranks)
+        if self.per_epoch == 0:
+            raise DataError(
+                f"expected at least one batch of {batch_size * ranks} images, got {images}; add images or lower the "
+                "batch size"
+            )
+
+    def __iter__(self) -> Iterator[list[tuple[int, int]]]:
+        first, offset = divmod(self.start, self.per_epoch)
+        for epoch in count(first):
+            generator = torch.Generator().manual_seed(key(self.seed, epoch))
+            batches = torch.randperm(self.images, generator=generator).split(self.batch_size)
+            for batch in range(offset, self.per_epoch):
+                yield [(epoch, index) for index in batches[batch * self.ranks + self.rank].tolist()]
+            offset = 0
+
+
+class _Prepared(NamedTuple):
+    item: Item | None
+    faults: tuple[str, ...]
+
+
+class _Keyed(Dataset[_Prepared]):
+    """Items by (epoch, index): checked, augmented, and replaced by the next one where `skip` allows it."""
+
+    def __init__(self, dataset: Any, shape: Sized, augment: Augment | None, seed: int, skip: bool):
+        self.dataset, self.augment, self.seed, self.skip = dataset, augment, seed, skip
+        self.size, self.channels = shape.image_size, shape.channels
+
+    def __getitem__(self, place: tuple[int, int]) -> _Prepared:
+        epoch, index = place
+        faults: list[str] = []
+        for tried in range(len(self.dataset) if self.skip else 1):
+            there = (index + tried) % len(self.dataset)
+            with _seeded(key(self.seed, epoch, index)):
+                result = prepare(
+                    partial(self.dataset.__getitem__, there), self.size, self.channels, f"image {there}", self.augment
+                )
+            if isinstance(result, Item):
+                return _Prepared(result, tuple(faults))
+            faults.append(result)
+        return _Prepared(None, tuple(faults))
+
+
+class _Stream(IterableDataset[_Prepared]):
+    """The items of an iterable, for ever, from item `start` of this process on."""
+
+    def __init__(
+        self,
+        stream: Iterable[Any],
+        shape: Sized,
+        augment: Augment | None,
+        seed: int,
+        skip: bool,
+        rank: int,
+        ranks: int,
+        start: int,
+    ):
+        self.stream, self.sharded = _share_of(stream, seed, rank, ranks)
+        self.augment, self.seed, self.skip = augment, seed, skip
+        self.size, self.channels = shape.image_size, shape.channels
+        self.rank, self.ranks, self.start = rank, ranks, start
+
+    def _endless(self) -> Iterator[tuple[int, int, Any]]:
+        """(round, place in the stream, item); a stream that raises for one item goes on with the next if it can."""
+        for epoch in count():
+            if hasattr(self.stream, "set_epoch"):
+                self.stream.set_epoch(epoch)
+            place = -1
+            for place, item in enumerate(self.stream):
+                if self.sharded or place % self.ranks == self.rank:
+                    yield epoch, place, item
+            if place < 0:
+                raise DataError(
+                    "expected images in the data set, got an iterable without any"
+                    + (" the second time; give one that can be iterated again" if epoch else "")
+                )
+
+    def __iter__(self) -> Iterator[_Prepared]:
+        faults: list[str] = []
+        for epoch, place, value in islice(self._endless(), self.start, None):
+            with _seeded(key(self.seed, epoch, place)):
+                name = f"item {place} of the stream"
+                result = prepare(partial(_itself, value), self.size, self.channels, name, self.augment)
+            if isinstance(result, Item):
+                yield _Prepared(result, tuple(faults))
+                faults = []
+            elif self.skip:
+                faults.append(result)
+            else:
+                yield _Prepared(None, (result,))
+
+
+def _share_of(stream: Any, seed: int, rank: int, ranks: int) -> tuple[Any, bool]:
+    """A process's part of a stream, and whether it is one; a stream of Hugging Face knows how to shuffle and share."""
+    if not (hasattr(stream, "shuffle") and hasattr(stream, "set_epoch")):
+        return stream, False
+    stream = stream.shuffle(seed=key(seed) % (1 << 32), buffer_size=1000)
+    if ranks == 1:
+        return stream, True
+    from datasets.distributed import split_dataset_by_node
+
+    return split_dataset_by_node(stream, rank=rank, world_size=ranks), True
+
+
+def prepare(
+    fetch: Callable[[], Any], size: tuple[int, int], channels: int, name: str, augment: Augment | None
+) -> Item | str:
+    """The item that is fetched, checked and augmented; or, where it cannot be, the sentence that says why."""
+    try:
+        item = as_item(fetch(), size, channels, name)
+    except DataError as error:
+        return str(error)
+    except (OSError, SyntaxError) as error:  # what Pillow raises inside a data set of the user's
+        return f"expected an image, got {name}, which cannot be decoded ({error}); remove it"
+    if augment is None:
+        return item
+    image = augment(item.image)
+    if image.shape != item.image.shape:
+        raise DataError(
+            f"expected augmentation to keep the shape {tuple(item.image.shape)}, got {tuple(image.shape)} for {name}; "
+            "crop last"
+        )
+    return Item(image, item.label)
+
+
+def _itself(value: Any) -> Any:
+    return value
+
+
+class _seeded:
+    """PyTorch's own generator seeded for a while, and put back."""
+
+    def __init__(self, seed: int):
+        self.seed = seed
+
+    def __enter__(self) -> None:
+        self.before = torch.get_rng_state()
+        torch.default_generator.manual_seed(self.seed)
+
+    def __exit__(self, *_: object) -> None:
+        torch.set_rng_state(self.before)
+
+
+def collate(prepared: Sequence[_Prepared]) -> Batch:
+    """One batch; without images if one of its items could not be had."""
+    faults = tuple(chain.from_iterable(one.faults for one in prepared))
+    items = [one.item for one in prepared if one.item is not None]
+    if len(items) < len(prepared):
+        return Batch(torch.empty(0), None, faults)
+    images = [item.image for item in items]
+    if any(image.dtype != images[0].dtype for image in images):
+        images = [in_unit_range(image) for image in images]
+    labels = [item.label for item in items if item.label is not None]
+    return Batch(torch.stack(images), torch.tensor(labels) if len(labels) == len(items) else None, faults)
+
+
+def in_unit_range(images: Tensor) -> Tensor:
+    """uint8 pixels as float32 in [0, 1]; floating-point ones as float32."""
+    return images.float().div_(255) if images.dtype == torch.uint8 else images.float()
+
+
+class Loader:
+    """Batches for training, from any place of it.
+
+    Args:
+        dataset: see `data.py`; one without a length or without items by index is a stream: it is read in its own
+            order, again and again, and resuming reads it up to the place.
+        shape: what gives `image_size` and `channels`, such as the DDN.
+        batch_size: images a batch of this process.
+        augment: of one image (C, H, W) as the data set gives it, such as a transform of torchvision.transforms.v2.
+            Its random numbers come from PyTorch's own generator, seeded by (seed, epoch, image).
+        seed, rank, ranks: of the order; the number of this process, and of all.
+        workers: processes that load; 0 for none but this.
+        max_bad_images: how many images that cannot be decoded are replaced by others before it is an error.
+
+    Attributes:
+        faults: the sentences about images that could not be decoded, each once.
+    """
+
+    def __init__(
+        self,
+        dataset: Any,
+        shape: Sized,
+        batch_size: int,
+        *,
+        augment: Augment | None = None,
+        seed: int = 0,
+        rank: int = 0,
+        ranks: int = 1,
+        workers: int = 0,
+        max_bad_images: int = 0,
+    ):
+        require(batch_size >= 1, "batch_size of at least 1", batch_size)
+        self.dataset = dataset
+        self.shape, self.batch_size, self.augment = shape, batch_size, augment
+        self.seed, self.rank, self.ranks, self.workers = seed, rank, ranks, workers
+        self.max_bad_images = max_bad_images
+        self.faults: dict[str, None] = {}
+        self.streamed = is_stream(dataset)
+        self.per_epoch = None if self.streamed else self._order(0).per_epoch
+        require(not self.streamed or workers <= 1, "at most one worker for a stream", workers)
+
+    def _order(self, start: int) -> Order:
+        return Order(len(self.dataset), self.batch_size, self.seed, self.rank, self.ranks, start)
+
+    def batches(self, start: int = 0) -> Iterator[Batch]:
+        """Batches for ever, from number `start` of the training on; images as the data set gives them, often uint8.
+
+        Raises:
+            DataError: an image cannot be decoded, once `max_bad_images` others could not be either.
+        """
+        options: dict[str, Any] = {
+            "collate_fn": collate,
+            "num_workers": self.workers,
+            "pin_memory": torch.cuda.is_available(),
+            "generator": torch.Generator(),  # else it would take a number from PyTorch's own
+        }
+        skip = self.max_bad_images > 0
+        if self.streamed:
+            place = start * self.batch_size
+            stream = _Stream(self.dataset, self.shape, self.augment, self.seed, skip, self.rank, self.ranks, place)
+            loader = DataLoader(stream, batch_size=self.batch_size, **options)
+        else:
+            keyed = _Keyed(self.dataset, self.shape, self.augment, self.seed, skip)
+            loader = DataLoader(keyed, batch_sampler=self._order(start), **options)
+        for batch in loader:
+            self.faults |= dict.fromkeys(batch.faults)
+            if len(self.faults) > self.max_bad_images:
+                last = next(reversed(self.faults))
+                raise DataError(last if not skip else f"more than {self.max_bad_images} images are bad: {last}")
+            yield batch
+
+
+def in_order(
+    dataset: Any,
+    shape: Sized,
+    batch_size: int,
+    *,
+    rank: int = 0,
+    ranks: int = 1,
+    limit: int | None = None,
+    max_bad_images: int = 0,
+) -> Iterator[Batch]:
+    """A data set's images from the first on, each once, as float32 in [0, 1]; of several processes, this one's share.
+
+    Raises:
+        DataError: one cannot be decoded, once `max_bad_images` others were left out.
+    """
+    places: Iterable[tuple[int, Callable[[], Any]]]
+    if is_stream(dataset):
+        places = ((place, partial(_itself, value)) for place, value in enumerate(dataset))
+    else:
+        places = ((place, partial(dataset.__getitem__, place)) for place in range(len(dataset)))
+    faults: list[str] = []
+    items: list[_Prepared] = []
+    for place, fetch in islice(places, rank, limit, ranks):
+        result = prepare(fetch, shape.image_size, shape.channels, f"image {place}", None)
+        if isinstance(result, Item):
+            items.append(_Prepared(result, ()))
+        else:
+            faults.append(result)
+            if len(faults) > max_bad_images:
+                raise DataError(result)
+        if len(items) == batch_size:
+            yield _in_unit_range(collate(items))
+            items = []
+    if items:
+        yield _in_unit_range(collate(items))
+
+
+def _in_unit_range(batch: Batch) -> Batch:
+    return batch._replace(images=in_unit_range(batch.images))
+
+
+def first_images(dataset: Any, shape: Sized, number: int, max_bad_images: int = 0) -> Tensor:
+    """The first images of a data set, as many as there are up to `number`: float32 in [0, 1], (B, C, H, W)."""
+    batch = next(in_order(dataset, shape, number, max_bad_images=max_bad_images), None)
+    if batch is None:
+        raise DataError("expected images in the data set, got none; add some")
+    return batch.images

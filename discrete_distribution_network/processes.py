@@ -1,0 +1,98 @@
+"""What the processes of a training tell each other. With one process, nothing is sent."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from datetime import timedelta
+from pathlib import Path
+from typing import Any, Literal
+
+import torch
+from accelerate import Accelerator
+from accelerate.state import AcceleratorState
+from accelerate.utils import DistributedDataParallelKwargs, InitProcessGroupKwargs
+from torch import Tensor
+
+from discrete_distribution_network.errors import DDNError, require
+
+Precision = Literal["auto", "no", "bf16", "fp16"]
+
+
+def accelerator_for(
+    precision: Precision, timeout: float, trackers: list[Any], folder: Path, kwargs: dict[str, Any]
+) -> Accelerator:
+    """An `Accelerator` with these settings, over which `kwargs` go; a process gives up the others after `timeout` s."""
+    handlers = [
+        # counts are no weights: each process keeps its own until they are summed
+        DistributedDataParallelKwargs(broadcast_buffers=False),
+        InitProcessGroupKwargs(timeout=timedelta(seconds=timeout)),
+        *kwargs.get("kwargs_handlers", ()),
+    ]
+    if precision == "auto":
+        precision = fast_precision(cpu=kwargs.get("cpu", False))
+    settings = {"mixed_precision": precision, "log_with": trackers or None, "project_dir": folder}
+    # accelerate's process-wide state remembers the first precision, and would refuse another
+    AcceleratorState._reset_state()
+    return Accelerator(**{**settings, **kwargs, "kwargs_handlers": handlers})
+
+
+def fast_precision(cpu: bool = False) -> Precision:
+    """bf16 where the processor has matrix units for it, else "no"."""
+    if torch.cuda.is_available() and not cpu:
+        return "bf16" if torch.cuda.is_bf16_supported(including_emulation=False) else "no"
+    if torch.backends.mps.is_available() and not cpu:
+        return "no"
+    return "bf16" if getattr(torch.cpu, "_is_amx_tile_supported", lambda: False)() else "no"
+
+
+class Processes:
+    """This process among all that train together.
+
+    Attributes:
+        rank, number: of this process, and how many there are.
+        device: where this one computes.
+    """
+
+    def __init__(self, accelerator: Accelerator):
+        self._accelerator = accelerator
+        self.rank, self.number = accelerator.process_index, accelerator.num_processes
+        self.device = accelerator.device
+        self.is_main = accelerator.is_main_process
+
+    def gather(self, *values: float) -> list[list[float]]:
+        """The values of each process."""
+        return self.gather_tensor(torch.tensor(values, dtype=torch.float32, device=self.device))
+
+    def gather_tensor(self, values: Tensor) -> list[list[float]]:
+        return [values.tolist()] if self.number == 1 else self._accelerator.gather(values[None]).tolist()
+
+    def sum(self, values: Tensor) -> Tensor:
+        """Summed over the processes: a new tensor where the old one was."""
+        if self.number == 1:
+            return values
+        total = values.to(self.device, copy=True)
+        torch.distributed.all_reduce(total)
+        return total.to(values.device)
+
+    def on_main(self, action: Callable[[], Any]) -> Any:
+        """Let the first process do this and give what it gives (None in the others); if it fails, all end."""
+        error, value = None, None
+        if self.is_main:
+            try:
+                value = action()
+            except Exception as raised:
+                error = raised
+        failed = any(one[0] for one in self.gather(error is not None))
+        if error is not None:
+            raise error
+        if failed:
+            raise DDNError("expected the first process to write its files, but it could not; see what it says")
+        return value
+
+    def wait(self) -> None:
+        self._accelerator.wait_for_everyone()
+
+    def require_equal(self, name: str, value: float, advice: str) -> None:
+        """Raise unless all processes have the same value."""
+        values = sorted({one[0] for one in self.gather(value)})
+        require(len(values) == 1, f"the same {name} in every process", values, advice)

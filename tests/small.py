@@ -1,0 +1,109 @@
+"""A small training, and processes to run it in, for the tests of the trainer."""
+
+import multiprocessing
+import os
+import socket
+
+import torch
+
+from discrete_distribution_network import DDN, Trainer
+
+PROCESSES = multiprocessing.get_context("forkserver")
+PROCESSES.set_forkserver_preload(["discrete_distribution_network.trainer"])
+
+
+def digits(count=60, size=8):
+    """Pictures with something to learn: bright bars at changing places, uint8."""
+    generator = torch.Generator().manual_seed(7)
+    places = torch.randint(0, size - 2, (count, 2), generator=generator)
+    images = torch.randint(0, 40, (count, 1, size, size), generator=generator, dtype=torch.uint8)
+    for image, (top, left) in zip(images, places.tolist(), strict=True):
+        image[0, top : top + 3, left] = 250
+        image[0, top, left : left + 3] = 200
+    return images
+
+
+def small_ddn(sampler=(), **kwargs):
+    """A DDN that splits early, so that a few steps have many splits."""
+    torch.manual_seed(3)
+    arguments = dict(dim=4, dim_max=8, image_size=8, channels=1, codebook_size=8, levels_per_resolution=2)
+    sampler = {"min_total_count_before_split_prune": 16, **dict(sampler)}
+    return DDN(**{**arguments, **kwargs}, guided_sampler_kwargs=sampler)
+
+
+def trainer(folder, ddn=None, **kwargs):
+    """A `Trainer` that writes into this folder alone."""
+    arguments = dict(
+        dataset=digits(),
+        num_train_steps=20,
+        learning_rate=3e-3,
+        batch_size=8,
+        checkpoint_every=5,
+        save_results_every=10_000,
+        log_every=5,
+        num_samples=4,
+        progress=False,
+        accelerate_kwargs={"cpu": True},
+        checkpoints_folder=folder / "checkpoints",
+        results_folder=folder / "results",
+    )
+    return Trainer(ddn or small_ddn(), **{**arguments, **kwargs})
+
+
+def everything(trained):
+    """All that a training is: weights and counts, moments, moving average, place."""
+    state = {f"weights/{name}": value for name, value in trained.ddn.state_dict().items()}
+    state |= {name: value for name, value in trained._training_state().items() if name.startswith("optimizer/")}
+    if trained.ema is not None:
+        state |= {f"ema/{name}": value for name, value in trained.ema.model.state_dict().items()}
+    numbers = torch.tensor([trained.step, trained.images, trained.splits])
+    return {name: value.clone() for name, value in {**state, "numbers": numbers}.items()}
+
+
+def assert_equal(first, second):
+    assert first.keys() == second.keys()
+    differing = [name for name, value in first.items() if not torch.equal(value, second[name])]
+    assert not differing
+
+
+def free_port():
+    with socket.socket() as free:
+        free.bind(("127.0.0.1", 0))
+        return free.getsockname()[1]
+
+
+def join(rank, ranks, port):
+    """Make this process one of several, as torchrun would."""
+    torch.set_num_threads(1)
+    os.environ |= {
+        "RANK": str(rank),
+        "LOCAL_RANK": str(rank),
+        "WORLD_SIZE": str(ranks),
+        "LOCAL_WORLD_SIZE": str(ranks),
+        "MASTER_ADDR": "127.0.0.1",
+        "MASTER_PORT": str(port),
+        "ACCELERATE_USE_CPU": "true",
+    }
+
+
+def start(target, *arguments):
+    process = PROCESSES.Process(target=target, args=arguments)
+    process.start()
+    return process
+
+
+def run_together(target, ranks, *arguments, timeout=120):
+    """Run `target(*arguments)` in several processes that train together; gives their exit codes."""
+    port = free_port()
+    running = [start(_joined, target, rank, ranks, port, *arguments) for rank in range(ranks)]
+    for process in running:
+        process.join(timeout)
+    codes = [process.exitcode for process in running]
+    for process in running:
+        process.kill()
+    return codes
+
+
+def _joined(target, rank, ranks, port, *arguments):
+    join(rank, ranks, port)
+    target(*arguments)

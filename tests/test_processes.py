@@ -1,0 +1,177 @@
+"""Several processes train as one: real ones, over gloo on loopback."""
+
+import os
+import signal
+import sys
+import time
+
+import pytest
+import torch
+from safetensors.torch import load_file, save_file
+from small import PROCESSES, assert_equal, digits, everything, free_port, join, run_together, small_ddn, trainer
+
+from discrete_distribution_network.errors import DDNError
+from discrete_distribution_network.metrics import evaluate
+from discrete_distribution_network.processes import fast_precision
+
+QUIET = {"chain_dropout_prob": 0.0}
+
+
+def train_part(folder, batch_size, steps, sampler, resume=False):
+    """One process's part of a training; what it ends with is written beside the run."""
+    ddn = small_ddn(sampler=sampler, codebook_size=16)
+    made = trainer(folder, ddn, dataset=digits(200), batch_size=batch_size, num_train_steps=steps, resume=resume)
+    made()
+    save_file(
+        {name: value.contiguous() for name, value in everything(made).items()}, folder / f"rank-{made.processes.rank}"
+    )
+
+
+def ended(folder, rank=0):
+    return load_file(folder / f"rank-{rank}")
+
+
+def folders(tmp_path, *names):
+    for name in names:
+        (tmp_path / name).mkdir()
+        yield tmp_path / name
+
+
+@pytest.mark.parametrize(
+    ("steps", "splits", "sampler"),
+    [
+        (12, 20, QUIET),
+        (60, 200, QUIET),
+        (210, 100, {**QUIET, "max_swaps": 1}),
+    ],
+)
+def test_two_processes_are_one_with_the_whole_batch(tmp_path, steps, splits, sampler):
+    one, two = folders(tmp_path, "one", "two")
+    train_part(one, 16, steps, sampler)
+    assert run_together(train_part, 2, two, 8, steps, sampler) == [0, 0]
+    whole, parts, second = ended(one), ended(two), ended(two, rank=1)
+    counts = [name for name in whole if name.endswith("counts")]
+    # both processes are equal bit for bit; counts too, once they are summed
+    assert_equal(parts, second)
+    assert torch.equal(whole["numbers"], parts["numbers"])
+    assert int(whole["numbers"][2]) >= splits
+    for name, value in whole.items():
+        if name in counts:
+            assert torch.equal(value, parts[name]), name
+        else:
+            torch.testing.assert_close(value, parts[name], rtol=1e-3, atol=1e-4, msg=name)
+
+
+def test_random_choices_differ_between_processes_but_weights_do_not(tmp_path):
+    (folder,) = folders(tmp_path, "two")
+    noisy = {"chain_dropout_prob": 0.5, "stochastic": True}
+    assert run_together(train_part, 2, folder, 8, 30, noisy) == [0, 0]
+    assert_equal(ended(folder, 0), ended(folder, 1))
+    assert ended(folder)["numbers"][2] > 20
+
+
+def test_two_processes_resume_exactly(tmp_path):
+    whole, parts = folders(tmp_path, "whole", "parts")
+    noisy = {"chain_dropout_prob": 0.5}
+    assert run_together(train_part, 2, whole, 8, 20, noisy) == [0, 0]
+    assert run_together(train_part, 2, parts, 8, 10, noisy) == [0, 0]
+    assert run_together(train_part, 2, parts, 8, 20, noisy, True) == [0, 0]
+    for rank in (0, 1):
+        assert_equal(ended(whole, rank), ended(parts, rank))
+
+
+def test_another_number_of_processes_resumes_and_says_so(tmp_path):
+    (folder,) = folders(tmp_path, "run")
+    assert run_together(train_part, 2, folder, 8, 10, QUIET) == [0, 0]
+    with pytest.warns(UserWarning, match="not exactly.*processes 2 -> 1"):
+        train_part(folder, 8, 14, QUIET, True)
+    assert ended(folder)["numbers"].tolist()[:2] == [14, 10 * 16 + 4 * 8]
+
+
+def evaluate_part(folder):
+    made = trainer(folder, dataset=digits(64), test_dataset=digits(29), num_train_steps=3)
+    figures = made()
+    alone = evaluate(made.result, digits(29))
+    torch.testing.assert_close(torch.tensor(figures.error_by_level), torch.tensor(alone.error_by_level))
+    torch.testing.assert_close(torch.tensor(figures.usage_by_level), torch.tensor(alone.usage_by_level))
+    assert figures.images == alone.images == 29
+
+
+def test_evaluation_counts_every_image_once(tmp_path):
+    assert run_together(evaluate_part, 2, tmp_path) == [0, 0]
+
+
+def fail_part(folder, how):
+    rank = int(os.environ["RANK"])
+    made = trainer(folder, num_train_steps=20, batch_size=4)
+    if how == "not finite" and rank == 1:
+        made.loader.dataset = torch.full((60, 1, 8, 8), torch.nan)
+    if how == "signal" and rank == 1:
+        original = made._split_and_prune
+
+        def split():
+            if made.step == 6:
+                os.kill(os.getpid(), signal.SIGTERM)
+            return original()
+
+        made._split_and_prune = split
+    if how == "full disk" and rank == 0:
+
+        def full(*_):
+            raise OSError(28, "No space left on device", "checkpoints")
+
+        made.checkpoints.save = full
+    said = {"not finite": "finite", "full disk": "No space" if rank == 0 else "first process"}
+    if how != "signal":
+        with pytest.raises((DDNError, OSError), match=said[how]):
+            made()
+        sys.exit(10 + made.step)
+    made()
+
+
+@pytest.mark.parametrize(
+    ("how", "codes"), [("not finite", [10, 10]), ("signal", [128 + 15, 128 + 15]), ("full disk", [15, 15])]
+)
+def test_what_one_process_meets_ends_all(tmp_path, how, codes):
+    assert run_together(fail_part, 2, tmp_path, how) == codes
+    if how == "signal":
+        with pytest.warns(UserWarning, match="not exactly"):
+            assert trainer(tmp_path, resume=True, batch_size=8).step == 8
+
+
+def die_part(rank, port, folder):
+    join(rank, 2, port)
+    made = trainer(folder, num_train_steps=10**6, batch_size=4, timeout=8.0)
+    if rank == 1:
+        original = made._split_and_prune
+
+        def split():
+            if made.step == 6:
+                os.kill(os.getpid(), signal.SIGKILL)
+            return original()
+
+        made._split_and_prune = split
+    made()
+
+
+def hang_part(rank, port, folder):
+    join(rank, 2, port)
+    made = trainer(folder, num_train_steps=10**6, batch_size=4, timeout=8.0)
+    if rank == 1:
+        made._split_and_prune = lambda: time.sleep(100)
+    made()
+
+
+@pytest.mark.parametrize("part", [die_part, hang_part])
+def test_one_process_dies_or_hangs_and_the_other_ends(tmp_path, part):
+    port = free_port()
+    first, second = (PROCESSES.Process(target=part, args=(rank, port, tmp_path)) for rank in (0, 1))
+    first.start()
+    second.start()
+    first.join(60)
+    assert first.exitcode not in (0, None)
+    second.kill()
+
+
+def test_fast_precision_is_one_of_them():
+    assert fast_precision(cpu=True) in ("no", "bf16")
