@@ -316,7 +316,7 @@ def torchvision_split(name: str, root: str | Path = "data", test_share: float = 
             f"expected torchvision, which cannot be imported ({error}); install the torchvision of your torch's version"
         ) from error
     kind: Any = getattr(collection, name, None)
-    if not inspect.isclass(kind):
+    if not isinstance(kind, type):
         raise DataError(f"expected the name of one of torchvision's data sets, got {name}; CIFAR10 is one")
     arguments = inspect.signature(kind).parameters
     places = {name: value for name, value in (("root", str(root)), ("download", True)) if name in arguments}
@@ -325,7 +325,7 @@ def torchvision_split(name: str, root: str | Path = "data", test_share: float = 
             return Split(*(kind(**places, train=train) for train in (True, False)))
         if "split" in arguments:
             return Split(*(kind(**places, split=part) for part in ("train", "test")))
-        whole = kind(**places)
+        whole: Any = kind(**places)
     except Exception as error:  # each data set raises its own
         raise DataError(
             f"expected torchvision's {name} in {root}, or to fetch it there, but {_first_line(error)}"

@@ -101,7 +101,7 @@ def train(config: TrainConfig, name: str = "train") -> None:
         )
     trainer()
     if main:
-        _finish(trainer.result, split, out)
+        _finish(trainer.result, split, out, config.max_bad_images)
 
 
 def _folder(config: TrainConfig, name: str) -> Path:
@@ -116,12 +116,12 @@ def _folder(config: TrainConfig, name: str) -> Path:
     return next(folder for one in names if not (folder := RUNS / one).exists())
 
 
-def _finish(ddn: DDN, split: Split, out: Path) -> None:
-    figures = evaluate(ddn, split.test)
+def _finish(ddn: DDN, split: Split, out: Path, max_bad_images: int) -> None:
+    figures = evaluate(ddn, split.test, max_bad_images=max_bad_images)
     save_figures(out, figures._asdict())
-    many = in_order(split.train, ddn, 100, limit=2000)
+    many = in_order(split.train, ddn, 100, limit=2000, max_bad_images=max_bad_images)
     codes = torch.cat([ddn.encode(batch.images.to(ddn.start.device)) for batch in many])
-    some = first_images(split.test, ddn, 10).to(ddn.start.device)
+    some = first_images(split.test, ddn, 10, max_bad_images).to(ddn.start.device)
     grid(ddn.sample(64, generator=torch.Generator().manual_seed(0))).save(out / "samples.png")
     reconstructions(ddn, ddn.encode_walk(some), some).save(out / "reconstructions.png")
     tree_picture(ddn, codes, out / "tree.png")

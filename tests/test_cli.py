@@ -187,7 +187,10 @@ def test_bad_input_is_one_line(photograph_folder, tmp_path, monkeypatch, capsys)
         assert said in refused(capsys, "decode", "--model", "runs/small/model"), codes
     assert "--dataset" in refused(capsys, "evaluate", "runs/small/model")
     (photograph_folder / "broken.png").write_text("no image")
-    assert "broken.png" in refused(capsys, *train, "--steps", "30")
+    with pytest.raises(SystemExit):
+        run(*train, "--steps", "30")
+    assert "broken.png, which cannot be decoded" in capsys.readouterr().err.splitlines()[-1]
+    run(*train, "--steps", "30", "--max-bad-images", "1", "--out", "tolerant")
 
 
 def test_augmentation_by_name(photograph_folder, tmp_path, torchvision, capsys):
