@@ -216,7 +216,7 @@ class DDN(
         image = self.start.new_zeros(batch_size, self.channels, *self.sizes[-1 if self.encoder is not None else 0])
         steps: list[SamplerOutput] = []
         for _ in range(self.recurrence):
-            features = self.start.expand(batch_size, -1, -1, -1)
+            features = low_precision(self.start).expand(batch_size, -1, -1, -1)
             skips: Sequence[Tensor | None] = [None] * len(self.stages)
             if self.encoder is not None:
                 skips = self.encoder(image)
@@ -476,6 +476,12 @@ def sampler_arguments(width: int, given: dict[str, Any] | None) -> dict[str, Any
     )
     norm = {} if kwargs.get("prenorm") else {"norm_module": nn.GroupNorm(1, width)}
     return {**norm, "max_swaps": None, "head_init": 0.02, **kwargs}
+
+
+def low_precision(tensor: Tensor) -> Tensor:
+    """In autocast's type where that is on, so that sums and norms of features are in it too, not in float32."""
+    device = tensor.device.type
+    return tensor.to(torch.get_autocast_dtype(device)) if torch.is_autocast_enabled(device) else tensor
 
 
 def collect(steps: Sequence[SamplerOutput]) -> Walk:

@@ -2,47 +2,57 @@
 
 from __future__ import annotations
 
-from typing import Any, cast
+import copy
+from functools import cached_property
 
 import torch
-from torch.optim.swa_utils import AveragedModel
+from torch import Tensor, nn
+from torch.optim.swa_utils import get_ema_multi_avg_fn
 
 from discrete_distribution_network.ddn import DDN
 from discrete_distribution_network.errors import require
 
 
 class MovingAverage:
-    """The exponential moving average of a DDN's weights, by PyTorch's `AveragedModel`.
+    """The exponential moving average of a DDN's weights; its buffers are those of the last update.
 
     Args:
         ddn: what is averaged; it is copied.
         beta: the share of the average that stays at an update; early on at most (1 + t) / (10 + t) after t of them.
         update_every: steps between two updates.
         update_after_step: until then the average is the model itself.
+
+    Attributes:
+        model: the average.
     """
 
     def __init__(self, ddn: DDN, beta: float = 0.9999, update_every: int = 1, update_after_step: int = 0):
         require(0 <= beta < 1, "beta in [0, 1)", beta)
         require(update_every >= 1, "update_every of at least 1", update_every)
         self.beta, self.update_every, self.update_after_step = beta, update_every, update_after_step
-        self._averaged = AveragedModel(ddn, multi_avg_fn=self._average)
-        self.model.requires_grad_(False).eval()
-        self._updates = 0
+        self.model = copy.deepcopy(ddn).requires_grad_(False).eval()
+        self._ddn = ddn
 
-    @property
-    def model(self) -> DDN:
-        return cast("DDN", self._averaged.module)
+    @cached_property
+    def _tensors(self) -> tuple[list[nn.Parameter], list[nn.Parameter], list[Tensor], list[Tensor]]:
+        """The average's parameters, the model's, the average's buffers, the model's.
 
-    def update(self, ddn: DDN, step: int) -> None:
-        """To be called after every step of the optimiser, once nodes are split."""
-        if step % self.update_every == 0 or step <= self.update_after_step:
-            self.continue_from(step)
-            self._averaged.update_parameters(ddn)
+        Listed once, since to look through all modules takes longer than to average; and not before the first update,
+        since wrapping a model for several processes puts new buffers in place.
+        """
+        (averaged, kept), (current, buffers) = (
+            (list(one.parameters()), list(one.buffers())) for one in (self.model, self._ddn)
+        )
+        return averaged, current, kept, buffers
 
-    def continue_from(self, step: int) -> None:
-        self._updates = max(0, step - self.update_after_step) // self.update_every
-        self._averaged.n_averaged.fill_(self._updates)  # where it is 0, the weights are copied
-
-    def _average(self, averaged: Any, current: Any, _: Any) -> None:
-        beta = min(self.beta, (1 + self._updates) / (10 + self._updates))
-        torch._foreach_lerp_(averaged, current, 1 - beta)
+    @torch.no_grad()
+    def update(self, step: int) -> None:
+        """To be called after every step of the optimiser, once nodes are split; the first step is number 1."""
+        averaged, current, kept, buffers = self._tensors
+        if step <= self.update_after_step:
+            torch._foreach_copy_(averaged, current)
+        elif step % self.update_every == 0:
+            updates = (step - self.update_after_step) // self.update_every
+            beta = min(self.beta, (1 + updates) / (10 + updates))
+            get_ema_multi_avg_fn(beta)(averaged, current, updates)
+        torch._foreach_copy_(kept, buffers)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Callable
 from datetime import timedelta
 from pathlib import Path
@@ -28,12 +29,22 @@ def accelerator_for(
         InitProcessGroupKwargs(timeout=timedelta(seconds=timeout)),
         *kwargs.get("kwargs_handlers", ()),
     ]
+    # without `cpu`, accelerate takes processes that torchrun starts on a machine without a GPU for separate trainings
+    cpu = kwargs.get("cpu", not torch.accelerator.is_available())
     if precision == "auto":
-        precision = fast_precision(cpu=kwargs.get("cpu", False))
-    settings = {"mixed_precision": precision, "log_with": trackers or None, "project_dir": folder}
+        precision = fast_precision(cpu)
+    settings = {"mixed_precision": precision, "log_with": trackers or None, "project_dir": folder, "cpu": cpu}
     # accelerate's process-wide state remembers the first precision, and would refuse another
     AcceleratorState._reset_state()
-    return Accelerator(**{**settings, **kwargs, "kwargs_handlers": handlers})
+    accelerator = Accelerator(**{**settings, **kwargs, "kwargs_handlers": handlers})
+    launched = int(os.environ.get("WORLD_SIZE", "1"))
+    require(
+        accelerator.num_processes == launched,
+        f"the {launched} processes that were launched to train together",
+        f"{accelerator.num_processes} on {accelerator.device}",
+        "train on the CPU or on CUDA devices, or launch one process",
+    )
+    return accelerator
 
 
 def fast_precision(cpu: bool = False) -> Precision:

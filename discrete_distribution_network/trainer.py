@@ -247,6 +247,7 @@ class Trainer:
             self.model, self.optimizer = self.accelerator.prepare(
                 self.ddn, torch.optim.AdamW(self.ddn.parameters(), **adam)
             )
+        self._parameters = list(self.ddn.parameters())  # to look through all modules at every step takes its time
         self._counted = self._counts()
         if resume and (found := self.checkpoints.newest_whole() if resume is True else Path(resume)):
             self.load(found)
@@ -333,7 +334,7 @@ class Trainer:
                 by_level = self.model(self._to_device(next(batches)), reduction="none")
                 self.accelerator.backward(by_level.mean() / self.grad_accum_every)
             losses += by_level.detach().float() / self.grad_accum_every
-        norm = self.accelerator.clip_grad_norm_(self.ddn.parameters(), self.max_grad_norm or math.inf)
+        norm = self.accelerator.clip_grad_norm_(self._parameters, self.max_grad_norm or math.inf)
 
         # the one look at the device in a step: before the optimiser may change a weight
         told = torch.cat((losses, norm.float()[None], losses.new_tensor([signals.received or 0, 0])))
@@ -351,7 +352,7 @@ class Trainer:
         self.step, self.seconds, self.splits = self.step + 1, seconds, self.splits + swaps
         self.images += self._images_a_batch * self.grad_accum_every
         if self.ema is not None:
-            self.ema.update(self.ddn, self.step)
+            self.ema.update(self.step)
         return Step(by_level, norm_now, swaps, time.monotonic() - began), stop
 
     def _to_device(self, batch: Batch) -> Tensor:
@@ -518,7 +519,6 @@ class Trainer:
             raise ModelFileError(f"expected the state of a training in {found / STATE}, but {error!r}") from error
         if self.ema is not None:
             load_strictly(self.ema.model, given, found / WEIGHTS)
-            self.ema.continue_from(self.step)
         self._counted = self._counts()
         now = self._what_makes_it_exact()
         if changed := [f"{name} {before.get(name)} -> {now[name]}" for name in now if before.get(name) != now[name]]:

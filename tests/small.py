@@ -43,7 +43,6 @@ def trainer(folder, ddn=None, **kwargs):
         log_every=5,
         num_samples=4,
         progress=False,
-        accelerate_kwargs={"cpu": True},
         checkpoints_folder=folder / "checkpoints",
         results_folder=folder / "results",
     )
@@ -82,7 +81,6 @@ def join(rank, ranks, port):
         "LOCAL_WORLD_SIZE": str(ranks),
         "MASTER_ADDR": "127.0.0.1",
         "MASTER_PORT": str(port),
-        "ACCELERATE_USE_CPU": "true",
     }
 
 

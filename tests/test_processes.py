@@ -1,7 +1,9 @@
 """Several processes train as one: real ones, over gloo on loopback."""
 
+import json
 import os
 import signal
+import subprocess
 import sys
 import time
 
@@ -171,6 +173,19 @@ def test_one_process_dies_or_hangs_and_the_other_ends(tmp_path, part):
     first.join(60)
     assert first.exitcode not in (0, None)
     second.kill()
+
+
+def test_torchrun_trains_one_model(photograph_folder, tmp_path):
+    options = ["--size", "8", "8", "--dim", "4", "--steps", "7", "--batch-size", "4", "--out", str(tmp_path / "run")]
+    launch = [sys.executable, "-m", "torch.distributed.run", "--nproc-per-node", "2", "--master-port", str(free_port())]
+    command = [*launch, "-m", "discrete_distribution_network", "train", str(photograph_folder), *options]
+    done = subprocess.run(command, capture_output=True, text=True, timeout=120)
+    assert done.returncode == 0, done.stderr
+    assert done.stdout.count("images to learn from") == 1
+    state = json.loads((tmp_path / "run/checkpoints/step-00000007/training.json").read_text())
+    assert (state["images"], state["exact"]["processes"]) == (7 * 2 * 4, 2)
+    without = subprocess.run(command[:-2], capture_output=True, text=True, timeout=120)
+    assert "expected --out where several processes train" in without.stderr
 
 
 def test_fast_precision_is_one_of_them():

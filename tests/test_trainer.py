@@ -192,7 +192,7 @@ def test_the_moving_average_by_hand():
         with torch.no_grad():
             for parameter in ddn.parameters():
                 parameter.add_(torch.randn_like(parameter))
-        average.update(ddn, step)
+        average.update(step)
         if step % 2 == 0:
             updates = step // 2
             beta = min(0.5, (1 + updates) / (10 + updates))
