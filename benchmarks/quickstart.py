@@ -16,14 +16,16 @@ import torch
 from guided_sampler import ROOT, machine
 
 from discrete_distribution_network import cli
+from discrete_distribution_network.report import read_metrics
 
 
 def main() -> None:
     with tempfile.TemporaryDirectory() as folder:
         out = Path(folder) / "quickstart"
         cli.main(["quickstart", "--out", str(out)])
-        run = json.loads((out / "run.json").read_text())
-    results = {"about": f"{machine()}, PyTorch {torch.__version__}", "steps": run["steps"], **run["test"]}
+        steps = read_metrics(out)[-1]["step"]
+        figures = json.loads((out / "evaluation.json").read_text())
+    results = {"about": f"{machine()}, PyTorch {torch.__version__}", "steps": steps, **figures}
     path = ROOT / "benchmarks" / "results" / "quickstart.json"
     path.write_text(json.dumps(results, indent=1) + "\n")
 

@@ -6,7 +6,7 @@ import copy
 from functools import cached_property
 
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 from torch.optim.swa_utils import get_ema_multi_avg_fn
 
 from discrete_distribution_network.ddn import DDN
@@ -34,14 +34,14 @@ class MovingAverage:
         self._ddn = ddn
 
     @cached_property
-    def _tensors(self) -> tuple[list[nn.Parameter], list[nn.Parameter], list[Tensor], list[Tensor]]:
+    def _tensors(self) -> tuple[tuple[Tensor, ...], ...]:
         """The average's parameters, the model's, the average's buffers, the model's.
 
         Listed once, since to look through all modules takes longer than to average; and not before the first update,
         since wrapping a model for several processes puts new buffers in place.
         """
         (averaged, kept), (current, buffers) = (
-            (list(one.parameters()), list(one.buffers())) for one in (self.model, self._ddn)
+            (tuple(one.parameters()), tuple(one.buffers())) for one in (self.model, self._ddn)
         )
         return averaged, current, kept, buffers
 

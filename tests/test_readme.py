@@ -19,3 +19,10 @@ def test_the_seed_examples_are_there():
 def test_block(number, tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     exec(compile(BLOCKS[number], f"README.md, Python block {number}", "exec"), {})
+
+
+def test_the_tests_that_prove_reliability_exist():
+    named = re.findall(r"`(test_\w+)`", (README.parent / "docs" / "reliability.md").read_text(encoding="utf-8"))
+    tests = "".join(path.read_text(encoding="utf-8") for path in (README.parent / "tests").glob("test_*.py"))
+    assert len(named) > 30
+    assert [name for name in named if f"def {name}(" not in tests] == []
