@@ -54,7 +54,7 @@ def trainer_step(ddn: DDN, dataset: object, folder: str, **kwargs: object) -> Ca
     def step() -> None:
         recent.append(trainer._train_step(batches, signals)[0])
         if len(recent) == trainer.log_every:
-            trainer._figures(recent), trainer._note(recent)
+            trainer._figures(recent)
             recent.clear()
 
     return step

@@ -22,12 +22,18 @@ class Report:
         total: length of the bar.
         progress: whether it is shown.
         track: gets (flat figures, step), such as `Accelerator.log`; or None.
+        replace: begin the file anew.
     """
 
     def __init__(
-        self, folder: Path | None, total: int, progress: bool, track: Callable[[dict[str, float], int], None] | None
+        self,
+        folder: Path | None,
+        total: int,
+        progress: bool,
+        track: Callable[[dict[str, float], int], None] | None = None,
+        replace: bool = False,
     ):
-        self.folder, self.total, self.progress, self.track = folder, total, progress, track
+        self.folder, self.total, self.progress, self.track, self.replace = folder, total, progress, track, replace
         self.file: TextIO | None = None
 
     def __enter__(self) -> Report:
@@ -41,8 +47,8 @@ class Report:
             self.folder.mkdir(parents=True, exist_ok=True)
             path = self.folder / METRICS
             torn = path.exists() and path.read_bytes()[-1:] not in (b"", b"\n")  # a line that a kill cut off
-            self.file = path.open("a", encoding="utf-8")
-            self.file.write("\n" if torn else "")
+            self.file = path.open("w" if self.replace else "a", encoding="utf-8")
+            self.file.write("\n" if torn and not self.replace else "")
         return self
 
     def __exit__(self, *_: object) -> None:
@@ -50,10 +56,15 @@ class Report:
         if self.file is not None:
             self.file.close()
 
-    def write(self, step: int, figures: dict[str, Any], note: str = "") -> None:
-        """One line, the step and its figures (NaN and infinity become null), and a note for the bar."""
-        if note:
-            self.bar.set_postfix_str(note, refresh=False)
+    def write(self, step: int, figures: dict[str, Any]) -> None:
+        """One line, the step and its figures; NaN and infinity become null."""
+        if "loss" in figures:
+            used = figures["usage_by_level"]
+            self.bar.set_postfix_str(
+                f"loss {figures['loss']:.4f}, {figures['images_per_second']:.0f} images/s, "
+                f"nodes in use {sum(used) / len(used):.0%}",
+                refresh=False,
+            )
         if self.file is not None:
             self.file.write(json.dumps({"step": step, **_plain(figures)}, allow_nan=False) + "\n")
             self.file.flush()

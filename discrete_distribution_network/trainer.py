@@ -14,13 +14,14 @@ import warnings
 from collections.abc import Iterator, Sequence
 from contextlib import nullcontext
 from pathlib import Path
-from typing import Any, Literal, NamedTuple
+from typing import Any, Literal, NamedTuple, cast
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
 from discrete_distribution_network import whole_folder
 from discrete_distribution_network.checkpoints import STATE, Checkpoints, read_state
+from discrete_distribution_network.data import is_stream
 from discrete_distribution_network.ddn import DDN
 from discrete_distribution_network.errors import DDNError, InvalidInput, ModelFileError, require
 from discrete_distribution_network.loader import Augment, Batch, Loader, first_images, in_unit_range, key
@@ -201,7 +202,7 @@ class Trainer:
         )
         self.test_dataset, self.evaluate_every, self.evaluate_images = test_dataset, evaluate_every, evaluate_images
         self.seed, self.log_every, self.progress, self.trackers = seed, log_every, progress, list(trackers)
-        self.results_folder = Path(results_folder)
+        self.results_folder, self.overwrite = Path(results_folder), overwrite
         self.checkpoints = Checkpoints(checkpoints_folder, max_checkpoints)
         self.step, self.images, self.seconds, self.splits = 0, 0, 0.0, 0
         self._saved: tuple[int, Path] | None = None
@@ -220,7 +221,8 @@ class Trainer:
                     f"expected a new folder, got {held[0]}, which holds files; continue that training with resume, use "
                     "another folder, or overwrite"
                 )
-        device = self.processes.device
+        if num_workers is None:
+            num_workers = 0 if self.processes.device.type == "cpu" else 1 if is_stream(dataset) else 2
         self.loader = Loader(
             dataset,
             ddn,
@@ -229,23 +231,24 @@ class Trainer:
             seed=seed,
             rank=self.processes.rank,
             ranks=self.processes.number,
-            workers=num_workers if num_workers is not None else 2 if device.type == "cuda" else 0,
+            workers=num_workers,
             max_bad_images=max_bad_images,
         )
-        self.ddn, self.channels_last = ddn.to(device).train(), channels_last
+        self.ddn, self.channels_last = ddn.to(self.processes.device).train(), channels_last
         if channels_last:
             self.ddn.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
         adam = {"lr": learning_rate, "weight_decay": weight_decay, "fused": True, **(adam_kwargs or {})}
         unknown = sorted(set(ema_kwargs or {}) - {"beta", "update_every", "update_after_step"})
         require(not unknown, "ema_kwargs beta, update_every and update_after_step", ", ".join(unknown))
         self.ema = MovingAverage(self.ddn, **(ema_kwargs or {})) if use_ema else None
+        model = LossByLevel(self.ddn)
         if compile:
-            self.ddn.compile()
+            model.compile()
         with warnings.catch_warnings():
             # the name of the argument changes in newer PyTorch; accelerate knows the old one only
             warnings.filterwarnings("ignore", "`broadcast_buffers` is deprecated", FutureWarning)
             self.model, self.optimizer = self.accelerator.prepare(
-                self.ddn, torch.optim.AdamW(self.ddn.parameters(), **adam)
+                model, torch.optim.AdamW(self.ddn.parameters(), **adam)
             )
         self._parameters = list(self.ddn.parameters())  # to look through all modules at every step takes its time
         self._counted = self._counts()
@@ -267,6 +270,7 @@ class Trainer:
             total=self.num_train_steps if self.max_minutes is None else round(60 * self.max_minutes),
             progress=self.progress and self.accelerator.is_local_main_process,
             track=self.accelerator.log if self.trackers else None,
+            replace=self.overwrite and self.step == 0,
         )
         figures, evaluated_at, recent = None, -1, []
         with Signals() as signals, report:
@@ -279,7 +283,7 @@ class Trainer:
                 step, stop = self._train_step(batches, signals)
                 recent.append(step)
                 if self.step % self.log_every == 0 or self.progress_made == 1 or stop:
-                    report.write(self.step, self._figures(recent), self._note(recent))
+                    report.write(self.step, self._figures(recent))
                     recent = []
                 report.advance(self.step if self.max_minutes is None else self.seconds)
                 if self.step % self.save_results_every == 0 and not stop:
@@ -307,6 +311,10 @@ class Trainer:
         return self.loader.batch_size * self.processes.number
 
     @property
+    def _images_a_step(self) -> int:
+        return self._images_a_batch * self.grad_accum_every
+
+    @property
     def progress_made(self) -> float:
         """The share of the training that is done, in [0, 1], by steps or, with `max_minutes`, by the clock."""
         by_clock = 0.0 if self.max_minutes is None else self.seconds / (60 * self.max_minutes)
@@ -331,7 +339,7 @@ class Trainer:
         for part in range(self.grad_accum_every):
             last = part == self.grad_accum_every - 1
             with nullcontext() if last else self.accelerator.no_sync(self.model):
-                by_level = self.model(self._to_device(next(batches)), reduction="none")
+                by_level = self.model(self._to_device(next(batches)))
                 self.accelerator.backward(by_level.mean() / self.grad_accum_every)
             losses += by_level.detach().float() / self.grad_accum_every
         norm = self.accelerator.clip_grad_norm_(self._parameters, self.max_grad_norm or math.inf)
@@ -350,7 +358,7 @@ class Trainer:
         if (self.step + 1) % self.split_every == 0 and progress < self.split_until:
             swaps = self._split_and_prune()
         self.step, self.seconds, self.splits = self.step + 1, seconds, self.splits + swaps
-        self.images += self._images_a_batch * self.grad_accum_every
+        self.images += self._images_a_step
         if self.ema is not None:
             self.ema.update(self.step)
         return Step(by_level, norm_now, swaps, time.monotonic() - began), stop
@@ -396,30 +404,20 @@ class Trainer:
     # between the steps
 
     def _figures(self, steps: list[Step]) -> dict[str, Any]:
-        loader, images = self.loader, self._images_a_batch * self.grad_accum_every
+        loader, count = self.loader, len(steps)
+        sizes = [sampler.codebook_size for sampler in self.ddn.samplers]
         return {
             "epoch": None if loader.per_epoch is None else self.images / (loader.per_epoch * self._images_a_batch),
             "seconds": self.seconds,
-            "loss": sum(step.loss for step in steps) / len(steps),
-            "loss_by_level": [
-                sum(losses) / len(steps) for losses in zip(*(step.losses for step in steps), strict=True)
-            ],
-            "gradient_norm": sum(step.norm for step in steps) / len(steps),
+            "loss": sum(step.loss for step in steps) / count,
+            "loss_by_level": [sum(losses) / count for losses in zip(*(step.losses for step in steps), strict=True)],
+            "gradient_norm": sum(step.norm for step in steps) / count,
             "learning_rate": self.rate(),
-            "images_per_second": images * len(steps) / sum(step.seconds for step in steps),
-            "usage_by_level": self._usage(),
+            "images_per_second": self._images_a_step * count / sum(step.seconds for step in steps),
+            "usage_by_level": [usage(counts) for counts in self._counts().cpu().split(sizes)],
             "splits": self.splits,
             "bad_images": len(loader.faults),
         }
-
-    def _usage(self) -> list[float]:
-        sizes = [sampler.codebook_size for sampler in self.ddn.samplers]
-        return [usage(counts) for counts in self._counts().cpu().split(sizes)]
-
-    def _note(self, steps: list[Step]) -> str:
-        loss, used = sum(step.loss for step in steps) / len(steps), self._usage()
-        speed = self._images_a_batch * self.grad_accum_every * len(steps) / sum(step.seconds for step in steps)
-        return f"loss {loss:.4f}, {speed:.0f} images/s, nodes in use {sum(used) / len(used):.0%}"
 
     def _evaluate(self, report: Report, signals: Signals) -> tuple[Evaluation | None, int]:
         """The figures on held-out images, and the signal that any process has received meanwhile."""
@@ -441,6 +439,8 @@ class Trainer:
 
     def _draw(self) -> None:
         """Grids of samples and of reconstructions, by the same codes and of the same images each time."""
+        if self.ddn.channels not in (1, 3):
+            return
         if self._shown is None:
             shown = self.loader.dataset if self.test_dataset is None else self.test_dataset
             self._shown = first_images(shown, self.ddn, self.num_samples, self.loader.max_bad_images)
@@ -519,7 +519,7 @@ class Trainer:
             raise ModelFileError(f"expected the state of a training in {found / STATE}, but {error!r}") from error
         if self.ema is not None:
             load_strictly(self.ema.model, given, found / WEIGHTS)
-        self._counted = self._counts()
+        self._counted, self._saved = self._counts(), (self.step, found)
         now = self._what_makes_it_exact()
         if changed := [f"{name} {before.get(name)} -> {now[name]}" for name in now if before.get(name) != now[name]]:
             warnings.warn(f"resumed, but not exactly as if never ended: {', '.join(changed)}", stacklevel=2)
@@ -561,6 +561,17 @@ class Trainer:
                 for field, value in fields.items()
             }
         optimizer.load_state_dict({"state": states, "param_groups": optimizer.state_dict()["param_groups"]})
+
+
+class LossByLevel(nn.Module):
+    """The loss of each level, (L,): what is wrapped for mixed precision and several processes, so that no DDN is."""
+
+    def __init__(self, ddn: DDN):
+        super().__init__()
+        self.ddn = ddn
+
+    def forward(self, images: Tensor) -> Tensor:
+        return cast("Tensor", self.ddn(images, reduction="none"))
 
 
 def _holds_files(folder: Path) -> bool:

@@ -162,6 +162,10 @@ def test_half_precision_is_finite_and_chooses_in_float32(tmp_path, monkeypatch, 
     assert dtypes == {torch.float32}
     assert all(value.isfinite().all() for value in everything(trained).values())
     assert all(parameter.dtype == torch.float32 for parameter in trained.ddn.parameters())
+    # the model itself is not wrapped: afterwards it is as ever, and can be trained again
+    assert "forward" not in vars(trained.ddn)
+    assert trained.ddn(torch.rand(2, 1, 8, 8), return_intermediates=True)[1][1][-1].dtype == torch.float32
+    train(tmp_path / "again", ddn=trained.ddn)
 
 
 @pytest.mark.parametrize("settings", [{"codebook_size": 1}, {"codebook_size": 2}, {"image_size": (7, 5)}])
@@ -171,6 +175,11 @@ def test_one_node_two_nodes_odd_sizes_and_batches_of_one(tmp_path, settings):
     trained = train(tmp_path, ddn=small_ddn(**settings), dataset=images, batch_size=1, num_train_steps=130)
     assert all(value.isfinite().all() for value in everything(trained).values())
     assert (trained.splits == 0) == (settings.get("codebook_size") == 1)
+
+
+def test_images_of_any_number_of_channels(tmp_path):
+    train(tmp_path, ddn=small_ddn(channels=5), dataset=torch.rand(20, 5, 8, 8), save_results_every=5)
+    assert not (tmp_path / "results" / "pictures").exists()
 
 
 @pytest.mark.slow
@@ -256,8 +265,10 @@ def test_figures_pictures_and_trackers(tmp_path):
 def test_a_line_that_a_kill_cut_off_is_passed_over(tmp_path):
     (tmp_path / "results").mkdir()
     (tmp_path / "results" / "metrics.jsonl").write_text('{"step": 1}\n{"step": 2, "lo')
-    train(tmp_path, overwrite=True, num_train_steps=5)
+    train(tmp_path, resume=True, num_train_steps=5)
     assert [line["step"] for line in read_metrics(tmp_path / "results")] == [1, 5]
+    train(tmp_path, overwrite=True, num_train_steps=10)
+    assert [line["step"] for line in read_metrics(tmp_path / "results")] == [5, 10]
 
 
 # what is kept
@@ -466,6 +477,7 @@ def test_a_full_disk_names_the_path_and_leaves_the_old_ones(tmp_path):
 
 def train_to_the_end(folder):
     """Saves every third step; resumes by itself."""
+    torch.set_num_threads(1)
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")  # of unfinished saves
         train(folder, num_train_steps=90, checkpoint_every=3, resume=True, test_dataset=digits(8), evaluate_every=10)
@@ -530,6 +542,6 @@ def test_evaluation_counts_every_image_once():
 def test_what_is_not_finite_is_null_in_the_figures(tmp_path):
     from discrete_distribution_network.report import Report
 
-    with Report(tmp_path, 1, False, None) as report:
+    with Report(tmp_path, 1, False) as report:
         report.write(1, {"psnr": math.inf, "levels": [math.nan, 1.0]})
     assert json.loads((tmp_path / "metrics.jsonl").read_text()) == {"step": 1, "psnr": None, "levels": [None, 1.0]}
