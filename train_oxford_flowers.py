@@ -16,7 +16,7 @@ from dataclasses import dataclass
 
 import tyro
 
-from discrete_distribution_network.config import TrainConfig
+from discrete_distribution_network.config import TrainConfig, configured
 from discrete_distribution_network.errors import DDNError
 
 
@@ -28,10 +28,10 @@ class Flowers(TrainConfig):
 
 
 def main() -> None:
-    flowers = tyro.cli(Flowers, description=__doc__)
-    from discrete_distribution_network.runs import train  # imports torch, which --help need not wait for
-
     try:
+        flowers = tyro.cli(Flowers, description=__doc__, default=Flowers(**configured(sys.argv[1:])))
+        from discrete_distribution_network.runs import train  # imports torch, which --help need not wait for
+
         train(flowers, "oxford-flowers")
     except (DDNError, OSError) as error:
         sys.exit(f"train_oxford_flowers.py: {error}")

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 import re
 import shutil
 import time
@@ -18,6 +19,7 @@ STATE = "training.json"
 """The file of a checkpoint that says how far the training was."""
 
 _NAME = re.compile(r"step-\d{8,}(\.\d+)?")
+_UNFINISHED = re.compile(re.escape(whole_folder.STAGING) + rf"(deleted-)?{_NAME.pattern}(-(?P<process>\d+))?")
 
 
 class Checkpoints:
@@ -25,7 +27,8 @@ class Checkpoints:
 
     Args:
         folder: made when the first is saved.
-        keep: the newest so many are kept, older ones deleted once a new one is whole; None keeps all.
+        keep: the newest so many are kept, older ones deleted once a new one is whole, whichever training of this
+            folder they are of; None keeps all.
     """
 
     def __init__(self, folder: str | Path, keep: int | None = 3):
@@ -50,7 +53,8 @@ class Checkpoints:
             (staging / STATE).write_text(json.dumps({"saved_at": saved_at, **state}, indent=2), encoding="utf-8")
 
         for left in self._unfinished():
-            shutil.rmtree(left, ignore_errors=True)
+            if not _is_being_written(left):
+                shutil.rmtree(left, ignore_errors=True)
         whole_folder.write(target, fill_all)
         if self.keep is not None:
             for _, old in there[: max(0, len(there) + 1 - self.keep)]:
@@ -58,6 +62,10 @@ class Checkpoints:
                 doomed = old.rename(self.folder / f"{whole_folder.STAGING}deleted-{old.name}")
                 shutil.rmtree(doomed, ignore_errors=True)
         return target
+
+    def any(self) -> bool:
+        """Whether there are any, whole or not."""
+        return any(_NAME.fullmatch(path.name) for path in self.folder.glob("step-*"))
 
     def newest_whole(self) -> Path | None:
         """The newest checkpoint that is as it was written; what is not is passed over with a warning."""
@@ -75,7 +83,7 @@ class Checkpoints:
         return None
 
     def _unfinished(self) -> list[Path]:
-        return sorted(self.folder.glob(f"{whole_folder.STAGING}*"))
+        return sorted(path for path in self.folder.glob(".*") if _UNFINISHED.fullmatch(path.name))
 
     def _by_age(self) -> list[tuple[int, Path]]:
         """Checkpoints that say when they were saved, the oldest first."""
@@ -84,9 +92,23 @@ class Checkpoints:
             try:
                 if _NAME.fullmatch(path.name):
                     found.append((int(read_state(path)["saved_at"]), path))
-            except (ModelFileError, KeyError, TypeError, ValueError):
+            except (ModelFileError, KeyError, TypeError, ValueError, OverflowError):
                 continue
         return sorted(found)
+
+
+def _is_being_written(unfinished: Path) -> bool:
+    """Whether the process that writes this folder still runs, here."""
+    process = (_UNFINISHED.fullmatch(unfinished.name) or {"process": None})["process"]
+    if process is None or int(process) == os.getpid():
+        return False
+    try:
+        os.kill(int(process), 0)
+    except (ProcessLookupError, OverflowError):
+        return False
+    except PermissionError:
+        return True
+    return True
 
 
 def read_state(checkpoint: Path) -> dict[str, Any]:

@@ -9,6 +9,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from discrete_distribution_network.data import is_stream
 from discrete_distribution_network.errors import DataError, require
 from discrete_distribution_network.loader import Batch, Loader, Sized, in_order, in_unit_range
 
@@ -52,6 +53,7 @@ def train_classifier(
     learning_rate: float = 3e-3,
     seed: int = 0,
     device: str | torch.device = "cpu",
+    max_bad_images: int = 0,
 ) -> Classifier:
     """A classifier of a data set with labels; the same one for the same seed, machine and number of threads.
 
@@ -59,13 +61,17 @@ def train_classifier(
         dataset: with a length and labels from 0 on; see `data.py`.
         shape: what gives `image_size` and `channels`, such as a DDN.
         num_classes: one more than the largest label if None, which takes a look at every item.
+        max_bad_images: how many images that cannot be decoded are left out before it is an error.
 
     Raises:
-        DataError: the data set has no labels.
+        DataError: the data set has no labels, or is a stream.
     """
+    if is_stream(dataset):
+        raise DataError("expected a data set with a length to train a classifier on, got a stream; store it first")
     if num_classes is None:
-        num_classes = 1 + max(int(labels_of(batch).max()) for batch in in_order(dataset, shape, 1000))
-    loader = Loader(dataset, shape, min(batch_size, len(dataset)), seed=seed)
+        batches = in_order(dataset, shape, 1000, max_bad_images=max_bad_images)
+        num_classes = 1 + max(int(labels_of(batch).max()) for batch in batches)
+    loader = Loader(dataset, shape, min(batch_size, len(dataset)), seed=seed, max_bad_images=max_bad_images)
     assert loader.per_epoch is not None
     steps = epochs * loader.per_epoch
     with torch.random.fork_rng(devices=[]):
@@ -83,11 +89,11 @@ def train_classifier(
 
 
 @torch.no_grad()
-def accuracy(classifier: Classifier, dataset: Any, shape: Sized) -> float:
-    """The share of a data set's images whose label it says."""
+def accuracy(classifier: Classifier, dataset: Any, shape: Sized, max_bad_images: int = 0) -> float:
+    """The share of a data set's images whose label it says; up to `max_bad_images` that cannot be decoded left out."""
     right = count = 0
     device = next(classifier.parameters()).device
-    for batch in in_order(dataset, shape, 500):
+    for batch in in_order(dataset, shape, 500, max_bad_images=max_bad_images):
         right += int((classifier(batch.images.to(device)).argmax(1).cpu() == labels_of(batch)).sum())
         count += len(batch.images)
     return right / max(1, count)

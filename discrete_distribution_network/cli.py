@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import tyro
 
-from discrete_distribution_network.config import TrainConfig, load_config
+from discrete_distribution_network.config import TrainConfig, configured
 from discrete_distribution_network.errors import DDNError, InvalidInput
 
 if TYPE_CHECKING:
@@ -48,8 +48,8 @@ class Quickstart(TrainConfig):
 class _WithModel:
     model: Path | None = None
     """Run or model folder; the run started last under ./runs if not given."""
-    device: str = "cpu"
-    """Where to compute."""
+    device: str = "auto"
+    """Where to compute: cpu, cuda, mps, or auto for what there is."""
 
 
 @dataclass
@@ -198,19 +198,10 @@ def main(args: list[str] | None = None) -> None:
     """Run a command; an error of the library, or of the file system, is one line and exit code 2."""
     args = sys.argv[1:] if args is None else args
     try:
-        training = load_config(Path(path)) if (path := _value_of("--config", args)) else {}
-        command = tyro.cli(commands(training), prog="ddn", description="Discrete Distribution Networks.", args=args)
+        command = tyro.cli(
+            commands(configured(args)), prog="ddn", description="Discrete Distribution Networks.", args=args
+        )
         command.run()
     except (DDNError, OSError) as error:
         print(f"ddn: {error}", file=sys.stderr)
         sys.exit(2)
-
-
-def _value_of(option: str, args: list[str]) -> str | None:
-    """The value of an option that must be known before the others can be read."""
-    for argument, following in zip(args, [*args[1:], ""], strict=True):
-        if argument == option:
-            return following
-        if argument.startswith(f"{option}="):
-            return argument.removeprefix(f"{option}=")
-    return None

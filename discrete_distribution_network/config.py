@@ -9,7 +9,7 @@ import dataclasses
 import json
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Literal, get_type_hints
+from typing import Annotated, Any, Literal, get_args, get_origin, get_type_hints
 
 import tyro
 
@@ -91,7 +91,7 @@ class TrainConfig:
     compile: bool = False
     """Compile the network with torch.compile: minutes at the start, faster steps."""
     device: str = "auto"
-    """Where to train: auto, cpu, cuda, mps."""
+    """Where to train: cpu, cuda, mps, or auto for what there is."""
     seed: int = 0
     """Of the weights, of the order of the images and of all that is random in training."""
 
@@ -131,8 +131,36 @@ def load_config(path: Path) -> dict[str, Any]:
             f"expected options of `ddn train` in {path}, got {', '.join(unknown)}; give the config.json of a run "
             "that this version wrote"
         )
-    hints = get_type_hints(TrainConfig)
-    return {
-        name: tuple(value) if isinstance(value, list) and "tuple" in str(hints[name]) else value
-        for name, value in options.items()
-    }
+    hints = get_type_hints(TrainConfig, include_extras=True)
+    options = {name: tuple(value) if isinstance(value, list) else value for name, value in options.items()}
+    for name, value in options.items():
+        if not _fits(value, hints[name]):
+            raise InvalidInput(
+                f"expected another kind of value for {name} in {path}, got {value!r}; see ddn train --help"
+            )
+    return options
+
+
+def _fits(value: Any, hint: Any) -> bool:
+    """Whether a value is of a type, as the fields of `TrainConfig` have them."""
+    arguments = get_args(hint)
+    if get_origin(hint) is Annotated:
+        return _fits(value, arguments[0])
+    if get_origin(hint) is Literal:
+        return value in arguments
+    if get_origin(hint) is tuple:
+        kinds = arguments[:1] * len(value) if arguments[-1:] == (...,) and isinstance(value, tuple) else arguments
+        return isinstance(value, tuple) and len(value) == len(kinds) and all(map(_fits, value, kinds))
+    if arguments:  # a union
+        return any(_fits(value, kind) for kind in arguments)
+    if hint is float:
+        return isinstance(value, int | float) and not isinstance(value, bool)
+    return isinstance(value, hint) and not (hint is int and isinstance(value, bool))
+
+
+def configured(args: list[str]) -> dict[str, Any]:
+    """The options in the file that `--config` names among these arguments; none if it is not there."""
+    for argument, following in zip(args, [*args[1:], ""], strict=True):
+        if argument == "--config" or argument.startswith("--config="):
+            return load_config(Path(following if argument == "--config" else argument.removeprefix("--config=")))
+    return {}

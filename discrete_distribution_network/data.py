@@ -8,6 +8,8 @@ from __future__ import annotations
 
 import gzip
 import inspect
+import io
+import operator
 import struct
 import zlib
 from collections.abc import Callable, Mapping, Sequence
@@ -21,7 +23,7 @@ from PIL import Image
 from torch import Tensor
 from torch.utils.data import Dataset, Subset
 
-from discrete_distribution_network.errors import DataError
+from discrete_distribution_network.errors import DataError, require
 from discrete_distribution_network.images import find_images, load_image, to_pixels
 from discrete_distribution_network.selection import resize
 
@@ -48,19 +50,22 @@ class Item(NamedTuple):
 def as_item(value: Any, size: tuple[int, int], channels: int, name: object) -> Item:
     """What a data set gave, as an `Item` of this size (height, width).
 
-    A Pillow image is converted, resized to cover the size and cropped; a tensor must have the size already. A row of
-    columns (a mapping) gives its image and its label.
+    A Pillow image is converted, resized to cover the size and cropped; a tensor must have the size already. Of a pair
+    the second is the label, if it is an integer; a row of columns (a mapping) gives its image and its label.
 
     Raises:
         DataError: it is nothing like that; the message calls it `name`.
     """
     label = None
     if isinstance(value, Mapping):
-        value, label = value[_column(value, IMAGE_COLUMNS, name)], _label_of(value)
-    elif isinstance(value, tuple | list) and len(value) == 2:
-        value, label = value
+        value, label = value[_image_column(value, name)], _label_of(value)
+    elif isinstance(value, tuple | list) and 1 <= len(value) <= 2:
+        value, label = (*value, None)[:2]
     if isinstance(value, Image.Image):
         image = to_pixels(value, size, channels, name=name)
+    elif _is_encoded(value):
+        file = io.BytesIO(value["bytes"]) if value["bytes"] is not None else value["path"]
+        image = load_image(file, size, channels, name=name)
     elif isinstance(value, Tensor):
         image = value
     else:
@@ -75,23 +80,32 @@ def as_item(value: Any, size: tuple[int, int], channels: int, name: object) -> I
         )
     if image.dtype != torch.uint8 and not image.is_floating_point():
         raise DataError(f"expected uint8 or floating-point pixels, got {name} as {image.dtype}; convert it")
-    if label is None:
-        return Item(image)
-    try:
-        return Item(image, int(label))
-    except (TypeError, ValueError) as error:
-        raise DataError(f"expected an integer label, got {label!r} with {name}; number the classes") from error
+    return Item(image, _integer(label))
 
 
-def _column(row: Mapping[str, Any], names: Sequence[str], name: object) -> str:
-    for column in (*names, *(key for key, value in row.items() if isinstance(value, Image.Image))):
+def _is_encoded(value: Any) -> bool:
+    """Whether this is an image file as Hugging Face stores it: its bytes or its path."""
+    return isinstance(value, Mapping) and {"bytes", "path"} <= value.keys()
+
+
+def _image_column(row: Mapping[str, Any], name: object) -> str:
+    images = (column for column, value in row.items() if isinstance(value, Image.Image) or _is_encoded(value))
+    for column in (*IMAGE_COLUMNS, *images):
         if column in row:
             return column
-    raise DataError(f"expected a column named {', '.join(names)}, got {', '.join(row)} in {name}; rename one")
+    raise DataError(f"expected a column named {', '.join(IMAGE_COLUMNS)}, got {', '.join(row)} in {name}; rename one")
 
 
 def _label_of(row: Mapping[str, Any]) -> Any:
     return next((row[column] for column in LABEL_COLUMNS if column in row), None)
+
+
+def _integer(label: Any) -> int | None:
+    """A label that is an integer, or a tensor or array of one; None for any other."""
+    try:
+        return operator.index(label)
+    except (TypeError, ValueError):
+        return None
 
 
 class Split(NamedTuple):
@@ -233,9 +247,10 @@ def folder_split(folder: str | Path, size: tuple[int, int], channels: int, test_
 
 
 def held_out(count: int, test_share: float) -> tuple[list[int], list[int]]:
-    """Indices to learn from and to test with: every n-th is for testing, at least one."""
-    every = max(2, round(1 / test_share))
-    test = list(range(every - 1, count, every)) or [count - 1]
+    """Indices to learn from and to test with, at least one each: of ten for a share of 0.1, the last is for testing."""
+    require(0 < test_share < 1, "a test share between 0 and 1", test_share)
+    test = [index for index in range(count) if int((index + 1) * test_share + 1e-9) > int(index * test_share + 1e-9)]
+    test = test[: count - 1] or [count - 1]
     kept = set(test)
     return [index for index in range(count) if index not in kept], test
 
@@ -378,25 +393,30 @@ def hugging_face_split(
         learn, keep = held_out(len(train), test_share)
         train, test = train.select(learn), train.select(keep)
     if streaming:
-        return Split(train, test)
+        return Split(undecoded(train), undecoded(test))
     return Split(*(HuggingFaceImages(part, size, channels, name) for part in (train, test)))
+
+
+def undecoded(rows: Any) -> Any:
+    """A Hugging Face data set whose images come as they are stored, so that they are decoded, and fail, here.
+
+    Any other data set as it is.
+    """
+    for column, kind in (getattr(rows, "features", None) or {}).items():
+        if type(kind).__name__ == "Image":
+            rows = rows.cast_column(column, type(kind)(decode=False))
+    return rows
 
 
 class HuggingFaceImages(Decoded):
     """The rows of a Hugging Face data set that is stored."""
 
     def __init__(self, rows: Any, size: tuple[int, int], channels: int, name: str):
-        def decode(index: int) -> Item:
-            where = f"row {index} of {name}"
-            try:
-                row = rows[index]
-            except (OSError, ValueError, SyntaxError) as error:
-                raise DataError(
-                    f"expected an image, got {where}, which cannot be decoded ({_first_line(error)}); remove it"
-                ) from error
-            return as_item(row, size, channels, where)
+        self.rows, self.size, self.channels, self.name = undecoded(rows), size, channels, name
+        super().__init__(len(rows), self._load)
 
-        super().__init__(len(rows), decode)
+    def _load(self, index: int) -> Item:
+        return as_item(self.rows[index], self.size, self.channels, f"row {index} of {self.name}")
 
 
 def _first_line(error: Exception) -> str:

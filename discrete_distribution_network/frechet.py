@@ -7,7 +7,7 @@ training and test images, the floor.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Iterator
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -39,7 +39,7 @@ def statistics(net: FeatureNet, batches: Iterable[Tensor]) -> Statistics:
         require(
             features.ndim == 2 and len(features) == len(images), f"features ({len(images)}, F)", tuple(features.shape)
         )
-        features = features.double().cpu()
+        features = features.cpu().double()
         count += len(features)
         total = features.sum(0) + (0 if total is None else total)
         squares = features.T @ features + (0 if squares is None else squares)
@@ -79,18 +79,31 @@ class FrechetFigures(NamedTuple):
 
 
 def frechet_figures(
-    ddn: DDN, net: FeatureNet, train: Any, test: Any, count: int = 10_000, batch_size: int = 100, seed: int = 0
+    ddn: DDN,
+    net: FeatureNet,
+    train: Any,
+    test: Any,
+    count: int = 10_000,
+    batch_size: int = 100,
+    seed: int = 0,
+    max_bad_images: int = 0,
 ) -> FrechetFigures:
     """The Fréchet distance of `count` samples to the test images, with the floor beside it.
 
     Args:
         net: any callable; see `inception` and `classifier.py`.
         train, test: data sets; see `data.py`.
+        max_bad_images: how many images that cannot be decoded are left out of each before it is an error.
     """
     device, generator = ddn.start.device, torch.Generator().manual_seed(seed)
-    real = statistics(net, (batch.images.to(device) for batch in in_order(test, ddn, batch_size)))
-    learnt = statistics(net, (batch.images.to(device) for batch in in_order(train, ddn, batch_size, limit=count)))
-    again = statistics(net, (ddn.reconstruct(batch.images.to(device)) for batch in in_order(test, ddn, batch_size)))
+
+    def images(dataset: Any, limit: int | None = None) -> Iterator[Tensor]:
+        for batch in in_order(dataset, ddn, batch_size, limit=limit, max_bad_images=max_bad_images):
+            yield batch.images.to(device)
+
+    real = statistics(net, images(test))
+    learnt = statistics(net, images(train, limit=count))
+    again = statistics(net, (ddn.reconstruct(some).clamp(0, 1) for some in images(test)))
     sizes = [min(batch_size, count - done) for done in range(0, count, batch_size)]
     drawn = statistics(net, (ddn.sample(size, generator=generator).clamp(0, 1) for size in sizes))
     return FrechetFigures(
@@ -106,7 +119,7 @@ def inception(weights: str | Path | None = None, device: str = "cpu") -> Feature
     """The 2048 features of the Inception network that FID is usually measured with (through torchmetrics).
 
     Args:
-        weights: the file pt_inception-2015-12-05-6726825d.pth; if None, where torch.hub keeps it.
+        weights: torch-fidelity's file weights-inception-2015-12-05-6726825d.pth; None for where torch.hub keeps it.
 
     Raises:
         ModelFileError: the packages or the weights are not there, or the file holds more than tensors.

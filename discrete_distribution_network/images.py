@@ -6,6 +6,7 @@ import warnings
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
+from typing import BinaryIO
 
 import numpy as np
 import torch
@@ -17,18 +18,26 @@ from discrete_distribution_network.errors import DataError
 IMAGE_ENDINGS = (".png", ".jpg", ".jpeg", ".webp", ".bmp", ".gif", ".tif", ".tiff", ".ppm", ".pgm")
 
 
-def load_image(path: str | Path, size: tuple[int, int], channels: int, background: int = 255) -> Tensor:
+def load_image(
+    file: str | Path | BinaryIO,
+    size: tuple[int, int],
+    channels: int,
+    background: int = 255,
+    name: object = None,
+) -> Tensor:
     """One image file as uint8 (C, H, W), turned and converted as a person would (see `to_pixels`).
 
     Args:
+        file: its path, or the open file.
         size: (height, width); the image is resized to cover it and cropped at the centre: never squashed.
         channels: 1 for grey, 3 for RGB.
         background: what transparency lets through, 0 (black) to 255 (white).
+        name: what an error calls it; its path if None.
 
     Raises:
         DataError: the file cannot be read or decoded, or has so many pixels that it may be a decompression bomb.
     """
-    with _faults_named(path), Image.open(path) as image:
+    with faults_named(file if name is None else name), Image.open(file) as image:
         side = 2 * max(size)
         image.draft(None, (side, side))  # a far larger JPEG is decoded at a half, a quarter or an eighth
         return _pixels(image, size, channels, background)
@@ -45,7 +54,7 @@ def to_pixels(
     Raises:
         DataError: it cannot be decoded; the message calls it `name`.
     """
-    with _faults_named(name):
+    with faults_named(name):
         return _pixels(image, size, channels, background)
 
 
@@ -68,7 +77,7 @@ def find_images(folder: str | Path) -> list[Path]:
 
 
 @contextmanager
-def _faults_named(name: object) -> Iterator[None]:
+def faults_named(name: object) -> Iterator[None]:
     """Whatever Pillow raises as a `DataError` that names the image."""
     try:
         with warnings.catch_warnings():

@@ -7,15 +7,17 @@ on how many workers load. So a training that is resumed asks for the batches fro
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Iterator, Sequence
+from contextlib import suppress
 from functools import partial
-from itertools import chain, count, islice
+from itertools import chain, count
 from typing import Any, NamedTuple, Protocol
 
 import torch
+from PIL import Image
 from torch import Tensor
 from torch.utils.data import DataLoader, Dataset, IterableDataset
 
-from discrete_distribution_network.data import Item, as_item, is_stream
+from discrete_distribution_network.data import Item, as_item, is_stream, undecoded
 from discrete_distribution_network.errors import DataError, require
 
 Augment = Callable[[Tensor], Tensor]
@@ -115,56 +117,83 @@ class _Stream(IterableDataset[_Prepared]):
         shape: Sized,
         augment: Augment | None,
         seed: int,
-        skip: bool,
+        max_bad_images: int,
         rank: int,
         ranks: int,
         start: int,
     ):
         self.stream, self.sharded = _share_of(stream, seed, rank, ranks)
-        self.augment, self.seed, self.skip = augment, seed, skip
+        self.augment, self.seed, self.max_bad_images = augment, seed, max_bad_images
         self.size, self.channels = shape.image_size, shape.channels
         self.rank, self.ranks, self.start = rank, ranks, start
 
-    def _endless(self) -> Iterator[tuple[int, int, Any]]:
-        """(round, place in the stream, item); a stream that raises for one item goes on with the next if it can."""
+    def __iter__(self) -> Iterator[_Prepared]:
+        passed, faults = 0, []
+        for result in self._results():
+            if isinstance(result, str):
+                faults.append(result)
+                if len(faults) > self.max_bad_images:
+                    yield _Prepared(None, tuple(faults))
+            elif passed < self.start:
+                passed, faults = passed + 1, []
+            else:
+                yield _Prepared(result, tuple(faults))
+                faults = []
+
+    def _results(self) -> Iterator[Item | str | None]:
+        """This process's items for ever, or why they cannot be had; None for those before the start.
+
+        Where bad items are left out, those before the start are prepared too: only that tells how many were good.
+        """
+        blind = 0 if self.max_bad_images else self.start
         for epoch in count():
             if hasattr(self.stream, "set_epoch"):
                 self.stream.set_epoch(epoch)
-            place = -1
-            for place, item in enumerate(self.stream):
-                if self.sharded or place % self.ranks == self.rank:
-                    yield epoch, place, item
-            if place < 0:
+            items, place = iter(self.stream), 0
+            while True:
+                own = self.sharded or place % self.ranks == self.rank
+                # what the stream itself draws at random comes from the item's seed too
+                with _seeded(key(self.seed, epoch, place, self.rank if self.sharded else 0)):
+                    try:
+                        result: Item | str | None = None
+                        if not own or blind > 0:
+                            pass_over(items)
+                        else:
+                            name = f"item {place} of the stream"
+                            result = prepare(partial(next, items), self.size, self.channels, name, self.augment)
+                    except StopIteration:
+                        break
+                if own:
+                    blind -= 1
+                    yield result
+                place += 1
+            if place == 0:
                 raise DataError(
                     "expected images in the data set, got an iterable without any"
                     + (" the second time; give one that can be iterated again" if epoch else "")
                 )
-
-    def __iter__(self) -> Iterator[_Prepared]:
-        faults: list[str] = []
-        for epoch, place, value in islice(self._endless(), self.start, None):
-            with _seeded(key(self.seed, epoch, place)):
-                name = f"item {place} of the stream"
-                result = prepare(partial(_itself, value), self.size, self.channels, name, self.augment)
-            if isinstance(result, Item):
-                yield _Prepared(result, tuple(faults))
-                faults = []
-            elif self.skip:
-                faults.append(result)
-            else:
-                yield _Prepared(None, (result,))
 
 
 def _share_of(stream: Any, seed: int, rank: int, ranks: int) -> tuple[Any, bool]:
     """A process's part of a stream, and whether it is one; a stream of Hugging Face knows how to shuffle and share."""
     if not (hasattr(stream, "shuffle") and hasattr(stream, "set_epoch")):
         return stream, False
-    stream = stream.shuffle(seed=key(seed) % (1 << 32), buffer_size=1000)
+    stream = undecoded(stream).shuffle(seed=key(seed) % (1 << 32), buffer_size=1000)
     if ranks == 1:
         return stream, True
     from datasets.distributed import split_dataset_by_node
 
     return split_dataset_by_node(stream, rank=rank, world_size=ranks), True
+
+
+READING = (OSError, SyntaxError, Image.DecompressionBombError)
+"""What Pillow raises inside a data set of the user's."""
+
+
+def pass_over(items: Iterator[Any]) -> None:
+    """Go on by one item, whether it can be read or not."""
+    with suppress(*READING):
+        next(items)
 
 
 def prepare(
@@ -175,7 +204,7 @@ def prepare(
         item = as_item(fetch(), size, channels, name)
     except DataError as error:
         return str(error)
-    except (OSError, SyntaxError) as error:  # what Pillow raises inside a data set of the user's
+    except READING as error:
         return f"expected an image, got {name}, which cannot be decoded ({error}); remove it"
     if augment is None:
         return item
@@ -186,10 +215,6 @@ def prepare(
             "crop last"
         )
     return Item(image, item.label)
-
-
-def _itself(value: Any) -> Any:
-    return value
 
 
 class _seeded:
@@ -236,7 +261,9 @@ class Loader:
             Its random numbers come from PyTorch's own generator, seeded by (seed, epoch, image).
         seed, rank, ranks: of the order; the number of this process, and of all.
         workers: processes that load; 0 for none but this.
-        max_bad_images: how many images that cannot be decoded are replaced by others before it is an error.
+        pin_memory: keep batches where a GPU takes them from faster.
+        max_bad_images: how many images that cannot be decoded are replaced by others before it is an error, in this
+            process.
 
     Attributes:
         faults: the sentences about images that could not be decoded, each once.
@@ -253,13 +280,16 @@ class Loader:
         rank: int = 0,
         ranks: int = 1,
         workers: int = 0,
+        pin_memory: bool = False,
         max_bad_images: int = 0,
     ):
+        require(workers >= 0, "workers of at least 0", workers)
+        require(max_bad_images >= 0, "max_bad_images of at least 0", max_bad_images)
         require(batch_size >= 1, "batch_size of at least 1", batch_size)
         self.dataset = dataset
         self.shape, self.batch_size, self.augment = shape, batch_size, augment
         self.seed, self.rank, self.ranks, self.workers = seed, rank, ranks, workers
-        self.max_bad_images = max_bad_images
+        self.pin_memory, self.max_bad_images = pin_memory, max_bad_images
         self.faults: dict[str, None] = {}
         self.streamed = is_stream(dataset)
         self.per_epoch = None if self.streamed else self._order(0).per_epoch
@@ -277,13 +307,15 @@ class Loader:
         options: dict[str, Any] = {
             "collate_fn": collate,
             "num_workers": self.workers,
-            "pin_memory": torch.cuda.is_available(),
+            "pin_memory": self.pin_memory,
             "generator": torch.Generator(),  # else it would take a number from PyTorch's own
         }
         skip = self.max_bad_images > 0
         if self.streamed:
             place = start * self.batch_size
-            stream = _Stream(self.dataset, self.shape, self.augment, self.seed, skip, self.rank, self.ranks, place)
+            stream = _Stream(
+                self.dataset, self.shape, self.augment, self.seed, self.max_bad_images, self.rank, self.ranks, place
+            )
             loader = DataLoader(stream, batch_size=self.batch_size, **options)
         else:
             keyed = _Keyed(self.dataset, self.shape, self.augment, self.seed, skip)
@@ -311,15 +343,9 @@ def in_order(
     Raises:
         DataError: one cannot be decoded, once `max_bad_images` others were left out.
     """
-    places: Iterable[tuple[int, Callable[[], Any]]]
-    if is_stream(dataset):
-        places = ((place, partial(_itself, value)) for place, value in enumerate(dataset))
-    else:
-        places = ((place, partial(dataset.__getitem__, place)) for place in range(len(dataset)))
     faults: list[str] = []
     items: list[_Prepared] = []
-    for place, fetch in islice(places, rank, limit, ranks):
-        result = prepare(fetch, shape.image_size, shape.channels, f"image {place}", None)
+    for result in _in_order(dataset, shape, rank, ranks, limit):
         if isinstance(result, Item):
             items.append(_Prepared(result, ()))
         else:
@@ -331,6 +357,23 @@ def in_order(
             items = []
     if items:
         yield _in_unit_range(collate(items))
+
+
+def _in_order(dataset: Any, shape: Sized, rank: int, ranks: int, limit: int | None) -> Iterator[Item | str]:
+    """One process's items, or why they cannot be had."""
+    streamed = is_stream(dataset)
+    items = iter(undecoded(dataset)) if streamed else None
+    for place in count() if limit is None else range(limit):
+        if not streamed and place >= len(dataset):
+            return
+        try:
+            if place % ranks == rank:
+                fetch = partial(dataset.__getitem__, place) if items is None else partial(next, items)
+                yield prepare(fetch, shape.image_size, shape.channels, f"image {place}", None)
+            elif items is not None:
+                pass_over(items)
+        except StopIteration:
+            return
 
 
 def _in_unit_range(batch: Batch) -> Batch:

@@ -95,7 +95,7 @@ def evaluate(
         assert walk.losses is not None
         error = (walk.outputs[-1].float() - images).square().mean()
         weights = torch.cat((error.new_ones(1), error[None], walk.losses.float()))
-        errors += weights.double().cpu() * len(images)
+        errors += weights.cpu().double() * len(images)
         counts += torch.cat(counts_by_level(walk.codes, sizes, ddn.codes_per_level)).cpu()
         if stopped():
             break

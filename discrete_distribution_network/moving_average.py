@@ -3,10 +3,8 @@
 from __future__ import annotations
 
 import copy
-from functools import cached_property
 
 import torch
-from torch import Tensor
 from torch.optim.swa_utils import get_ema_multi_avg_fn
 
 from discrete_distribution_network.ddn import DDN
@@ -17,7 +15,7 @@ class MovingAverage:
     """The exponential moving average of a DDN's weights; its buffers are those of the last update.
 
     Args:
-        ddn: what is averaged; it is copied.
+        ddn: what is averaged; it is copied as it is now, so after every process has the same weights.
         beta: the share of the average that stays at an update; early on at most (1 + t) / (10 + t) after t of them.
         update_every: steps between two updates.
         update_after_step: until then the average is the model itself.
@@ -31,28 +29,17 @@ class MovingAverage:
         require(update_every >= 1, "update_every of at least 1", update_every)
         self.beta, self.update_every, self.update_after_step = beta, update_every, update_after_step
         self.model = copy.deepcopy(ddn).requires_grad_(False).eval()
-        self._ddn = ddn
-
-    @cached_property
-    def _tensors(self) -> tuple[tuple[Tensor, ...], ...]:
-        """The average's parameters, the model's, the average's buffers, the model's.
-
-        Listed once, since to look through all modules takes longer than to average; and not before the first update,
-        since wrapping a model for several processes puts new buffers in place.
-        """
-        (averaged, kept), (current, buffers) = (
-            (tuple(one.parameters()), tuple(one.buffers())) for one in (self.model, self._ddn)
-        )
-        return averaged, current, kept, buffers
+        # listed once: to look through all modules takes longer than to average
+        self._averaged, self._current = tuple(self.model.parameters()), tuple(ddn.parameters())
+        self._kept, self._buffers = tuple(self.model.buffers()), tuple(ddn.buffers())
 
     @torch.no_grad()
     def update(self, step: int) -> None:
         """To be called after every step of the optimiser, once nodes are split; the first step is number 1."""
-        averaged, current, kept, buffers = self._tensors
         if step <= self.update_after_step:
-            torch._foreach_copy_(averaged, current)
+            torch._foreach_copy_(self._averaged, self._current)
         elif step % self.update_every == 0:
             updates = (step - self.update_after_step) // self.update_every
             beta = min(self.beta, (1 + updates) / (10 + updates))
-            get_ema_multi_avg_fn(beta)(averaged, current, updates)
-        torch._foreach_copy_(kept, buffers)
+            get_ema_multi_avg_fn(beta)(self._averaged, self._current, updates)
+        torch._foreach_copy_(self._kept, self._buffers)

@@ -14,7 +14,7 @@ from accelerate.state import AcceleratorState
 from accelerate.utils import DistributedDataParallelKwargs, InitProcessGroupKwargs
 from torch import Tensor
 
-from discrete_distribution_network.errors import DDNError, require
+from discrete_distribution_network.errors import DDNError, InvalidInput, require
 
 Precision = Literal["auto", "no", "bf16", "fp16"]
 
@@ -23,20 +23,28 @@ def accelerator_for(
     precision: Precision, timeout: float, trackers: list[Any], folder: Path, kwargs: dict[str, Any]
 ) -> Accelerator:
     """An `Accelerator` with these settings, over which `kwargs` go; a process gives up the others after `timeout` s."""
+    given = kwargs.get("kwargs_handlers", [])
     handlers = [
         # counts are no weights: each process keeps its own until they are summed
         DistributedDataParallelKwargs(broadcast_buffers=False),
         InitProcessGroupKwargs(timeout=timedelta(seconds=timeout)),
-        *kwargs.get("kwargs_handlers", ()),
     ]
+    handlers = [one for one in handlers if type(one) not in {type(other) for other in given}]
     # without `cpu`, accelerate takes processes that torchrun starts on a machine without a GPU for separate trainings
     cpu = kwargs.get("cpu", not torch.accelerator.is_available())
     if precision == "auto":
         precision = fast_precision(cpu)
-    settings = {"mixed_precision": precision, "log_with": trackers or None, "project_dir": folder, "cpu": cpu}
+    settings = {"mixed_precision": precision, "log_with": trackers or None, "project_dir": folder, "cpu": cpu, **kwargs}
     # accelerate's process-wide state remembers the first precision, and would refuse another
-    AcceleratorState._reset_state()
-    accelerator = Accelerator(**{**settings, **kwargs, "kwargs_handlers": handlers})
+    if AcceleratorState._shared_state and AcceleratorState().mixed_precision != settings["mixed_precision"]:
+        AcceleratorState._reset_state()
+    try:
+        accelerator = Accelerator(**{**settings, "kwargs_handlers": [*handlers, *given]})
+    except ValueError as error:
+        said = str(error).strip().split("\n")[0]
+        raise InvalidInput(f"expected settings that accelerate takes, but it says: {said}") from error
+    # the Trainer accumulates by itself; accelerate would divide by its own number once more
+    accelerator.gradient_accumulation_steps = 1
     launched = int(os.environ.get("WORLD_SIZE", "1"))
     require(
         accelerator.num_processes == launched,

@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 import math
 import sys
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any, TextIO
 
@@ -21,7 +21,7 @@ class Report:
         folder: where `metrics.jsonl` is written, line by line; one that is there is continued. None: nowhere.
         total: length of the bar.
         progress: whether it is shown.
-        track: gets (flat figures, step), such as `Accelerator.log`; or None.
+        trackers: of accelerate; each gets the figures under flat names, and is ended with this context.
         replace: begin the file anew.
     """
 
@@ -30,10 +30,11 @@ class Report:
         folder: Path | None,
         total: int,
         progress: bool,
-        track: Callable[[dict[str, float], int], None] | None = None,
+        trackers: Sequence[Any] = (),
         replace: bool = False,
     ):
-        self.folder, self.total, self.progress, self.track, self.replace = folder, total, progress, track, replace
+        self.folder, self.total, self.progress, self.replace = folder, total, progress, replace
+        self.trackers = trackers
         self.file: TextIO | None = None
 
     def __enter__(self) -> Report:
@@ -55,6 +56,8 @@ class Report:
         self.bar.close()
         if self.file is not None:
             self.file.close()
+        for tracker in self.trackers:
+            tracker.finish()
 
     def write(self, step: int, figures: dict[str, Any]) -> None:
         """One line, the step and its figures; NaN and infinity become null."""
@@ -68,8 +71,8 @@ class Report:
         if self.file is not None:
             self.file.write(json.dumps({"step": step, **_plain(figures)}, allow_nan=False) + "\n")
             self.file.flush()
-        if self.track is not None:
-            self.track(dict(_flat(figures)), step)
+        for tracker in self.trackers:
+            tracker.log(dict(_flat(figures)), step=step)
 
     def advance(self, done: float) -> None:
         """Move the bar to this much of its total."""

@@ -14,7 +14,8 @@ from __future__ import annotations
 import json
 import os
 import sys
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager, suppress
 from itertools import count
 from pathlib import Path
 from typing import Any
@@ -35,6 +36,7 @@ from discrete_distribution_network.pictures import grid, loss_curve, reconstruct
 from discrete_distribution_network.report import read_metrics
 from discrete_distribution_network.trainer import MODEL, Trainer
 from discrete_distribution_network.tree import tree_picture
+from discrete_distribution_network.whole_folder import MANIFEST
 
 RUNS = Path("runs")
 CHECKPOINTS = "checkpoints"
@@ -43,82 +45,102 @@ EVALUATION = "evaluation.json"
 
 def train(config: TrainConfig, name: str = "train") -> None:
     """Train, save, evaluate, draw. SIGTERM and Ctrl-C save first."""
-    out = _folder(config, name)
-    check_device(config.device)
     if config.channels not in (1, 3):
         raise InvalidInput(f"expected --channels 1 (grey) or 3 (colour), got {config.channels}")
     if config.steps is None and config.minutes <= 0:
         raise InvalidInput(f"expected --minutes above 0, got {config.minutes}")
     if not config.dataset:
         raise InvalidInput("expected a data set, got none; give a folder of images or the name of a data set")
+    device = place(config.device)
     split = open_split(config)
     torch.manual_seed(config.seed)
     ddn = network(config)
-    trainer = Trainer(
-        ddn,
-        dataset=split.train,
-        test_dataset=split.test,
-        num_train_steps=config.steps or sys.maxsize,
-        max_minutes=config.minutes if config.steps is None else None,
-        batch_size=config.batch_size,
-        grad_accum_every=config.grad_accum,
-        learning_rate=config.learning_rate,
-        weight_decay=config.weight_decay,
-        adam_kwargs={"betas": (0.9, 0.99)},
-        warmup_steps=config.warmup_steps,
-        decay="cosine",
-        hold=config.hold,
-        max_grad_norm=config.max_grad_norm,
-        split_every=config.split_every,
-        split_until=config.split_until,
-        use_ema=config.ema,
-        augment=augmentation(config.augment),
-        max_bad_images=config.max_bad_images,
-        num_workers=config.workers,
-        mixed_precision=config.precision,
-        compile=config.compile,
-        accelerate_kwargs={"cpu": True} if config.device == "cpu" else {},
-        seed=config.seed,
-        results_folder=out,
-        checkpoints_folder=out / CHECKPOINTS,
-        checkpoint_every=config.checkpoint_every,
-        max_checkpoints=config.max_checkpoints,
-        save_results_every=config.pictures_every,
-        evaluate_every=config.evaluate_every,
-        trackers=config.trackers,
-        resume=config.resume,
-        overwrite=config.overwrite,
-    )
-    main = trainer.processes.is_main
-    if main:
+    augment = augmentation(config.augment)
+    with _folder(config, name) as out:
+        trainer = Trainer(
+            ddn,
+            dataset=split.train,
+            test_dataset=split.test,
+            num_train_steps=sys.maxsize if config.steps is None else config.steps,
+            max_minutes=config.minutes if config.steps is None else None,
+            batch_size=config.batch_size,
+            grad_accum_every=config.grad_accum,
+            learning_rate=config.learning_rate,
+            weight_decay=config.weight_decay,
+            adam_kwargs={"betas": (0.9, 0.99)},
+            warmup_steps=config.warmup_steps,
+            decay="cosine",
+            hold=config.hold,
+            max_grad_norm=config.max_grad_norm,
+            split_every=config.split_every,
+            split_until=config.split_until,
+            use_ema=config.ema,
+            augment=augment,
+            max_bad_images=config.max_bad_images,
+            num_workers=config.workers,
+            mixed_precision=config.precision,
+            compile=config.compile,
+            accelerate_kwargs={"cpu": device.type == "cpu"},
+            seed=config.seed,
+            results_folder=out,
+            checkpoints_folder=out / CHECKPOINTS,
+            checkpoint_every=config.checkpoint_every,
+            max_checkpoints=config.max_checkpoints,
+            save_results_every=config.pictures_every,
+            evaluate_every=config.evaluate_every,
+            trackers=config.trackers,
+            resume=config.resume,
+            overwrite=config.overwrite,
+        )
+    if trainer.processes.is_main:
         out.mkdir(parents=True, exist_ok=True)
         config.save(out / CONFIG)
+        (out / EVALUATION).unlink(missing_ok=True)  # of the model that this training replaces
         images = "a stream of images" if is_stream(split.train) else f"{len(split.train)} images to learn from"
         print(
             f"{images}; {ddn.num_levels} levels of {config.codebook_size} candidates, {ddn.bits_per_image:g} bits an "
-            f"image; {trainer.accelerator.mixed_precision.replace('no', 'float32')} on {trainer.processes.device}; "
-            f"everything goes to {out}"
+            f"image; {trainer.precision.replace('no', 'float32')} on {trainer.processes.device}; all goes to {out}"
         )
     trainer()
-    if main:
+    if trainer.processes.is_main:
         _finish(trainer.result, split, out, config.max_bad_images)
+    trainer.accelerator.end_training()
 
 
-def _folder(config: TrainConfig, name: str) -> Path:
-    """The run's folder: the given one, or a new one under ./runs; to resume, the newest there of this name."""
+@contextmanager
+def _folder(config: TrainConfig, name: str) -> Iterator[Path]:
+    """The run's folder: the given one, or a new one under ./runs; to resume, the newest there of this data set.
+
+    A new one is made at once, so that no other training takes it, and taken away if this one cannot begin.
+    """
     if config.out is not None:
-        return config.out
+        yield config.out
+        return
     if int(os.environ.get("WORLD_SIZE", "1")) > 1:
         raise InvalidInput("expected --out where several processes train, got none; name a folder for all of them")
     if config.resume:
-        return newest_run(f"{name}*")
-    names = (name if number == 1 else f"{name}-{number}" for number in count(1))
-    return next(folder for one in names if not (folder := RUNS / one).exists())
+        yield newest_run(f"{name}*", config.dataset)
+        return
+    RUNS.mkdir(exist_ok=True)
+    for number in count(1):
+        out = RUNS / (name if number == 1 else f"{name}-{number}")
+        try:
+            out.mkdir()
+            break
+        except FileExistsError:
+            continue
+    try:
+        yield out
+    except BaseException:
+        with suppress(OSError):  # it holds files, or others do
+            out.rmdir()
+            RUNS.rmdir()
+        raise
 
 
 def _finish(ddn: DDN, split: Split, out: Path, max_bad_images: int) -> None:
     figures = evaluate(ddn, split.test, max_bad_images=max_bad_images)
-    save_figures(out, figures._asdict())
+    _write_figures(out, figures._asdict())
     many = in_order(split.train, ddn, 100, limit=2000, max_bad_images=max_bad_images)
     codes = torch.cat([ddn.encode(batch.images.to(ddn.start.device)) for batch in many])
     some = first_images(split.test, ddn, 10, max_bad_images).to(ddn.start.device)
@@ -133,11 +155,8 @@ def _finish(ddn: DDN, split: Split, out: Path, max_bad_images: int) -> None:
     )
 
 
-def save_figures(run: Path, figures: dict[str, Any]) -> None:
-    """Add figures to the run's evaluation.json."""
-    path = run / EVALUATION
-    before = json.loads(path.read_text(encoding="utf-8")) if path.is_file() else {}
-    path.write_text(json.dumps({**before, **figures}, indent=2) + "\n", encoding="utf-8")
+def _write_figures(run: Path, figures: dict[str, Any]) -> None:
+    (run / EVALUATION).write_text(json.dumps(figures, indent=2) + "\n", encoding="utf-8")
 
 
 def network(config: TrainConfig) -> DDN:
@@ -181,36 +200,48 @@ def augmentation(names: Sequence[str]) -> Augment | None:
         ) from error
 
 
-def check_device(name: str) -> None:
-    """Raise `InvalidInput` unless PyTorch can compute there."""
-    try:
-        torch.empty(0, device="cpu" if name == "auto" else name)
-    except (RuntimeError, AssertionError) as error:
-        raise InvalidInput(f"expected a --device that is there, got {name} ({str(error).splitlines()[0]})") from error
+def place(name: str) -> torch.device:
+    """The device of this name; auto is the accelerator if there is one.
+
+    Raises:
+        InvalidInput: there is none such here.
+    """
+    there = torch.accelerator.current_accelerator(check_available=True) or torch.device("cpu")
+    if name in ("auto", there.type):
+        return there
+    if name != "cpu":
+        raise InvalidInput(f"expected a --device that is there, got {name}; use {' or '.join({there.type, 'cpu'})}")
+    return torch.device("cpu")
 
 
-def newest_run(pattern: str = "*") -> Path:
-    """The run under ./runs that was started last."""
-    configs = sorted(RUNS.glob(f"{pattern}/{CONFIG}"), key=lambda path: path.stat().st_mtime)
-    if not configs:
-        raise ModelFileError(f"expected a run under {RUNS}, found none; run `ddn quickstart` first")
-    return configs[-1].parent
+def newest_run(pattern: str = "*", dataset: str | None = None) -> Path:
+    """The run under ./runs that was started last, among those of this data set if one is given."""
+    configs = sorted(RUNS.glob(f"{pattern}/{CONFIG}"), key=lambda path: path.stat().st_mtime, reverse=True)
+    for path in configs:
+        if dataset is None or load_config(path).get("dataset") == dataset:
+            return path.parent
+    of_it = "" if dataset is None else f" of {dataset}"
+    raise ModelFileError(f"expected a run{of_it} under {RUNS}, found none; run `ddn quickstart` or `ddn train` first")
 
 
 def model_folder(folder: Path) -> Path:
-    """The folder of the model that a path stands for: a model's own, or of a run its last or its newest checkpoint."""
+    """The folder of the model that a path stands for: a model's own, or of a run the newest that is whole."""
     if not folder.is_dir():
         raise ModelFileError(f"expected a run or a model folder at {folder}, found none; give one that training wrote")
-    if (folder / MODEL / CONFIG).is_file():
+    found = Checkpoints(folder / CHECKPOINTS).newest_whole()
+    if not (folder / MODEL / CONFIG).is_file():
+        return found or folder
+    if found is None:
         return folder / MODEL
-    return Checkpoints(folder / CHECKPOINTS).newest_whole() or folder
+    # a training that goes on, or was killed, has newer checkpoints than the model of when it last ended
+    saved, ended = (path / MANIFEST for path in (found, folder / MODEL))
+    return found if not ended.is_file() or saved.stat().st_mtime > ended.stat().st_mtime else folder / MODEL
 
 
 def load_model(folder: Path | None, device: str) -> DDN:
     """The model of a run (the newest under ./runs if None), or in a model folder."""
-    check_device(device)
-    place = "cpu" if device == "auto" else device
-    return DDN.from_pretrained(model_folder(folder or newest_run())).to(place).eval()
+    there = place(device)
+    return DDN.from_pretrained(model_folder(folder or newest_run())).to(there).eval()
 
 
 def info(run: Path) -> str:
@@ -274,6 +305,7 @@ def decode_to_folder(ddn: DDN, path: Path, out: Path, levels: int | None) -> int
         codes = torch.tensor([own for _, own in images])
     except (UnicodeDecodeError, ValueError, KeyError, TypeError) as error:
         raise DataError(f"expected codes that `ddn encode` wrote in {path}, got something else ({error})") from error
+    require(len(images) >= 1, f"at least one image in {path}", "none")
     if levels is not None:
         require(1 <= levels <= ddn.num_levels, f"levels from 1 to {ddn.num_levels}", levels)
         codes = codes[:, : sum(ddn.codes_per_level[:levels])]
@@ -300,23 +332,24 @@ def evaluate_run(
     if not (dataset or config.dataset):
         raise InvalidInput(f"expected a run with its {CONFIG}, got {run}; name the data set with --dataset")
     split = open_data(dataset or config.dataset, ddn.image_size, ddn.channels, config.test_share, config.streaming)
-    figures: dict[str, Any] = evaluate(ddn, split.test)._asdict()
+    bad = config.max_bad_images
+    figures: dict[str, Any] = evaluate(ddn, split.test, max_bad_images=bad)._asdict()
     if features != "none":
-        net, name = feature_net(features, ddn, split, seed)
-        found = frechet_figures(ddn, net, split.train, split.test, samples, seed=seed)
+        net, name = feature_net(features, ddn, split, seed, bad)
+        found = frechet_figures(ddn, net, split.train, split.test, samples, seed=seed, max_bad_images=bad)
         figures["frechet_features"] = name
         figures |= {f"frechet_{key}": value for key, value in found._asdict().items()}
     if dataset is None:
-        save_figures(run, figures)
+        _write_figures(run, figures)
     return figures
 
 
-def feature_net(features: str, ddn: DDN, split: Split, seed: int) -> tuple[FeatureNet, str]:
+def feature_net(features: str, ddn: DDN, split: Split, seed: int, max_bad_images: int = 0) -> tuple[FeatureNet, str]:
     """The network that a Fréchet distance is measured in, and what it is called."""
     device = ddn.start.device
     if features != "classifier":
         net = inception(None if features == "inception" else features, str(device))
         return net, "Inception, 2048 features"
-    classifier = train_classifier(split.train, ddn, seed=seed, device=device)
-    right = accuracy(classifier, split.test, ddn)
+    classifier = train_classifier(split.train, ddn, seed=seed, device=device, max_bad_images=max_bad_images)
+    right = accuracy(classifier, split.test, ddn, max_bad_images)
     return classifier.features, f"classifier of this data set, {right:.1%} right on its test images"

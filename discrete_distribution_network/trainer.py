@@ -100,14 +100,16 @@ class Trainer:
         split_every: steps between two calls of split-and-prune.
         split_until: share of the training after which nodes stay where they are.
         augment: of one image (C, H, W); see `Loader`.
-        max_bad_images: how many images that cannot be decoded are replaced by others before it is an error.
+        max_bad_images: how many images that cannot be decoded are replaced by others (left out, when evaluating)
+            before it is an error; in each process.
         num_workers: processes that load images; None for none on a CPU, two on a GPU.
         mixed_precision: "no" (float32), "bf16", "fp16", or "auto": bf16 where the processor has matrix units for it.
         compile: `torch.compile` the network.
         channels_last: keep weights and images in that memory format.
         seed: of the order of the images and of all that is random in training.
         resume: True for the newest whole checkpoint, if there is one; or the folder of a checkpoint.
-        overwrite: write into folders that hold files; files of the same names are replaced, none else.
+        overwrite: write into folders that hold files; files of the same names are replaced, none else, but older
+            checkpoints count among those of which only the newest are kept.
         max_checkpoints: the newest so many are kept; None for all.
         trackers: names of accelerate's trackers (tensorboard, wandb, trackio), or trackers.
         log_every: steps between two lines of figures.
@@ -182,6 +184,10 @@ class Trainer:
         ):
             require(isinstance(number, int) and number >= 1, f"{name} to be an integer of at least 1", repr(number))
         require(learning_rate > 0, "learning_rate above 0", learning_rate)
+        require(max_grad_norm is None or max_grad_norm > 0, "max_grad_norm above 0, or None", max_grad_norm)
+        require(
+            evaluate_images is None or evaluate_images >= 1, "evaluate_images of at least 1, or None", evaluate_images
+        )
         require(max_minutes is None or max_minutes > 0, "max_minutes above 0, or None", max_minutes)
         require(warmup_steps >= 0, "warmup_steps of at least 0", warmup_steps)
         require(decay in ("none", "cosine"), 'decay "none" or "cosine"', repr(decay))
@@ -212,7 +218,7 @@ class Trainer:
         self.accelerator = accelerator_for(
             mixed_precision, timeout, self.trackers, self.results_folder, accelerate_kwargs or {}
         )
-        self.processes = Processes(self.accelerator)
+        self.processes, self.precision = Processes(self.accelerator), self.accelerator.mixed_precision
         if not (resume or overwrite):
             held = [folder for folder in (self.checkpoints.folder, self.results_folder) if _holds_files(folder)]
             self.processes.wait()  # every process looks before one writes
@@ -232,6 +238,7 @@ class Trainer:
             rank=self.processes.rank,
             ranks=self.processes.number,
             workers=num_workers,
+            pin_memory=self.processes.device.type == "cuda",
             max_bad_images=max_bad_images,
         )
         self.ddn, self.channels_last = ddn.to(self.processes.device).train(), channels_last
@@ -240,7 +247,6 @@ class Trainer:
         adam = {"lr": learning_rate, "weight_decay": weight_decay, "fused": True, **(adam_kwargs or {})}
         unknown = sorted(set(ema_kwargs or {}) - {"beta", "update_every", "update_after_step"})
         require(not unknown, "ema_kwargs beta, update_every and update_after_step", ", ".join(unknown))
-        self.ema = MovingAverage(self.ddn, **(ema_kwargs or {})) if use_ema else None
         model = LossByLevel(self.ddn)
         if compile:
             model.compile()
@@ -250,6 +256,7 @@ class Trainer:
             self.model, self.optimizer = self.accelerator.prepare(
                 model, torch.optim.AdamW(self.ddn.parameters(), **adam)
             )
+        self.ema = MovingAverage(self.ddn, **(ema_kwargs or {})) if use_ema else None
         self._parameters = list(self.ddn.parameters())  # to look through all modules at every step takes its time
         self._counted = self._counts()
         if resume and (found := self.checkpoints.newest_whole() if resume is True else Path(resume)):
@@ -263,47 +270,52 @@ class Trainer:
 
     def __call__(self) -> Evaluation | None:
         """Train to the end; gives the figures on `test_dataset` then, if there is one."""
+        devices = [self.processes.device] if self.processes.device.type == "cuda" else []
         if self.trackers:
             self.accelerator.init_trackers("ddn")
         report = Report(
             self.results_folder if self.processes.is_main else None,
             total=self.num_train_steps if self.max_minutes is None else round(60 * self.max_minutes),
             progress=self.progress and self.accelerator.is_local_main_process,
-            track=self.accelerator.log if self.trackers else None,
+            trackers=self.accelerator.trackers if self.trackers else (),
             replace=self.overwrite and self.step == 0,
         )
-        figures, evaluated_at, recent = None, -1, []
-        with Signals() as signals, report:
-            self.processes.require_equal("step to continue from", self.step, "resume from a folder that all can read")
-            if self.step:
-                report.write(self.step, {"resumed": True})  # later lines of a step are the true ones
-            self._started = time.monotonic() - self.seconds
-            batches = self.loader.batches(self.images // self._images_a_batch)
-            while self.progress_made < 1:
-                step, stop = self._train_step(batches, signals)
-                recent.append(step)
-                if self.step % self.log_every == 0 or self.progress_made == 1 or stop:
-                    report.write(self.step, self._figures(recent))
-                    recent = []
-                report.advance(self.step if self.max_minutes is None else self.seconds)
-                if self.step % self.save_results_every == 0 and not stop:
-                    self._draw()
-                if self.step % self.evaluate_every == 0 and not stop and self.test_dataset is not None:
-                    figures, stop = self._evaluate(report, signals)
-                    evaluated_at = self.step
-                if stop:
-                    self._interrupt(stop, report)
-                if self.step % self.checkpoint_every == 0:
-                    self.save()
-            if self.test_dataset is not None and evaluated_at != self.step:
+        with Signals() as signals, report, torch.random.fork_rng(devices):
+            return self._train(signals, report)
+
+    def _train(self, signals: Signals, report: Report) -> Evaluation | None:
+        self.processes.require_equal("step to continue from", self.step, "resume from a folder that all can read")
+        if self.step:
+            report.write(self.step, {"resumed": True})  # later lines of a step are the true ones
+        elif any(one[0] for one in self.processes.gather(self.checkpoints.any())):
+            self.save()  # else what was overwritten would be resumed, were this training killed before its first save
+        self._started = time.monotonic() - self.seconds
+        batches = self.loader.batches(self.images // self._images_a_batch)
+        figures: Evaluation | None = None
+        recent: list[Step] = []
+        while self.progress_made < 1:
+            step, stop = self._train_step(batches, signals)
+            done = self.progress_made
+            recent.append(step)
+            report.advance(self.step if self.max_minutes is None else self.seconds)
+            if self.step % self.log_every == 0 or done == 1 or stop:
+                report.write(self.step, self._figures(recent))
+                recent = []
+            # first what was learnt is kept, then looked at
+            if self.step % self.checkpoint_every == 0 or done == 1 or stop:
+                self.save()
+            if stop:
+                self._interrupt(stop, report)
+            if self.step % self.save_results_every == 0 or done == 1:
+                self._draw()
+            if self.test_dataset is not None and (self.step % self.evaluate_every == 0 or done == 1):
                 figures, stop = self._evaluate(report, signals)
                 if stop:
                     self._interrupt(stop, report)
-            self._draw()
-            self.save()
-            self.processes.on_main(lambda: self.result.save_pretrained(self.results_folder / MODEL))
-        if self.trackers:
-            self.accelerator.end_training()
+        self.save()  # unless it is: a training that was resumed at its end makes no step
+        self.processes.on_main(lambda: self.result.save_pretrained(self.results_folder / MODEL))
+        if self.test_dataset is not None and figures is None:
+            figures, _ = self._evaluate(report, signals)
         return figures
 
     @property
@@ -344,7 +356,7 @@ class Trainer:
             losses += by_level.detach().float() / self.grad_accum_every
         norm = self.accelerator.clip_grad_norm_(self._parameters, self.max_grad_norm or math.inf)
 
-        # the one look at the device in a step: before the optimiser may change a weight
+        # the one wait for the device before the optimiser changes a weight; splits look at the counts after it
         told = torch.cat((losses, norm.float()[None], losses.new_tensor([signals.received or 0, 0])))
         told[-1] = time.monotonic() - self._started
         everyone = self.processes.gather_tensor(told)
@@ -457,7 +469,7 @@ class Trainer:
         self.processes.on_main(draw)
 
     def _interrupt(self, signum: int, report: Report) -> None:
-        path = self.save()
+        path = self.save()  # unless this step is saved
         self.processes.on_main(lambda: self.result.save_pretrained(self.results_folder / MODEL))
         name = signal.Signals(signum).name
         report.say(f"stopped by {name} after {self.step} steps; saved {path}, from which the training can be resumed")
@@ -519,7 +531,8 @@ class Trainer:
             raise ModelFileError(f"expected the state of a training in {found / STATE}, but {error!r}") from error
         if self.ema is not None:
             load_strictly(self.ema.model, given, found / WEIGHTS)
-        self._counted, self._saved = self._counts(), (self.step, found)
+        self._counted = self._counts()
+        self._saved = (self.step, found) if found.parent.resolve() == self.checkpoints.folder.resolve() else None
         now = self._what_makes_it_exact()
         if changed := [f"{name} {before.get(name)} -> {now[name]}" for name in now if before.get(name) != now[name]]:
             warnings.warn(f"resumed, but not exactly as if never ended: {', '.join(changed)}", stacklevel=2)
@@ -530,7 +543,12 @@ class Trainer:
             "batch_size": self.loader.batch_size,
             "grad_accum_every": self.grad_accum_every,
             "processes": self.processes.number,
-            "precision": self.accelerator.mixed_precision,
+            "images": None if self.loader.streamed else len(self.loader.dataset),
+            "learning_rate": self.learning_rate,
+            "warmup_steps": self.warmup_steps,
+            "decay": self.decay,
+            "split_every": self.split_every,
+            "precision": self.precision,
             "moving average": self.ema is not None,
         }
 

@@ -34,11 +34,13 @@ def seal(folder: Path, names: list[str] | None = None) -> None:
 def check(folder: Path) -> None:
     """Raise `ModelFileError` unless the files of the manifest are there with the checksums it says."""
     try:
-        manifest = dict(json.loads((folder / MANIFEST).read_text(encoding="utf-8")))
+        manifest = json.loads((folder / MANIFEST).read_text(encoding="utf-8"))
     except FileNotFoundError as error:
         raise ModelFileError(f"expected {folder / MANIFEST}, found none; the folder was not written whole") from error
-    except (UnicodeDecodeError, ValueError, TypeError) as error:
+    except ValueError as error:  # also text that is no UTF-8
         raise ModelFileError(f"expected checksums in {folder / MANIFEST}, got something else ({error})") from error
+    if not (isinstance(manifest, dict) and manifest):
+        raise ModelFileError(f"expected checksums in {folder / MANIFEST}, got none; copy it again or train anew")
     for name, wanted in manifest.items():
         if not (folder / name).is_file() or sha256(folder / name) != wanted:
             raise ModelFileError(

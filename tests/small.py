@@ -23,9 +23,9 @@ def digits(count=60, size=8):
     return images
 
 
-def small_ddn(sampler=(), **kwargs):
+def small_ddn(sampler=(), seed=3, **kwargs):
     """A DDN that splits early, so that a few steps have many splits."""
-    torch.manual_seed(3)
+    torch.manual_seed(seed)
     arguments = dict(dim=4, dim_max=8, image_size=8, channels=1, codebook_size=8, levels_per_resolution=2)
     sampler = {"min_total_count_before_split_prune": 16, **dict(sampler)}
     return DDN(**{**arguments, **kwargs}, guided_sampler_kwargs=sampler)

@@ -53,7 +53,7 @@ def test_the_order_of_saving_counts_where_the_clock_goes_back(tmp_path, monkeypa
     assert newest(checkpoints).name == "step-00000002"
 
 
-@pytest.mark.parametrize("damage", ["truncated", "flipped", "missing", "manifest", "no manifest"])
+@pytest.mark.parametrize("damage", ["truncated", "flipped", "missing", "manifest", "empty manifest", "no manifest"])
 def test_a_damaged_one_is_passed_over_by_name(tmp_path, damage):
     checkpoints = Checkpoints(tmp_path)
     save(checkpoints, 1)
@@ -64,6 +64,8 @@ def test_a_damaged_one_is_passed_over_by_name(tmp_path, damage):
         (last / "weights").write_text("weighty")
     elif damage == "missing":
         (last / "weights").unlink()
+    elif damage == "empty manifest":
+        (last / whole_folder.MANIFEST).write_text("[]")
     elif damage == "manifest":
         (last / whole_folder.MANIFEST).write_text("{")
     else:
@@ -86,7 +88,7 @@ def test_one_without_its_state_is_no_checkpoint(tmp_path):
 def test_an_unfinished_one_is_ignored_with_a_warning(tmp_path):
     checkpoints = Checkpoints(tmp_path)
     save(checkpoints, 1)
-    unfinished = tmp_path / f"{whole_folder.STAGING}step-00000002-123"
+    unfinished = tmp_path / f"{whole_folder.STAGING}step-00000002-{2**22 + 1}"  # no such process
     shutil.copytree(tmp_path / "step-00000001", unfinished)
     with pytest.warns(UserWarning, match="not finished"):
         assert checkpoints.newest_whole() == tmp_path / "step-00000001"
@@ -109,9 +111,9 @@ def test_a_failure_leaves_the_old_ones_and_nothing_else(tmp_path):
 
 def test_foreign_folders_are_left_alone(tmp_path):
     checkpoints = Checkpoints(tmp_path, keep=1)
-    for name in ("step-mine", "notes", "step-00000001-copy"):
+    theirs = ("step-mine", "notes", "step-00000001-copy", ".saving-mine", f".saving-step-00000009-{os.getppid()}")
+    for name in theirs:
         (tmp_path / name).mkdir(parents=True)
     for step in (1, 2, 3):
         save(checkpoints, step)
-    assert newest(checkpoints).name == "step-00000003"
-    assert {path.name for path in tmp_path.iterdir()} >= {"step-mine", "notes", "step-00000001-copy"}
+    assert {path.name for path in tmp_path.iterdir()} == {"step-00000003", *theirs}

@@ -19,6 +19,8 @@ from discrete_distribution_network import cli
 from discrete_distribution_network.config import TrainConfig, load_config
 from discrete_distribution_network.ddn import DDN
 from discrete_distribution_network.errors import InvalidInput
+from discrete_distribution_network.report import read_metrics
+from discrete_distribution_network.runs import _folder, model_folder
 
 FAST = ["--steps", "6", "--dim", "4", "--dim-max", "8", "--codebook-size", "4", "--batch-size", "8", "--device", "cpu"]
 FAST += ["--size", "8", "12"]
@@ -80,12 +82,31 @@ def test_a_config_repeats_a_run(trained, capsys):
 
 
 def test_resume_goes_on(trained, photograph_folder, capsys):
-    arguments = [*FAST, "--steps", "12"]
-    run("train", photograph_folder, "--resume", *arguments)
+    before = DDN.from_pretrained(trained).start
+    (trained / "evaluation.json").write_text('{"frechet_samples": 1.0}')
+    run("train", "--config", trained / "config.json", "--resume", "--steps", "12")
     assert (trained / "checkpoints" / "step-00000012").is_dir()
-    run("train", photograph_folder, "--out", "whole", *arguments)
-    # the schedule follows the number of steps, so the resumed run is another than the whole one
-    assert DDN.from_pretrained("whole").state_dict().keys() == DDN.from_pretrained(trained).state_dict().keys()
+    assert {"step": 6, "resumed": True} in read_metrics(trained)
+    assert not torch.equal(DDN.from_pretrained(trained).start, before)
+    assert "frechet_samples" not in json.loads((trained / "evaluation.json").read_text())
+    # without --out it is the newest run of the same data set
+    capsys.readouterr()
+    other = photograph_folder / "even"
+    assert f"a run of {other}" in refused(capsys, "train", other, "--resume", *FAST)
+
+
+def test_the_newest_model_of_a_run_is_used(trained):
+    assert model_folder(trained) == trained / "model"
+    os.utime(trained / "model" / "manifest.json", (1, 1))  # as if a resumed training had saved since
+    assert model_folder(trained) == trained / "checkpoints" / "step-00000006"
+    shutil.rmtree(trained / "checkpoints")
+    assert model_folder(trained) == trained / "model"
+
+
+def test_two_trainings_take_two_folders(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    with _folder(TrainConfig(), "train") as first, _folder(TrainConfig(), "train") as second:
+        assert (first, second) == (Path("runs/train"), Path("runs/train-2"))
 
 
 def test_sample_reconstruct_encode_decode(trained, photograph_folder, capsys):
@@ -162,6 +183,8 @@ def test_bad_input_is_one_line(photograph_folder, tmp_path, monkeypatch, capsys)
     train = ["train", photograph_folder, *FAST]
     assert "batch of 64" in refused(capsys, *train, "--batch-size", "64")
     assert "channels" in refused(capsys, *train, "--channels", "2")
+    assert "num_train_steps" in refused(capsys, *train, "--steps", "0")
+    assert "test share" in refused(capsys, *train, "--test-share", "0")
     assert "minutes" in refused(capsys, "train", photograph_folder, "--minutes", "0")
     assert "codebook_size" in refused(capsys, *train, "--codebook-size", "0")
     assert "--device" in refused(capsys, *train, "--device", "abacus")
@@ -239,6 +262,21 @@ def test_every_option_of_training_is_kept(tmp_path):
     (tmp_path / "config.json").write_text("[1, 2")
     with pytest.raises(InvalidInput, match=r"config\.json"):
         load_config(tmp_path / "config.json")
+    wrong = {
+        "batch_size": "many",
+        "size": [8],
+        "levels": [1, "2"],
+        "precision": "fp8",
+        "ema": 1,
+        "seed": True,
+        "minutes": "x",
+    }
+    for name, value in wrong.items():
+        (tmp_path / "config.json").write_text(json.dumps({name: value}))
+        with pytest.raises(InvalidInput, match=name):
+            load_config(tmp_path / "config.json")
+    (tmp_path / "config.json").write_text(json.dumps({"size": [8, 8], "minutes": 1, "levels": None, "workers": 2}))
+    assert load_config(tmp_path / "config.json")["size"] == (8, 8)
 
 
 @pytest.mark.slow

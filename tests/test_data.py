@@ -1,7 +1,9 @@
 """Every kind of data set comes as images of one form, with labels where there are any."""
 
 import gzip
+import pickle
 import struct
+from itertools import islice
 from pathlib import Path
 
 import datasets
@@ -23,7 +25,8 @@ from discrete_distribution_network.data import (
     open_data,
     read_idx,
 )
-from discrete_distribution_network.errors import DataError
+from discrete_distribution_network.errors import DataError, InvalidInput
+from discrete_distribution_network.loader import Loader, in_order
 
 SIZE = (16, 16)
 
@@ -48,6 +51,10 @@ def test_what_an_item_may_be():
         assert torch.equal(item.image, pixels)
         assert item.label == label
     assert one(pixels / 255).image.dtype == torch.float32
+    # a data set of one column gives tuples of one; what is no integer is no label
+    for value in ((pixels,), (pixels, "cat"), (pixels, torch.zeros(4)), {"image": picture, "label": None}):
+        assert torch.equal(one(value).image, pixels)
+        assert one(value).label is None
 
 
 def test_what_is_no_item_is_named():
@@ -56,7 +63,6 @@ def test_what_is_no_item_is_named():
         (torch.zeros(3, 16, 17), "(3, 16, 17)"),
         (torch.zeros(1, 16, 16), "(1, 16, 16)"),
         (torch.zeros(3, 16, 16, dtype=torch.int64), "int64"),
-        ((torch.zeros(3, 16, 16), "cat"), "'cat'"),
         ({"words": "x"}, "words"),
     ):
         with pytest.raises(DataError, match="image 7") as error:
@@ -79,12 +85,17 @@ def test_a_folder_of_one_image(tmp_path):
         folder_split(tmp_path, SIZE, 1)
 
 
+@pytest.mark.parametrize("share", [0.01, 0.1, 0.3, 0.5, 0.9])
 @pytest.mark.parametrize("count", [2, 3, 9, 10, 11, 100])
-def test_held_out_parts_are_apart_and_whole(count):
-    train, test = held_out(count, 0.1)
+def test_held_out_parts_are_apart_and_whole_and_of_their_share(count, share):
+    train, test = held_out(count, share)
     assert sorted(train + test) == list(range(count))
     assert train
     assert test
+    assert abs(len(test) - count * share) < 1 or 1 in (len(train), len(test))
+    for wrong in (0, 1, -0.1, 1.5):
+        with pytest.raises(InvalidInput, match="test share"):
+            held_out(count, wrong)
 
 
 def write_idx(path, array, kind=0x08):
@@ -205,16 +216,60 @@ def test_hugging_face_streams(photographs, tmp_path):
     assert len(list(split.test)) == 30  # the first 1,000 are for testing
 
 
-def test_a_row_that_cannot_be_decoded_is_named(photographs):
-    stored = rows(photographs, 4)
-    broken = stored.cast_column("image", datasets.Image(decode=False)).map(
-        lambda row, index: {"image": {"bytes": row["image"]["bytes"][: 200 if index == 2 else None], "path": None}},
+def with_broken_row(photographs, count, broken):
+    """A data set of which one row's image is cut off."""
+    undecoded = rows(photographs, count).cast_column("image", datasets.Image(decode=False))
+    cut = undecoded.map(
+        lambda row, index: {
+            "image": {"bytes": row["image"]["bytes"][: 200 if index == broken else None], "path": None}
+        },
         with_indices=True,
     )
-    images = data.HuggingFaceImages(broken.cast_column("image", datasets.Image()), SIZE, 3, "flowers")
+    return cut.cast_column("image", datasets.Image())
+
+
+def test_a_row_that_cannot_be_decoded_is_named(photographs):
+    images = data.HuggingFaceImages(with_broken_row(photographs, 4, 2), SIZE, 3, "flowers")
     assert images[1].label == 1
     with pytest.raises(DataError, match="row 2 of flowers"):
         images[2]
+
+
+class Photograph:
+    image_size, channels = SIZE, 3
+
+
+def test_a_broken_row_of_a_stream_is_named_or_left_out(photographs):
+    stream = with_broken_row(photographs, 12, 5).to_iterable_dataset()
+    with pytest.raises(DataError, match=r"item \d+ of the stream, which cannot be decoded"):
+        list(islice(Loader(stream, Photograph, 4).batches(), 3))
+    loader = Loader(stream, Photograph, 11, max_bad_images=1)
+    assert len({tuple(image.flatten().tolist()) for image in next(loader.batches()).images}) == 11
+    assert len(loader.faults) == 1
+    with pytest.raises(DataError, match="image 5"):
+        list(in_order(stream, Photograph, 4))
+    assert sum(len(batch.images) for batch in in_order(stream, Photograph, 4, max_bad_images=1)) == 11
+
+
+def test_the_images_of_a_stored_data_set_can_be_pickled(photographs):
+    images = data.HuggingFaceImages(rows(photographs, 4), SIZE, 3, "flowers")
+    assert torch.equal(pickle.loads(pickle.dumps(images))[3].image, images[3].image)
+
+
+def test_a_bomb_in_a_data_set_of_ones_own(monkeypatch, tmp_path):
+    monkeypatch.setattr(Image, "MAX_IMAGE_PIXELS", 100)
+    Image.new("RGB", (40, 40)).save(tmp_path / "bomb.png")
+
+    class Bombs(torch.utils.data.Dataset):
+        def __len__(self):
+            return 4
+
+        def __getitem__(self, index):
+            return torch.zeros(3, 16, 16) if index else Image.open(tmp_path / "bomb.png")
+
+    with pytest.raises(DataError, match="image 0"):
+        next(Loader(Bombs(), Photograph, 4).batches())
+    assert next(Loader(Bombs(), Photograph, 4, max_bad_images=1).batches()).images.shape[0] == 4
 
 
 def test_what_is_not_there_is_one_sentence(monkeypatch):

@@ -39,6 +39,12 @@ def test_it_trains_on_a_local_data_set_of_the_same_columns(photographs, tmp_path
     DDN.from_pretrained(tmp_path / "runs" / "oxford-flowers")
 
 
+def test_a_config_is_read(tmp_path):
+    done = flowers("--config", "nowhere.json", folder=tmp_path)
+    assert done.returncode == 1
+    assert "nowhere.json" in done.stderr
+
+
 def test_without_the_hub_it_says_so_in_one_sentence(tmp_path):
     done = flowers("--out", tmp_path / "out", folder=tmp_path, HF_HUB_OFFLINE="1", HF_HOME=str(tmp_path / "cache"))
     assert done.returncode == 1

@@ -21,7 +21,8 @@ QUIET = {"chain_dropout_prob": 0.0}
 
 def train_part(folder, batch_size, steps, sampler, resume=False):
     """One process's part of a training; what it ends with is written beside the run."""
-    ddn = small_ddn(sampler=sampler, codebook_size=16)
+    rank = int(os.environ.get("RANK", "0"))  # the first one's weights are those of all
+    ddn = small_ddn(sampler=sampler, codebook_size=16, seed=3 + rank)
     made = trainer(folder, ddn, dataset=digits(200), batch_size=batch_size, num_train_steps=steps, resume=resume)
     made()
     save_file(

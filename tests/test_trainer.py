@@ -72,6 +72,10 @@ def test_names_and_defaults_of_the_published_package():
         ({"mixed_precision": "fp8"}, "mixed_precision"),
         ({"ema_kwargs": {"power": 1}}, "power"),
         ({"max_checkpoints": 0}, "checkpoint"),
+        ({"max_grad_norm": -1.0}, "max_grad_norm"),
+        ({"evaluate_images": 0}, "evaluate_images"),
+        ({"num_workers": -1}, "workers"),
+        ({"trackers": ["nothing"]}, "nothing"),
     ],
 )
 def test_wrong_arguments_are_one_sentence(tmp_path, wrong, said):
@@ -119,6 +123,28 @@ def test_accumulated_gradients_are_those_of_the_whole_batch(tmp_path):
     assert parts.splits == whole.splits > 0
     for (name, one), other in zip(whole.ddn.named_parameters(), parts.ddn.parameters(), strict=True):
         torch.testing.assert_close(one, other, rtol=1e-3, atol=1e-5, msg=name)
+
+
+def test_accelerate_does_not_divide_a_second_time(tmp_path, monkeypatch):
+    plain = train(tmp_path / "a", num_train_steps=4)
+    monkeypatch.setenv("ACCELERATE_GRADIENT_ACCUMULATION_STEPS", "4")
+    assert_equal(everything(train(tmp_path / "b", num_train_steps=4)), everything(plain))
+
+
+def test_random_numbers_of_the_caller_go_on_as_if_nothing_was(tmp_path):
+    made = trainer(tmp_path)
+    torch.manual_seed(9)
+    expected = torch.rand(3)
+    torch.manual_seed(9)
+    made()
+    assert torch.equal(torch.rand(3), expected)
+
+
+def test_handlers_of_ones_own(tmp_path):
+    from accelerate.utils import DistributedDataParallelKwargs
+
+    handlers = [DistributedDataParallelKwargs(broadcast_buffers=False, bucket_cap_mb=1)]
+    train(tmp_path, num_train_steps=2, accelerate_kwargs={"kwargs_handlers": handlers})
 
 
 def test_learning_rate(tmp_path):
@@ -316,13 +342,31 @@ def stop_at(made, step):
 
 
 class Numbers(IterableDataset):
+    """A stream that turns its images around at random; some of them cannot be read."""
+
+    def __init__(self, bad=()):
+        self.bad = bad
+
     def __iter__(self):
-        return iter(digits())
+        self.place = -1
+        return self
+
+    def __next__(self):
+        self.place += 1
+        if self.place == 60:
+            raise StopIteration
+        if self.place in self.bad:
+            raise OSError(f"image {self.place} is broken")
+        image = digits()[self.place]
+        return image.flip(-1) if torch.rand(()) < 0.5 else image
 
 
-def test_streams_resume_too(tmp_path):
-    whole = train(tmp_path / "whole", dataset=Numbers(), checkpoint_every=10)
-    continued = trainer(tmp_path / "whole", dataset=Numbers(), resume=tmp_path / "whole/checkpoints/step-00000010")
+@pytest.mark.parametrize("bad", [(), (3, 70, 41)])
+def test_streams_resume_too(tmp_path, bad):
+    settings = {"dataset": Numbers(bad), "test_dataset": digits(8), "max_bad_images": len(bad)}
+    whole = train(tmp_path / "whole", checkpoint_every=10, **settings)
+    assert len(whole.loader.faults) == len([place for place in bad if place < 60])
+    continued = trainer(tmp_path / "whole", resume=tmp_path / "whole/checkpoints/step-00000010", **settings)
     continued()
     assert_equal(everything(whole), everything(continued))
 
@@ -392,7 +436,47 @@ def test_overwritten_checkpoints_are_not_resumed(tmp_path):
     assert_equal(everything(continued), everything(second))
 
 
+def test_overwritten_and_killed_before_the_first_save(tmp_path):
+    train(tmp_path, num_train_steps=20)
+    with pytest.raises(DataError):
+        train(tmp_path, overwrite=True, seed=1, dataset=Faulty())
+    assert trainer(tmp_path, resume=True, seed=1).step == 0
+
+
+def test_what_was_learnt_is_kept_before_it_is_looked_at(tmp_path):
+    for name, settings in (("a", {"evaluate_every": 5}), ("b", {"num_train_steps": 5})):
+        with pytest.raises(DataError, match="file 3"):
+            train(tmp_path / name, test_dataset=Faulty(), checkpoint_every=5, num_samples=2, **settings)
+        assert trainer(tmp_path / name, resume=True).step == 5
+
+
+def test_a_checkpoint_of_another_folder(tmp_path):
+    train(tmp_path / "a")
+    continued = trainer(tmp_path / "b", resume=tmp_path / "a/checkpoints/step-00000020")
+    continued()
+    assert continued.step == 20
+    assert trainer(tmp_path / "b", resume=True).step == 20
+
+
+def test_another_recipe_is_said(tmp_path):
+    train(tmp_path, num_train_steps=5)
+    with pytest.warns(UserWarning, match="images 60 -> 40, learning_rate 0.003 -> 0.1, decay none -> cosine"):
+        trainer(tmp_path, resume=True, dataset=digits(40), learning_rate=0.1, decay="cosine")
+
+
 # what it survives
+
+
+class Faulty(Dataset):
+    """Every twentieth image is broken."""
+
+    def __len__(self):
+        return 60
+
+    def __getitem__(self, index):
+        if index % 20 == 3:
+            raise DataError(f"expected an image, got file {index}")
+        return digits()[index], index % 10
 
 
 @pytest.mark.parametrize("where", ["loss", "gradient"])
@@ -487,36 +571,40 @@ def train_to_the_end(folder):
 def test_killed_at_50_random_moments_it_resumes_and_ends_the_same(tmp_path):
     uninterrupted = start(train_to_the_end, tmp_path / "whole")
     uninterrupted.join(120)
-    chance, kills, rounds = random.Random(50), 0, 0
+    chance, kills, rounds, unfinished, resumed = random.Random(50), 0, 0, 0, 0
     while kills < 50:
         folder, rounds = tmp_path / f"killed-{rounds}", rounds + 1
         folder.mkdir()
         while not (folder / "done").exists():
+            there = saved(folder)
             process = start(train_to_the_end, folder)
+            # every other time it may get on, so that a slow machine comes to an end too
+            while kills % 2 and process.is_alive() and saved(folder) == there:
+                time.sleep(0.002)
             if kills < 50:
-                process.join(chance.uniform(0.05, 0.9))
+                process.join(chance.uniform(0, 0.4))
                 kills += process.exitcode is None
                 process.kill()
             process.join(120)
             assert process.exitcode in (0, -signal.SIGKILL)
+            resumed += bool(there)
+            unfinished += any((folder / "checkpoints").glob(f"{STAGING}*"))
         whole, killed = (trainer(run, num_train_steps=90, resume=True) for run in (tmp_path / "whole", folder))
         assert whole.step == killed.step == 90
         assert_equal(everything(whole), everything(killed))
+    # else the moments were no test: most resumed from a checkpoint, and some came in the middle of a save
+    assert resumed >= 25
+    assert unfinished >= 1
+
+
+def saved(folder):
+    return sorted(path.name for path in (folder / "checkpoints").glob("step-*"))
 
 
 # data
 
 
 def test_images_and_labels_bad_images_and_too_few(tmp_path):
-    class Faulty(Dataset):
-        def __len__(self):
-            return 60
-
-        def __getitem__(self, index):
-            if index % 20 == 3:
-                raise DataError(f"expected an image, got file {index}")
-            return digits()[index], index % 10
-
     with pytest.raises(DataError, match=r"got file \d+"):
         train(tmp_path / "a", dataset=Faulty())
     trained = train(tmp_path / "b", dataset=Faulty(), max_bad_images=3)
