@@ -109,6 +109,15 @@ def test_a_failure_leaves_the_old_ones_and_nothing_else(tmp_path):
     assert [path.name for path in tmp_path.iterdir()] == ["step-00000001"]
 
 
+def test_nothing_stands_in_its_place_before_it_is_whole(tmp_path):
+    def fill(folder):
+        (folder / "weights").write_text("half")
+        assert not list(tmp_path.glob("step-*"))
+
+    Checkpoints(tmp_path).save(1, {}, fill)
+    assert sorted(path.name for path in (tmp_path / "step-00000001").iterdir()) == ["manifest.json", STATE, "weights"]
+
+
 def test_foreign_folders_are_left_alone(tmp_path):
     checkpoints = Checkpoints(tmp_path, keep=1)
     theirs = ("step-mine", "notes", "step-00000001-copy", ".saving-mine", f".saving-step-00000009-{os.getppid()}")

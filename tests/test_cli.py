@@ -234,11 +234,14 @@ def test_ctrl_c_saves_and_ends_with_its_code(photograph_folder, tmp_path, monkey
         return original(self, *args)
 
     monkeypatch.setattr(DDN, "split_and_prune_", interrupted)
+    (tmp_path / "out").mkdir()
+    (tmp_path / "out" / "evaluation.json").write_text("{}")  # of a model that is overwritten
     with pytest.raises(SystemExit) as ended:
-        run("train", photograph_folder, "--out", tmp_path / "out", *FAST)
+        run("train", photograph_folder, "--out", tmp_path / "out", "--overwrite", *FAST)
     assert ended.value.code == 130
     assert "stopped by SIGINT after 4 steps" in capsys.readouterr().err
     DDN.from_pretrained(tmp_path / "out")
+    assert not (tmp_path / "out" / "evaluation.json").exists()
 
 
 @pytest.mark.parametrize("command", [[], *([name] for name in COMMANDS)])

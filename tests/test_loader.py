@@ -69,6 +69,11 @@ def test_batches_from_any_place_are_those_of_the_whole(start, workers):
     assert taken(Loader(numbered(25), Shape, 4, workers=workers, **noisy), 4, start) == whole[start : start + 4]
 
 
+def test_an_image_is_augmented_in_another_way_each_epoch():
+    batches = taken(Loader(numbered(4), Shape, 4, augment=lambda image: torch.randint_like(image, 200)), 3)
+    assert len({tuple(sorted(batch)) for batch in batches}) == 3
+
+
 def test_processes_share_each_batch():
     whole = taken(Loader(numbered(22), Shape, 6), 9)
     parts = [taken(Loader(numbered(22), Shape, 2, rank=rank, ranks=3), 9) for rank in range(3)]

@@ -19,19 +19,27 @@ from discrete_distribution_network.processes import fast_precision
 QUIET = {"chain_dropout_prob": 0.0}
 
 
-def train_part(folder, batch_size, steps, sampler, resume=False):
+def train_part(folder, batch_size, steps, sampler, resume=False, split_every=1):
     """One process's part of a training; what it ends with is written beside the run."""
     rank = int(os.environ.get("RANK", "0"))  # the first one's weights are those of all
     ddn = small_ddn(sampler=sampler, codebook_size=16, seed=3 + rank)
-    made = trainer(folder, ddn, dataset=digits(200), batch_size=batch_size, num_train_steps=steps, resume=resume)
+    settings = {"batch_size": batch_size, "num_train_steps": steps, "resume": resume, "split_every": split_every}
+    made = trainer(folder, ddn, dataset=digits(200), **settings)
+    original, seeds = made._split_and_prune, []
+
+    def split():
+        seeds.append(torch.initial_seed())
+        return original()
+
+    made._split_and_prune = split
     made()
-    save_file(
-        {name: value.contiguous() for name, value in everything(made).items()}, folder / f"rank-{made.processes.rank}"
-    )
+    state = {name: value.contiguous() for name, value in everything(made).items()}
+    save_file({**state, "seeds": torch.tensor(seeds)}, folder / f"rank-{made.processes.rank}")
 
 
 def ended(folder, rank=0):
-    return load_file(folder / f"rank-{rank}")
+    state = load_file(folder / f"rank-{rank}")
+    return state, state.pop("seeds").tolist()
 
 
 def folders(tmp_path, *names):
@@ -41,18 +49,19 @@ def folders(tmp_path, *names):
 
 
 @pytest.mark.parametrize(
-    ("steps", "splits", "sampler"),
+    ("steps", "splits", "sampler", "split_every"),
     [
-        (12, 20, QUIET),
-        (60, 200, QUIET),
-        (210, 100, {**QUIET, "max_swaps": 1}),
+        (12, 20, QUIET, 1),
+        (60, 200, QUIET, 1),
+        (60, 60, QUIET, 4),
+        (210, 100, {**QUIET, "max_swaps": 1}, 1),
     ],
 )
-def test_two_processes_are_one_with_the_whole_batch(tmp_path, steps, splits, sampler):
+def test_two_processes_are_one_with_the_whole_batch(tmp_path, steps, splits, sampler, split_every):
     one, two = folders(tmp_path, "one", "two")
-    train_part(one, 16, steps, sampler)
-    assert run_together(train_part, 2, two, 8, steps, sampler) == [0, 0]
-    whole, parts, second = ended(one), ended(two), ended(two, rank=1)
+    train_part(one, 16, steps, sampler, False, split_every)
+    assert run_together(train_part, 2, two, 8, steps, sampler, False, split_every) == [0, 0]
+    (whole, _), (parts, _), (second, _) = ended(one), ended(two), ended(two, rank=1)
     counts = [name for name in whole if name.endswith("counts")]
     # both processes are equal bit for bit; counts too, once they are summed
     assert_equal(parts, second)
@@ -69,8 +78,10 @@ def test_random_choices_differ_between_processes_but_weights_do_not(tmp_path):
     (folder,) = folders(tmp_path, "two")
     noisy = {"chain_dropout_prob": 0.5, "stochastic": True}
     assert run_together(train_part, 2, folder, 8, 30, noisy) == [0, 0]
-    assert_equal(ended(folder, 0), ended(folder, 1))
-    assert ended(folder)["numbers"][2] > 20
+    (first, seeds), (second, other_seeds) = ended(folder, 0), ended(folder, 1)
+    assert_equal(first, second)
+    assert first["numbers"][2] > 20
+    assert len({*seeds, *other_seeds}) == 60
 
 
 def test_two_processes_resume_exactly(tmp_path):
@@ -80,15 +91,15 @@ def test_two_processes_resume_exactly(tmp_path):
     assert run_together(train_part, 2, parts, 8, 10, noisy) == [0, 0]
     assert run_together(train_part, 2, parts, 8, 20, noisy, True) == [0, 0]
     for rank in (0, 1):
-        assert_equal(ended(whole, rank), ended(parts, rank))
+        assert_equal(ended(whole, rank)[0], ended(parts, rank)[0])
 
 
 def test_another_number_of_processes_resumes_and_says_so(tmp_path):
     (folder,) = folders(tmp_path, "run")
     assert run_together(train_part, 2, folder, 8, 10, QUIET) == [0, 0]
-    with pytest.warns(UserWarning, match="not exactly.*processes 2 -> 1"):
+    with pytest.warns(UserWarning, match=r"not exactly.*processes 2 -> 1"):
         train_part(folder, 8, 14, QUIET, True)
-    assert ended(folder)["numbers"].tolist()[:2] == [14, 10 * 16 + 4 * 8]
+    assert ended(folder)[0]["numbers"].tolist()[:2] == [14, 10 * 16 + 4 * 8]
 
 
 def evaluate_part(folder):
