@@ -160,7 +160,9 @@ def _fits(value: Any, hint: Any) -> bool:
 
 def configured(args: list[str]) -> dict[str, Any]:
     """The options in the file that `--config` names among these arguments; none if it is not there."""
-    for argument, following in zip(args, [*args[1:], ""], strict=True):
-        if argument == "--config" or argument.startswith("--config="):
-            return load_config(Path(following if argument == "--config" else argument.removeprefix("--config=")))
+    for place, argument in enumerate(args):
+        if argument.startswith("--config="):
+            return load_config(Path(argument.removeprefix("--config=")))
+        if argument == "--config" and place + 1 < len(args):
+            return load_config(Path(args[place + 1]))
     return {}

@@ -16,7 +16,7 @@ import torch
 from PIL import Image
 
 from discrete_distribution_network import cli
-from discrete_distribution_network.config import TrainConfig, load_config
+from discrete_distribution_network.config import TrainConfig, configured, load_config
 from discrete_distribution_network.ddn import DDN
 from discrete_distribution_network.errors import InvalidInput
 from discrete_distribution_network.report import read_metrics
@@ -254,6 +254,14 @@ def test_help_needs_no_torch_and_takes_a_second(command):
     started = time.monotonic()
     subprocess.run([sys.executable, "-c", code], check=True, stdout=subprocess.DEVNULL)
     assert time.monotonic() - started < 3  # a second, on a machine that does nothing else
+
+
+def test_without_a_config_the_options_are_the_default_ones(capsys):
+    assert configured([]) == configured(["train", "--out", "x"]) == configured(["train", "--config"]) == {}
+    with pytest.raises(SystemExit) as ended:
+        run()
+    assert ended.value.code == 2
+    assert "quickstart" in capsys.readouterr().err
 
 
 def test_every_option_of_training_is_kept(tmp_path):
