@@ -30,7 +30,7 @@ class Flowers(TrainConfig):
 def main() -> None:
     try:
         flowers = tyro.cli(Flowers, description=__doc__, default=Flowers(**configured(sys.argv[1:])))
-        from discrete_distribution_network.runs import train  # imports torch, which --help need not wait for
+        from discrete_distribution_network.training_run import train  # imports torch, which --help need not wait for
 
         train(flowers, "oxford-flowers")
     except (DDNError, OSError) as error:

@@ -32,8 +32,8 @@ from discrete_distribution_network.config import TrainConfig
 from discrete_distribution_network.data import ImageFiles, open_data
 from discrete_distribution_network.images import find_images
 from discrete_distribution_network.loader import Loader
-from discrete_distribution_network.runs import network
 from discrete_distribution_network.signals import Signals
+from discrete_distribution_network.training_run import network
 
 
 def trainer_step(ddn: DDN, dataset: object, folder: str, **kwargs: object) -> Callable[[], None]:

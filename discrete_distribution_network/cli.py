@@ -24,7 +24,7 @@ class Train(TrainConfig):
     """Train on a folder of images or on a data set."""
 
     def run(self) -> None:
-        from discrete_distribution_network.runs import train
+        from discrete_distribution_network.training_run import train
 
         train(self, "train")
 
@@ -39,7 +39,7 @@ class Quickstart(TrainConfig):
     minutes: float = 3.0
 
     def run(self) -> None:
-        from discrete_distribution_network.runs import train
+        from discrete_distribution_network.training_run import train
 
         train(self, "quickstart")
 

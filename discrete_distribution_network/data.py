@@ -9,10 +9,12 @@ from __future__ import annotations
 import gzip
 import inspect
 import io
+import logging
 import operator
 import struct
 import zlib
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -377,7 +379,8 @@ def hugging_face_split(
                 to_streams = found.items() if isinstance(found, dict) else [("train", found)]
                 found = {part: rows.to_iterable_dataset() for part, rows in to_streams}
         else:
-            found = datasets.load_dataset(name, streaming=streaming)
+            with _quiet("huggingface_hub"):  # it would tell each of its tries to reach the hub
+                found = datasets.load_dataset(name, streaming=streaming)
     except Exception as error:  # the hub, the network and the files each raise their own
         where = "folder" if Path(name).exists() else "name on the Hugging Face hub"
         raise DataError(
@@ -417,6 +420,18 @@ class HuggingFaceImages(Decoded):
 
     def _load(self, index: int) -> Item:
         return as_item(self.rows[index], self.size, self.channels, f"row {index} of {self.name}")
+
+
+@contextmanager
+def _quiet(logger: str) -> Iterator[None]:
+    """Warnings of this logger are not shown for a while."""
+    log = logging.getLogger(logger)
+    before = log.level
+    log.setLevel(logging.ERROR)
+    try:
+        yield
+    finally:
+        log.setLevel(before)
 
 
 def _first_line(error: Exception) -> str:

@@ -1,4 +1,4 @@
-"""A run: a folder with the options, checkpoints, figures, pictures and the model of one training.
+"""A run: a folder with the options, checkpoints, figures, pictures and the model of one training; what is made of it.
 
 config.json          options; `ddn train --config` repeats the run
 metrics.jsonl        figures, every few steps
@@ -12,11 +12,7 @@ samples.png, reconstructions.png, tree.png, loss.png
 from __future__ import annotations
 
 import json
-import os
-import sys
-from collections.abc import Iterator, Sequence
-from contextlib import contextmanager, suppress
-from itertools import count
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -25,17 +21,16 @@ import torch
 from discrete_distribution_network.checkpoints import Checkpoints
 from discrete_distribution_network.classifier import accuracy, train_classifier
 from discrete_distribution_network.config import CONFIG, TrainConfig, load_config
-from discrete_distribution_network.data import Split, is_stream, open_data
-from discrete_distribution_network.ddn import DDN, resolutions
+from discrete_distribution_network.data import Split, open_data
+from discrete_distribution_network.ddn import DDN
 from discrete_distribution_network.errors import DataError, InvalidInput, ModelFileError, require
 from discrete_distribution_network.frechet import FeatureNet, frechet_figures, inception
 from discrete_distribution_network.images import find_images, load_image
-from discrete_distribution_network.loader import Augment, first_images, in_order, in_unit_range
+from discrete_distribution_network.loader import in_unit_range
 from discrete_distribution_network.metrics import evaluate
-from discrete_distribution_network.pictures import grid, loss_curve, reconstructions, to_pil
+from discrete_distribution_network.pictures import to_pil
 from discrete_distribution_network.report import read_metrics
-from discrete_distribution_network.trainer import MODEL, Trainer
-from discrete_distribution_network.tree import tree_picture
+from discrete_distribution_network.trainer import MODEL
 from discrete_distribution_network.whole_folder import MANIFEST
 
 RUNS = Path("runs")
@@ -43,161 +38,8 @@ CHECKPOINTS = "checkpoints"
 EVALUATION = "evaluation.json"
 
 
-def train(config: TrainConfig, name: str = "train") -> None:
-    """Train, save, evaluate, draw. SIGTERM and Ctrl-C save first."""
-    if config.channels not in (1, 3):
-        raise InvalidInput(f"expected --channels 1 (grey) or 3 (colour), got {config.channels}")
-    if config.steps is None and config.minutes <= 0:
-        raise InvalidInput(f"expected --minutes above 0, got {config.minutes}")
-    if not config.dataset:
-        raise InvalidInput("expected a data set, got none; give a folder of images or the name of a data set")
-    device = place(config.device)
-    split = open_split(config)
-    torch.manual_seed(config.seed)
-    ddn = network(config)
-    augment = augmentation(config.augment)
-    with _folder(config, name) as out:
-        trainer = Trainer(
-            ddn,
-            dataset=split.train,
-            test_dataset=split.test,
-            num_train_steps=sys.maxsize if config.steps is None else config.steps,
-            max_minutes=config.minutes if config.steps is None else None,
-            batch_size=config.batch_size,
-            grad_accum_every=config.grad_accum,
-            learning_rate=config.learning_rate,
-            weight_decay=config.weight_decay,
-            adam_kwargs={"betas": (0.9, 0.99)},
-            warmup_steps=config.warmup_steps,
-            decay="cosine",
-            hold=config.hold,
-            max_grad_norm=config.max_grad_norm,
-            split_every=config.split_every,
-            split_until=config.split_until,
-            use_ema=config.ema,
-            augment=augment,
-            max_bad_images=config.max_bad_images,
-            num_workers=config.workers,
-            mixed_precision=config.precision,
-            compile=config.compile,
-            accelerate_kwargs={"cpu": device.type == "cpu"},
-            seed=config.seed,
-            results_folder=out,
-            checkpoints_folder=out / CHECKPOINTS,
-            checkpoint_every=config.checkpoint_every,
-            max_checkpoints=config.max_checkpoints,
-            save_results_every=config.pictures_every,
-            evaluate_every=config.evaluate_every,
-            trackers=config.trackers,
-            resume=config.resume,
-            overwrite=config.overwrite,
-        )
-    if trainer.processes.is_main:
-        out.mkdir(parents=True, exist_ok=True)
-        config.save(out / CONFIG)
-        (out / EVALUATION).unlink(missing_ok=True)  # of the model that this training replaces
-        images = "a stream of images" if is_stream(split.train) else f"{len(split.train)} images to learn from"
-        print(
-            f"{images}; {ddn.num_levels} levels of {config.codebook_size} candidates, {ddn.bits_per_image:g} bits an "
-            f"image; {trainer.precision.replace('no', 'float32')} on {trainer.processes.device}; all goes to {out}"
-        )
-    trainer()
-    if trainer.processes.is_main:
-        _finish(trainer.result, split, out, config.max_bad_images)
-    trainer.accelerator.end_training()
-
-
-@contextmanager
-def _folder(config: TrainConfig, name: str) -> Iterator[Path]:
-    """The run's folder: the given one, or a new one under ./runs; to resume, the newest there of this data set.
-
-    A new one is made at once, so that no other training takes it, and taken away if this one cannot begin.
-    """
-    if config.out is not None:
-        yield config.out
-        return
-    if int(os.environ.get("WORLD_SIZE", "1")) > 1:
-        raise InvalidInput("expected --out where several processes train, got none; name a folder for all of them")
-    if config.resume:
-        yield newest_run(f"{name}*", config.dataset)
-        return
-    RUNS.mkdir(exist_ok=True)
-    for number in count(1):
-        out = RUNS / (name if number == 1 else f"{name}-{number}")
-        try:
-            out.mkdir()
-            break
-        except FileExistsError:
-            continue
-    try:
-        yield out
-    except BaseException:
-        with suppress(OSError):  # it holds files, or others do
-            out.rmdir()
-            RUNS.rmdir()
-        raise
-
-
-def _finish(ddn: DDN, split: Split, out: Path, max_bad_images: int) -> None:
-    figures = evaluate(ddn, split.test, max_bad_images=max_bad_images)
-    _write_figures(out, figures._asdict())
-    many = in_order(split.train, ddn, 100, limit=2000, max_bad_images=max_bad_images)
-    codes = torch.cat([ddn.encode(batch.images.to(ddn.start.device)) for batch in many])
-    some = first_images(split.test, ddn, 10, max_bad_images).to(ddn.start.device)
-    grid(ddn.sample(64, generator=torch.Generator().manual_seed(0))).save(out / "samples.png")
-    reconstructions(ddn, ddn.encode_walk(some), some).save(out / "reconstructions.png")
-    tree_picture(ddn, codes, out / "tree.png")
-    lines = [line for line in read_metrics(out) if "loss" in line]
-    loss_curve([line["step"] for line in lines], [line["loss"] for line in lines], out / "loss.png")
-    print(
-        f"on {figures.images} test images: reconstruction error {figures.error:.5f} ({figures.psnr:.1f} dB), "
-        f"{min(figures.usage_by_level):.0%} of the nodes in use at the least used level; model and pictures in {out}"
-    )
-
-
-def _write_figures(run: Path, figures: dict[str, Any]) -> None:
+def write_figures(run: Path, figures: dict[str, Any]) -> None:
     (run / EVALUATION).write_text(json.dumps(figures, indent=2) + "\n", encoding="utf-8")
-
-
-def network(config: TrainConfig) -> DDN:
-    return DDN(
-        dim=config.dim,
-        dim_max=config.dim_max,
-        image_size=list(config.size),
-        channels=config.channels,
-        codebook_size=config.codebook_size,
-        num_resnet_blocks=config.res_blocks,
-        levels_per_resolution=list(config.levels or levels_for(len(resolutions(config.size)))),
-        guided_sampler_kwargs={"chain_dropout_prob": config.chain_dropout},
-    )
-
-
-def levels_for(count: int) -> list[int]:
-    """Levels at each of `count` resolutions, smallest first: few where the image is tiny, most in the middle."""
-    return [*[2, 4, *[6] * count][: count - 1], 4]
-
-
-def open_split(config: TrainConfig) -> Split:
-    return open_data(config.dataset, config.size, config.channels, config.test_share, config.streaming)
-
-
-def augmentation(names: Sequence[str]) -> Augment | None:
-    """The transforms of torchvision.transforms.v2 of these names, one after the other."""
-    if not names:
-        return None
-    try:
-        from torchvision.transforms import v2
-    except (ImportError, RuntimeError) as error:  # RuntimeError: a torchvision built for another torch
-        raise DataError(
-            f"expected torchvision for --augment, which cannot be imported ({error}); install the torchvision of your "
-            "torch's version"
-        ) from error
-    try:
-        return v2.Compose([getattr(v2, name)() for name in names])
-    except (AttributeError, TypeError) as error:
-        raise InvalidInput(
-            f"expected transforms of torchvision.transforms.v2 that need no arguments, got {' '.join(names)} ({error})"
-        ) from error
 
 
 def place(name: str) -> torch.device:
@@ -340,7 +182,7 @@ def evaluate_run(
         figures["frechet_features"] = name
         figures |= {f"frechet_{key}": value for key, value in found._asdict().items()}
     if dataset is None:
-        _write_figures(run, figures)
+        write_figures(run, figures)
     return figures
 
 

@@ -20,7 +20,8 @@ from discrete_distribution_network.config import TrainConfig, configured, load_c
 from discrete_distribution_network.ddn import DDN
 from discrete_distribution_network.errors import InvalidInput
 from discrete_distribution_network.report import read_metrics
-from discrete_distribution_network.runs import _folder, model_folder
+from discrete_distribution_network.runs import model_folder
+from discrete_distribution_network.training_run import _folder
 
 FAST = ["--steps", "6", "--dim", "4", "--dim-max", "8", "--codebook-size", "4", "--batch-size", "8", "--device", "cpu"]
 FAST += ["--size", "8", "12"]
