@@ -210,10 +210,16 @@ def test_images_of_any_number_of_channels(tmp_path):
 
 @pytest.mark.slow
 def test_compiled(tmp_path):
-    plain, compiled = train(tmp_path / "a"), train(tmp_path / "b", compile=True)
+    # chance is drawn in another order there, so none is
+    settings = {"sampler": {"chain_dropout_prob": 0.0}}
+    plain, compiled = (
+        train(tmp_path / name, ddn=small_ddn(**settings), num_train_steps=8, compile=name == "compiled")
+        for name in ("plain", "compiled")
+    )
+    assert plain.splits == compiled.splits > 0
     assert compiled.ddn.state_dict().keys() == plain.ddn.state_dict().keys()
     for (name, one), other in zip(plain.ddn.named_parameters(), compiled.ddn.parameters(), strict=True):
-        torch.testing.assert_close(one, other, rtol=0.1, atol=0.01, msg=name)
+        torch.testing.assert_close(one, other, rtol=1e-2, atol=1e-4, msg=name)
 
 
 # the moving average
