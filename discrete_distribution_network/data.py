@@ -15,6 +15,7 @@ import struct
 import zlib
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
+from importlib import import_module
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -324,14 +325,19 @@ def mnist_digits(size: tuple[int, int] = (32, 32)) -> Split:
     return Split(*(Pixels(digits[part], labels[part].long()) for part in (mixed[:4000], mixed[4000:])))
 
 
-def torchvision_split(name: str, root: str | Path = "data", test_share: float = 0.1) -> Split:
-    """A data set of torchvision by its class's name, such as CIFAR10, from `root` or downloaded into it."""
+def from_torchvision(module: str) -> Any:
+    """A module of torchvision, such as transforms.v2."""
     try:
-        from torchvision import datasets as collection
+        return import_module(f"torchvision.{module}")
     except (ImportError, RuntimeError) as error:  # RuntimeError: a torchvision built for another torch
         raise DataError(
             f"expected torchvision, which cannot be imported ({error}); install the torchvision of your torch's version"
         ) from error
+
+
+def torchvision_split(name: str, root: str | Path = "data", test_share: float = 0.1) -> Split:
+    """A data set of torchvision by its class's name, such as CIFAR10, from `root` or downloaded into it."""
+    collection = from_torchvision("datasets")
     kind: Any = getattr(collection, name, None)
     if not isinstance(kind, type):
         raise DataError(f"expected the name of one of torchvision's data sets, got {name}; CIFAR10 is one")

@@ -12,9 +12,9 @@ from pathlib import Path
 import torch
 
 from discrete_distribution_network.config import CONFIG, TrainConfig
-from discrete_distribution_network.data import Split, is_stream, open_data
+from discrete_distribution_network.data import Split, from_torchvision, is_stream, open_data
 from discrete_distribution_network.ddn import DDN, resolutions
-from discrete_distribution_network.errors import DataError, InvalidInput
+from discrete_distribution_network.errors import InvalidInput
 from discrete_distribution_network.loader import Augment, first_images, in_order
 from discrete_distribution_network.metrics import evaluate
 from discrete_distribution_network.pictures import grid, loss_curve, reconstructions
@@ -158,13 +158,7 @@ def augmentation(names: Sequence[str]) -> Augment | None:
     """The transforms of torchvision.transforms.v2 of these names, one after the other."""
     if not names:
         return None
-    try:
-        from torchvision.transforms import v2
-    except (ImportError, RuntimeError) as error:  # RuntimeError: a torchvision built for another torch
-        raise DataError(
-            f"expected torchvision for --augment, which cannot be imported ({error}); install the torchvision of your "
-            "torch's version"
-        ) from error
+    v2 = from_torchvision("transforms.v2")
     try:
         return v2.Compose([getattr(v2, name)() for name in names])
     except (AttributeError, TypeError) as error:

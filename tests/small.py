@@ -49,6 +49,18 @@ def trainer(folder, ddn=None, **kwargs):
     return Trainer(ddn or small_ddn(), **{**arguments, **kwargs})
 
 
+def before_splits(made, action):
+    """Let a trainer do this in every step, before it splits."""
+    original = made._split_and_prune
+
+    def split():
+        action()
+        return original()
+
+    made._split_and_prune = split
+    return made
+
+
 def everything(trained):
     """All that a training is: weights and counts, moments, moving average, place."""
     state = {f"weights/{name}": value for name, value in trained.ddn.state_dict().items()}

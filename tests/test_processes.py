@@ -10,7 +10,18 @@ import time
 import pytest
 import torch
 from safetensors.torch import load_file, save_file
-from small import PROCESSES, assert_equal, digits, everything, free_port, join, run_together, small_ddn, trainer
+from small import (
+    PROCESSES,
+    assert_equal,
+    before_splits,
+    digits,
+    everything,
+    free_port,
+    join,
+    run_together,
+    small_ddn,
+    trainer,
+)
 
 from discrete_distribution_network.errors import DDNError
 from discrete_distribution_network.metrics import evaluate
@@ -25,14 +36,8 @@ def train_part(folder, batch_size, steps, sampler, resume=False, split_every=1):
     ddn = small_ddn(sampler=sampler, codebook_size=16, seed=3 + rank)
     settings = {"batch_size": batch_size, "num_train_steps": steps, "resume": resume, "split_every": split_every}
     made = trainer(folder, ddn, dataset=digits(200), **settings)
-    original, seeds = made._split_and_prune, []
-
-    def split():
-        seeds.append(torch.initial_seed())
-        return original()
-
-    made._split_and_prune = split
-    made()
+    seeds = []
+    before_splits(made, lambda: seeds.append(torch.initial_seed()))()
     state = {name: value.contiguous() for name, value in everything(made).items()}
     save_file({**state, "seeds": torch.tensor(seeds)}, folder / f"rank-{made.processes.rank}")
 
@@ -121,14 +126,7 @@ def fail_part(folder, how):
     if how == "not finite" and rank == 1:
         made.loader.dataset = torch.full((60, 1, 8, 8), torch.nan)
     if how == "signal" and rank == 1:
-        original = made._split_and_prune
-
-        def split():
-            if made.step == 6:
-                os.kill(os.getpid(), signal.SIGTERM)
-            return original()
-
-        made._split_and_prune = split
+        before_splits(made, lambda: made.step == 6 and os.kill(os.getpid(), signal.SIGTERM))
     if how == "full disk" and rank == 0:
 
         def full(*_):
@@ -157,14 +155,7 @@ def die_part(rank, port, folder):
     join(rank, 2, port)
     made = trainer(folder, num_train_steps=10**6, batch_size=4, timeout=8.0)
     if rank == 1:
-        original = made._split_and_prune
-
-        def split():
-            if made.step == 6:
-                os.kill(os.getpid(), signal.SIGKILL)
-            return original()
-
-        made._split_and_prune = split
+        before_splits(made, lambda: made.step == 6 and os.kill(os.getpid(), signal.SIGKILL))
     made()
 
 
@@ -172,7 +163,7 @@ def hang_part(rank, port, folder):
     join(rank, 2, port)
     made = trainer(folder, num_train_steps=10**6, batch_size=4, timeout=8.0)
     if rank == 1:
-        made._split_and_prune = lambda: time.sleep(100)
+        before_splits(made, lambda: time.sleep(100))
     made()
 
 

@@ -12,7 +12,7 @@ import warnings
 
 import pytest
 import torch
-from small import assert_equal, digits, everything, small_ddn, start, trainer
+from small import assert_equal, before_splits, digits, everything, small_ddn, start, trainer
 from torch.utils.data import Dataset, IterableDataset
 
 from discrete_distribution_network import DDN, Trainer
@@ -335,16 +335,8 @@ def test_resumed_equals_uninterrupted_bit_for_bit(tmp_path, name):
 
 
 def stop_at(made, step):
-    """The training, which a signal will end after so many steps."""
-    original = made._split_and_prune
-
-    def split():
-        if made.step == step - 2:  # the next step sees it
-            os.kill(os.getpid(), signal.SIGTERM)
-        return original()
-
-    made._split_and_prune = split
-    return made
+    """The training, which a signal will end after so many steps: the step after the signal sees it."""
+    return before_splits(made, lambda: made.step == step - 2 and os.kill(os.getpid(), signal.SIGTERM))
 
 
 class Numbers(IterableDataset):
