@@ -9,15 +9,17 @@ from typing import TYPE_CHECKING, Any
 if TYPE_CHECKING:
     from discrete_distribution_network.ddn import DDN
     from discrete_distribution_network.guided_sampler import GuidedSampler
+    from discrete_distribution_network.prior import Prior
     from discrete_distribution_network.selection import SamplerOutput
     from discrete_distribution_network.split_and_prune import split_and_prune_
     from discrete_distribution_network.trainer import Trainer
 
-__all__ = ["DDN", "GuidedSampler", "SamplerOutput", "Trainer", "split_and_prune_"]
+__all__ = ["DDN", "GuidedSampler", "Prior", "SamplerOutput", "Trainer", "split_and_prune_"]
 
 _HOME = {
     "DDN": "ddn",
     "GuidedSampler": "guided_sampler",
+    "Prior": "prior",
     "SamplerOutput": "selection",
     "Trainer": "trainer",
     "split_and_prune_": "split_and_prune",

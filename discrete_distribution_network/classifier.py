@@ -46,7 +46,7 @@ class Classifier(nn.Module):
 def train_classifier(
     dataset: Any,
     shape: Sized,
-    num_classes: int | None = None,
+    classes: int | None = None,
     *,
     epochs: int = 3,
     batch_size: int = 128,
@@ -60,7 +60,7 @@ def train_classifier(
     Args:
         dataset: with a length and labels from 0 on; see `data.py`.
         shape: what gives `image_size` and `channels`, such as a DDN.
-        num_classes: one more than the largest label if None, which takes a look at every item.
+        classes: how many there are; None to look (see `num_classes`).
         max_bad_images: how many images that cannot be decoded are left out before it is an error.
 
     Raises:
@@ -68,15 +68,14 @@ def train_classifier(
     """
     if is_stream(dataset):
         raise DataError("expected a data set with a length to train a classifier on, got a stream; store it first")
-    if num_classes is None:
-        batches = in_order(dataset, shape, 1000, max_bad_images=max_bad_images)
-        num_classes = 1 + max(int(labels_of(batch).max()) for batch in batches)
+    if classes is None:
+        classes = num_classes(dataset, shape, max_bad_images)
     loader = Loader(dataset, shape, min(batch_size, len(dataset)), seed=seed, max_bad_images=max_bad_images)
     assert loader.per_epoch is not None
     steps = epochs * loader.per_epoch
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(seed)
-        classifier = Classifier(shape.channels, num_classes).to(device).train()
+        classifier = Classifier(shape.channels, classes).to(device).train()
     optimizer = torch.optim.AdamW(classifier.parameters(), lr=learning_rate)
     schedule = torch.optim.lr_scheduler.OneCycleLR(optimizer, learning_rate, total_steps=max(2, steps))
     for _, batch in zip(range(steps), loader.batches(), strict=False):
@@ -86,6 +85,16 @@ def train_classifier(
         optimizer.step()
         schedule.step()
     return classifier.eval().requires_grad_(False)
+
+
+def num_classes(dataset: Any, shape: Sized, max_bad_images: int = 0) -> int:
+    """One more than the largest label of a data set, of which every item is looked at.
+
+    Raises:
+        DataError: it has no labels.
+    """
+    batches = in_order(dataset, shape, 1000, max_bad_images=max_bad_images)
+    return 1 + max(int(labels_of(batch).max()) for batch in batches)
 
 
 @torch.no_grad()

@@ -62,18 +62,70 @@ class Sample(_WithModel):
     """Picture to write."""
     seed: int | None = None
     """Of the random choices; new ones each time if not given."""
+    uniform: bool = False
+    """Choose each candidate with the same chance, although `ddn prior` has fitted a prior."""
+    temperature: float = 1.0
+    """Of the prior: below 1 likely candidates become likelier."""
+    top_p: float = 1.0
+    """Of the prior: only the likeliest candidates are drawn whose chances together reach this."""
+    label: int | None = None
+    """Class of the samples, for a prior by class; one after the other if not given."""
 
     def run(self) -> None:
         import torch
 
         from discrete_distribution_network.pictures import grid
-        from discrete_distribution_network.runs import load_model
+        from discrete_distribution_network.runs import load_model, load_prior, model_folder, newest_run
 
-        ddn = load_model(self.model, self.device)
+        run = self.model or newest_run()
+        ddn = load_model(run, self.device)
+        prior = None if self.uniform else load_prior(ddn, model_folder(run))
+        labels = None
+        if prior is not None and prior.num_classes is not None:
+            every = torch.arange(self.num) % prior.num_classes
+            labels = every if self.label is None else torch.full((self.num,), self.label)
+        elif self.label is not None:
+            raise InvalidInput("expected a prior by class for --label, found none; fit one: ddn prior --by-class")
         generator = torch.Generator()
         generator.seed() if self.seed is None else generator.manual_seed(self.seed)
-        save_picture(grid(ddn.sample(self.num, generator=generator)), self.out)
-        print(f"{self.num} samples in {self.out}")
+        samples = ddn.sample(
+            self.num,
+            generator=generator,
+            prior=prior,
+            temperature=self.temperature,
+            top_p=self.top_p,
+            labels=labels,
+        )
+        save_picture(grid(samples), self.out)
+        print(f"{self.num} samples, drawn {'uniformly' if prior is None else 'by the prior'}, in {self.out}")
+
+
+@dataclass
+class Prior(_WithModel):
+    """Fit a prior to the codes of a run's data set, so that samples look like it; it is kept beside the model."""
+
+    run_folder: tyro.conf.Positional[Path | None] = None
+    """The run; the one started last under ./runs if not given."""
+    minutes: float = 5.0
+    """How long."""
+    by_class: bool = False
+    """One that takes the class of a sample; the data set must have labels."""
+    dim: int = 128
+    """Width of its heads."""
+    dataset: str | None = None
+    """Another data set than the run's own."""
+    seed: int = 0
+    """Of its weights and of the order of the images."""
+
+    def run(self) -> None:
+        from discrete_distribution_network.runs import fit_prior
+
+        folder = self.run_folder or self.model
+        fitted, where = fit_prior(folder, self.dataset, self.minutes, self.by_class, self.dim, self.seed, self.device)
+        print(
+            f"codes of test images cost {fitted.test_bits:.1f} of {fitted.uniform_bits:g} bits by the prior, after "
+            f"{fitted.steps} steps; it is in {where}, and `ddn sample` draws by it"
+        )
 
 
 @dataclass
@@ -185,6 +237,7 @@ def commands(training: dict[str, Any]) -> Any:
     return (
         Annotated[Quickstart, tyro.conf.subcommand("quickstart", default=Quickstart(**training))]
         | Annotated[Train, tyro.conf.subcommand("train", default=Train(**training))]
+        | Annotated[Prior, tyro.conf.subcommand("prior")]
         | Annotated[Sample, tyro.conf.subcommand("sample")]
         | Annotated[Reconstruct, tyro.conf.subcommand("reconstruct")]
         | Annotated[Encode, tyro.conf.subcommand("encode")]

@@ -21,7 +21,16 @@ from discrete_distribution_network.blocks import AttentionBlock, ResidualBlock
 from discrete_distribution_network.errors import InvalidInput, require
 from discrete_distribution_network.guided_sampler import GuidedSampler, check_codes
 from discrete_distribution_network.pretrained import Pretrained
-from discrete_distribution_network.selection import Given, Nearest, SamplerOutput, Selection, Uniform, resize
+from discrete_distribution_network.selection import (
+    Drawn,
+    Given,
+    Likely,
+    Nearest,
+    SamplerOutput,
+    Selection,
+    Uniform,
+    resize,
+)
 from discrete_distribution_network.split_and_prune import split_and_prune_
 
 __all__ = ["DDN", "GuidedSampler", "Trainer", "Walk", "split_and_prune_"]
@@ -293,6 +302,10 @@ class DDN(
         codes: Tensor | None = None,
         return_codes: Literal[False] = False,
         generator: torch.Generator | None = None,
+        prior: Likely | None = None,
+        temperature: float = 1.0,
+        top_p: float = 1.0,
+        labels: Tensor | None = None,
     ) -> Tensor: ...
 
     @overload
@@ -303,6 +316,10 @@ class DDN(
         *,
         return_codes: Literal[True],
         generator: torch.Generator | None = None,
+        prior: Likely | None = None,
+        temperature: float = 1.0,
+        top_p: float = 1.0,
+        labels: Tensor | None = None,
     ) -> tuple[Tensor, Tensor]: ...
 
     @torch.no_grad()
@@ -312,23 +329,38 @@ class DDN(
         codes: Tensor | None = None,
         return_codes: bool = False,
         generator: torch.Generator | None = None,
+        prior: Likely | None = None,
+        temperature: float = 1.0,
+        top_p: float = 1.0,
+        labels: Tensor | None = None,
     ) -> Tensor | tuple[Tensor, Tensor]:
-        """Images (B, C, H, W) of uniformly random codes, or of the given ones.
+        """Images (B, C, H, W) of random codes, uniformly or as a prior says, or of the given ones.
 
         Args:
             batch_size: how many; 1 if neither this nor `codes` is given.
             codes: decode these instead.
             return_codes: also give the codes, (B, number of codes).
             generator: source of the random codes; the same one gives the same images on any device.
+            prior: how likely each code is (see `prior.py`); None for each with chance 1/K.
+            temperature: of the prior: below 1 likely codes become likelier, 0 takes the likeliest.
+            top_p: of the prior: only the likeliest codes are drawn whose chances together reach this.
+            labels: classes (B,), for a prior by class; they give the batch size too.
         """
         if codes is not None:
             require(batch_size in (None, codes.shape[0]), f"batch_size {codes.shape[0]} as the codes", batch_size)
             images = self.decode(codes)
         else:
-            batch_size = 1 if batch_size is None else batch_size
+            if batch_size is None:
+                batch_size = 1 if labels is None else len(labels)
             require(batch_size >= 1, "a batch_size of at least 1", batch_size)
+            select: Selection = Uniform(generator)
+            if prior is not None:
+                select = Drawn(prior, batch_size, labels, temperature, top_p, generator)
+            else:
+                plain = (temperature, top_p, labels) == (1.0, 1.0, None)
+                require(plain, "a prior where temperature, top_p or labels are given", "none")
             with self._evaluating():
-                walk = self.walk(Uniform(generator), batch_size)
+                walk = self.walk(select, batch_size)
             images, codes = walk.outputs[-1], walk.codes
         return (images, codes) if return_codes else images
 

@@ -17,6 +17,7 @@ from torch import Tensor
 from discrete_distribution_network.ddn import DDN
 from discrete_distribution_network.errors import DataError, ModelFileError, require
 from discrete_distribution_network.loader import in_order
+from discrete_distribution_network.selection import Likely
 
 FeatureNet = Callable[[Tensor], Tensor]
 """Images (B, C, H, W) in [0, 1] -> features (B, F)."""
@@ -87,6 +88,7 @@ def frechet_figures(
     batch_size: int = 100,
     seed: int = 0,
     max_bad_images: int = 0,
+    prior: Likely | None = None,
 ) -> FrechetFigures:
     """The Fréchet distance of `count` samples to the test images, with the floor beside it.
 
@@ -94,6 +96,7 @@ def frechet_figures(
         net: any callable; see `inception` and `classifier.py`.
         train, test: data sets; see `data.py`.
         max_bad_images: how many images that cannot be decoded are left out of each before it is an error.
+        prior: how the samples are drawn; uniformly if None.
     """
     device, generator = ddn.start.device, torch.Generator().manual_seed(seed)
 
@@ -105,7 +108,7 @@ def frechet_figures(
     learnt = statistics(net, images(train, limit=count))
     again = statistics(net, (ddn.reconstruct(some).clamp(0, 1) for some in images(test)))
     sizes = [min(batch_size, count - done) for done in range(0, count, batch_size)]
-    drawn = statistics(net, (ddn.sample(size, generator=generator).clamp(0, 1) for size in sizes))
+    drawn = statistics(net, (ddn.sample(size, generator=generator, prior=prior).clamp(0, 1) for size in sizes))
     return FrechetFigures(
         samples=frechet_distance(drawn, real),
         reconstructions=frechet_distance(again, real),

@@ -19,7 +19,7 @@ from typing import Any
 import torch
 
 from discrete_distribution_network.checkpoints import Checkpoints
-from discrete_distribution_network.classifier import accuracy, train_classifier
+from discrete_distribution_network.classifier import accuracy, num_classes, train_classifier
 from discrete_distribution_network.config import CONFIG, TrainConfig, load_config
 from discrete_distribution_network.data import Split, open_data
 from discrete_distribution_network.ddn import DDN
@@ -29,6 +29,8 @@ from discrete_distribution_network.images import find_images, load_image
 from discrete_distribution_network.loader import in_unit_range
 from discrete_distribution_network.metrics import evaluate
 from discrete_distribution_network.pictures import to_pil
+from discrete_distribution_network.prior import CONFIG as PRIOR
+from discrete_distribution_network.prior import Fitted, Prior, fit
 from discrete_distribution_network.report import read_metrics
 from discrete_distribution_network.trainer import MODEL
 from discrete_distribution_network.whole_folder import MANIFEST
@@ -84,6 +86,44 @@ def load_model(folder: Path | None, device: str) -> DDN:
     """The model of a run (the newest under ./runs if None), or in a model folder."""
     there = place(device)
     return DDN.from_pretrained(model_folder(folder or newest_run())).to(there).eval()
+
+
+def load_prior(ddn: DDN, folder: Path) -> Prior | None:
+    """The prior in a model's folder, if one was fitted."""
+    return Prior.load(folder, ddn) if (folder / PRIOR).is_file() else None
+
+
+def fit_prior(
+    run: Path | None, dataset: str | None, minutes: float, by_class: bool, dim: int, seed: int, device: str
+) -> tuple[Fitted, Path]:
+    """Fit a prior to the codes of a run's data set and keep it in the run's model folder; gives figures and folder."""
+    run = run or newest_run()
+    ddn, folder, config = load_model(run, device), model_folder(run), _config_of(run)
+    require(
+        folder == run / MODEL or folder == run, f"a run that has ended, with {run / MODEL}", "one still in training"
+    )
+    split = _data_of(config, dataset, ddn)
+    classes = num_classes(split.train, ddn, config.max_bad_images) if by_class else None
+    torch.manual_seed(seed)
+    prior = Prior(ddn, dim, classes)
+    fitted = fit(prior, ddn, split.train, split.test, minutes=minutes, seed=seed, max_bad_images=config.max_bad_images)
+    prior.save(folder)
+    return fitted, folder
+
+
+def _config_of(run: Path) -> TrainConfig:
+    """The options of a run; the default ones of a model folder, which has none."""
+    if (run / MODEL).is_dir() and (run / CONFIG).is_file():
+        return TrainConfig(**load_config(run / CONFIG))
+    return TrainConfig()
+
+
+def _data_of(config: TrainConfig, dataset: str | None, ddn: DDN) -> Split:
+    """The data set of a run, or another, for a model."""
+    name = dataset or config.dataset
+    if not name:
+        raise InvalidInput(f"expected a run with its {CONFIG}, got a model alone; name the data set with --dataset")
+    return open_data(name, ddn.image_size, ddn.channels, config.test_share, config.streaming)
 
 
 def info(run: Path) -> str:
@@ -166,20 +206,14 @@ def evaluate_run(
 ) -> dict[str, Any]:
     """Figures of a run's model on its test images, and Fréchet distances unless `features` is none; kept in the run."""
     run = run or newest_run()
-    folder = model_folder(run)
-    ddn = load_model(run, device)
-    config = TrainConfig()
-    if run != folder and (run / CONFIG).is_file():
-        config = TrainConfig(**load_config(run / CONFIG))
-    if not (dataset or config.dataset):
-        raise InvalidInput(f"expected a run with its {CONFIG}, got {run}; name the data set with --dataset")
-    split = open_data(dataset or config.dataset, ddn.image_size, ddn.channels, config.test_share, config.streaming)
+    ddn, folder, config = load_model(run, device), model_folder(run), _config_of(run)
+    split, prior = _data_of(config, dataset, ddn), load_prior(ddn, folder)
     bad = config.max_bad_images
     figures: dict[str, Any] = evaluate(ddn, split.test, max_bad_images=bad)._asdict()
     if features != "none":
         net, name = feature_net(features, ddn, split, seed, bad)
-        found = frechet_figures(ddn, net, split.train, split.test, samples, seed=seed, max_bad_images=bad)
-        figures["frechet_features"] = name
+        found = frechet_figures(ddn, net, split.train, split.test, samples, seed=seed, max_bad_images=bad, prior=prior)
+        figures |= {"frechet_features": name, "frechet_samples_drawn": "uniformly" if prior is None else "by the prior"}
         figures |= {f"frechet_{key}": value for key, value in found._asdict().items()}
     if dataset is None:
         write_figures(run, figures)

@@ -8,11 +8,13 @@ small functions at the end choose within one level and are what `GuidedSampler` 
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import TYPE_CHECKING, NamedTuple, Protocol
+from typing import TYPE_CHECKING, Any, NamedTuple, Protocol
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor
+
+from discrete_distribution_network.errors import require
 
 if TYPE_CHECKING:
     from discrete_distribution_network.guided_sampler import GuidedSampler
@@ -68,6 +70,60 @@ class Given:
 
     def __call__(self, level: int, sampler: GuidedSampler, features: Tensor, residual: Tensor | None) -> SamplerOutput:
         return sampler.draw(features, self.codes[level], residual)
+
+
+class Likely(Protocol):
+    """What a prior is (see `prior.py`): it says, level after level, how likely each node is."""
+
+    def begin(self, batch_size: int, labels: Tensor | None) -> Any:
+        """The state of a walk before its first level."""
+
+    def logits(self, level: int, features: Tensor, state: Any) -> Tensor:
+        """Scores (B, K), or (B, K, H / p, W / p) with patches: their softmax over K is the chance of each node."""
+
+    def follow(self, level: int, codes: Tensor, state: Any) -> Any:
+        """The state once the codes (B,), or (B, H / p, W / p), of this level are chosen."""
+
+
+class Drawn:
+    """A selection for `DDN.walk`: codes drawn as a prior says.
+
+    Args:
+        temperature: below 1 likely nodes become likelier; 0 always takes the likeliest.
+        top_p: only the likeliest nodes are drawn whose chances together reach this.
+    """
+
+    def __init__(
+        self,
+        prior: Likely,
+        batch_size: int,
+        labels: Tensor | None = None,
+        temperature: float = 1.0,
+        top_p: float = 1.0,
+        generator: torch.Generator | None = None,
+    ):
+        require(temperature >= 0, "a temperature of at least 0", temperature)
+        require(0 < top_p <= 1, "top_p above 0 and at most 1", top_p)
+        self.prior, self.temperature, self.top_p, self.generator = prior, temperature, top_p, generator
+        self.state = prior.begin(batch_size, labels)
+
+    def __call__(self, level: int, sampler: GuidedSampler, features: Tensor, residual: Tensor | None) -> SamplerOutput:
+        codes = self._draw(self.prior.logits(level, features, self.state).float())
+        self.state = self.prior.follow(level, codes, self.state)
+        return sampler.draw(features, codes, residual)
+
+    def _draw(self, logits: Tensor) -> Tensor:
+        if self.temperature == 0:
+            return logits.argmax(1)
+        logits = logits.movedim(1, -1)  # K last, with patches too
+        chances = (logits / self.temperature).softmax(-1).flatten(0, -2)
+        if self.top_p < 1:
+            ordered, order = chances.sort(-1, descending=True)
+            beyond = ordered.cumsum(-1) - ordered >= self.top_p
+            chances = chances.scatter(-1, order, ordered.masked_fill(beyond, 0))
+        device = chances.device if self.generator is None else self.generator.device
+        codes = torch.multinomial(chances.to(device), 1, generator=self.generator)
+        return codes.to(logits.device).reshape(logits.shape[:-1])
 
 
 def resize(images: Tensor, size: Sequence[int]) -> Tensor:

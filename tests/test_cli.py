@@ -26,7 +26,7 @@ from discrete_distribution_network.training_run import _folder
 FAST = ["--steps", "6", "--dim", "4", "--dim-max", "8", "--codebook-size", "4", "--batch-size", "8", "--device", "cpu"]
 FAST += ["--size", "8", "12"]
 PICTURES = {"samples.png", "reconstructions.png", "tree.png", "loss.png"}
-COMMANDS = ["quickstart", "train", "sample", "reconstruct", "encode", "decode", "evaluate", "info"]
+COMMANDS = ["quickstart", "train", "prior", "sample", "reconstruct", "encode", "decode", "evaluate", "info"]
 
 
 def run(*arguments):
@@ -132,6 +132,31 @@ def test_sample_reconstruct_encode_decode(trained, photograph_folder, capsys):
     assert (shown - expected).abs().max() < 0.6 / 255
     run("decode", "codes.json", "--out", "coarse", "--levels", "1")
     assert len(list(Path("coarse").iterdir())) == 24
+
+
+def test_prior_then_sample_and_evaluate(trained, torchvision, capsys):
+    assert "prior by class" in refused(capsys, "sample", "--label", "1")
+    run("prior", trained, "--minutes", "0.02", "--dim", "8", "--by-class")
+    assert "by the prior, after" in capsys.readouterr().out
+    pictures = {}
+    for name, options in {
+        "mixed": [],
+        "one": ["--label", "1"],
+        "uniform": ["--uniform"],
+        "cold": ["--temperature", "0"],
+    }.items():
+        run("sample", "--num", "4", "--seed", "1", "--out", f"{name}.png", *options)
+        pictures[name] = Path(f"{name}.png").read_bytes()
+    assert len({pictures[name] for name in ("mixed", "uniform", "cold")}) == 3
+    assert "labels" in refused(capsys, "sample", "--label", "7")
+    run("prior", trained, "--minutes", "0.02", "--dim", "8")
+    run("evaluate", trained, "--samples", "10")
+    assert json.loads((trained / "evaluation.json").read_text())["frechet_samples_drawn"] == "by the prior"
+    # a model that was trained on has no use for it
+    run("train", "--config", trained / "config.json", "--resume", "--steps", "8")
+    capsys.readouterr()
+    assert "one of another model" in refused(capsys, "sample")
+    run("sample", "--uniform")
 
 
 def test_info(trained, capsys):

@@ -1,0 +1,366 @@
+"""A learned prior: how likely each candidate of a level is, given the picture so far, the codes so far and a class.
+
+    p(codes) = prod_l p(code_l | features_l, code_1 .. code_(l-1), class)
+
+The tree of a DDN is not evenly filled, so choosing each node with chance 1/K draws pictures that look like no data. The
+features of the network know what the picture looks like so far, and are computed anyway: a small head on them at every
+level says which nodes are likely. Beside it stand what it must beat: how often each node is chosen (`Frequencies`), and
+how often after the one before (`Chain`).
+"""
+
+from __future__ import annotations
+
+import json
+import math
+import time
+from collections.abc import Iterator
+from itertools import pairwise
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import torch
+import torch.nn.functional as F
+from huggingface_hub import constants
+from torch import Tensor, nn
+from tqdm import tqdm
+
+from discrete_distribution_network.data import is_stream
+from discrete_distribution_network.ddn import DDN
+from discrete_distribution_network.errors import DataError, InvalidInput, ModelFileError, require
+from discrete_distribution_network.guided_sampler import GuidedSampler
+from discrete_distribution_network.loader import Loader, in_order, in_unit_range
+from discrete_distribution_network.pretrained import load_strictly, read_tensors, write_tensors
+from discrete_distribution_network.selection import Nearest, SamplerOutput, Selection
+from discrete_distribution_network.whole_folder import sha256
+
+WEIGHTS, CONFIG = "prior.safetensors", "prior.json"
+"""Files of a prior, beside those of its model."""
+
+POOLED = 4
+"""Features are averaged down to this side before a head that gives one code sees them."""
+
+
+class Frequencies:
+    """How often each node of a level is chosen, whatever the picture: the plainest prior.
+
+    Args:
+        counts: for each level how often each node was chosen, (K,).
+    """
+
+    def __init__(self, counts: list[Tensor]):
+        # one more each, so that a node that was never chosen is not impossible
+        self._logits = [(own.double() + 1).div(own.sum() + len(own)).log().float() for own in counts]
+
+    @classmethod
+    def of(cls, ddn: DDN, codes: Tensor) -> Frequencies:
+        """Of the codes (B, number of codes) of a training set."""
+        return cls([torch.bincount(part.flatten(), minlength=size) for part, size in _by_level(ddn, codes)])
+
+    def begin(self, batch_size: int, labels: Tensor | None) -> int:
+        require(labels is None, "no labels, which frequencies do not know", "some")
+        return batch_size
+
+    def logits(self, level: int, features: Tensor, state: int) -> Tensor:
+        return self._logits[level].to(features.device).expand(state, -1)
+
+    def follow(self, level: int, codes: Tensor, state: int) -> int:
+        return state
+
+
+class Chain:
+    """How often each node of a level is chosen after each node of the level before: a first-order Markov chain.
+
+    Args:
+        first: how often each node of the first level was chosen, (K,).
+        pairs: for each later level, how often its nodes (columns) came after those of the level before (rows).
+    """
+
+    def __init__(self, first: Tensor, pairs: list[Tensor]):
+        def logs(counts: Tensor) -> Tensor:
+            return (counts.double() + 1 / counts.shape[-1]).log().log_softmax(-1).float()
+
+        self._first, self._pairs = logs(first), [logs(own) for own in pairs]
+
+    @classmethod
+    def of(cls, ddn: DDN, codes: Tensor) -> Chain:
+        """Of the codes (B, number of codes) of a training set; one code a level."""
+        require(max(ddn.codes_per_level) == 1, "one code a level for a chain", f"patches, {max(ddn.codes_per_level)}")
+        parts = list(_by_level(ddn, codes))
+        pairs = [
+            torch.bincount((before * size + after).flatten(), minlength=rows * size).reshape(rows, size)
+            for (before, rows), (after, size) in pairwise(parts)
+        ]
+        return cls(torch.bincount(parts[0][0].flatten(), minlength=parts[0][1]), pairs)
+
+    def begin(self, batch_size: int, labels: Tensor | None) -> Tensor:
+        require(labels is None, "no labels, which a chain does not know", "some")
+        return torch.zeros(batch_size, dtype=torch.long)
+
+    def logits(self, level: int, features: Tensor, state: Tensor) -> Tensor:
+        if level == 0:
+            return self._first.to(features.device).expand(len(state), -1)
+        return self._pairs[level - 1].to(features.device)[state]
+
+    def follow(self, level: int, codes: Tensor, state: Tensor) -> Tensor:
+        return codes
+
+
+def _by_level(ddn: DDN, codes: Tensor) -> Iterator[tuple[Tensor, int]]:
+    return zip(codes.split(ddn.codes_per_level, dim=1), ddn.codebook_sizes, strict=True)
+
+
+class Prior(nn.Module):
+    """Small heads on a network's own features, one a level, with a memory of the codes so far.
+
+    Args:
+        ddn: whose codes it is for; only its shapes are looked at.
+        dim: width of the heads and of the memory.
+        num_classes: of the labels, if it is to be one by class.
+        dropout: in the heads, while it is fitted.
+    """
+
+    def __init__(self, ddn: DDN, dim: int = 128, num_classes: int | None = None, dropout: float = 0.1):
+        super().__init__()
+        require(dim >= 1, "dim of at least 1", dim)
+        require(num_classes is None or num_classes >= 1, "num_classes of at least 1, or None", num_classes)
+        self.dim, self.num_classes = dim, num_classes
+        samplers = ddn.samplers * ddn.recurrence
+        self.heads = nn.ModuleList(Head(one.dim, dim, one.codebook_size, one.patch_size, dropout) for one in samplers)
+        self.memory = nn.ModuleList(nn.Embedding(one.codebook_size, dim) for one in samplers)
+        self.step = nn.GRUCell(dim, dim)
+        self.start = nn.Parameter(torch.zeros(1, dim))
+        self.classes = None if num_classes is None else nn.Embedding(num_classes, dim)
+
+    def begin(self, batch_size: int, labels: Tensor | None = None) -> Tensor:
+        """The memory (B, dim) before the first level.
+
+        Args:
+            labels: classes (B,), if the prior knows classes.
+        """
+        state = self.start.expand(batch_size, -1)
+        if self.classes is None:
+            require(labels is None, "no labels, since this prior was fitted without", "some")
+            return state
+        if labels is None:
+            raise InvalidInput(f"expected labels below {self.num_classes}, since this prior is one by class, got none")
+        require(tuple(labels.shape) == (batch_size,), f"labels of shape ({batch_size},)", tuple(labels.shape))
+        inside = bool(((labels >= 0) & (labels < len(self.classes.weight))).all())
+        require(inside, f"labels in [0, {self.num_classes})", labels.tolist()[:8])
+        return state + self.classes(labels.to(self.start.device))
+
+    def logits(self, level: int, features: Tensor, state: Tensor) -> Tensor:
+        return self.heads[level](features, state)
+
+    def follow(self, level: int, codes: Tensor, state: Tensor) -> Tensor:
+        chosen = self.memory[level](codes.flatten(1) if codes.ndim > 1 else codes.unsqueeze(1)).mean(1)
+        return self.step(chosen, state)
+
+    def bits(self, ddn: DDN, images: Tensor, labels: Tensor | None = None) -> Tensor:
+        """What the codes of the images cost by this prior, in bits, of each level: (L,), with a gradient for the prior.
+
+        Args:
+            ddn: in evaluation mode.
+        """
+        watch = _Watch(Nearest(images))
+        with torch.no_grad():
+            ddn.walk(watch, len(images))
+        state, costs = self.begin(len(images), labels), []
+        for level, (features, codes) in enumerate(watch.seen):
+            losses = F.cross_entropy(self.logits(level, features, state), codes, reduction="sum")
+            costs.append(losses / len(images) / math.log(2))
+            state = self.follow(level, codes, state)
+        return torch.stack(costs)
+
+    def save(self, folder: str | Path) -> None:
+        """Write `prior.safetensors` and `prior.json` into the folder of its model.
+
+        Raises:
+            ModelFileError: there is no model in the folder.
+        """
+        folder = Path(folder)
+        config = {"model": _fingerprint(folder), "dim": self.dim, "num_classes": self.num_classes}
+        write_tensors(folder / WEIGHTS, self.state_dict())
+        (folder / CONFIG).write_text(json.dumps(config, indent=2) + "\n", encoding="utf-8")
+
+    @classmethod
+    def load(cls, folder: str | Path, ddn: DDN) -> Prior:
+        """The prior beside a model.
+
+        Raises:
+            ModelFileError: there is none, it is damaged, or of another model.
+        """
+        folder = Path(folder)
+        if not (folder / CONFIG).is_file():
+            raise ModelFileError(f"expected a prior in {folder}, found none; fit one with `ddn prior`")
+        try:
+            config = dict(json.loads((folder / CONFIG).read_text(encoding="utf-8")))
+            model = config.pop("model", None)
+            prior = cls(ddn, **config)
+        except (ValueError, TypeError) as error:
+            raise ModelFileError(f"expected a prior's arguments in {folder / CONFIG}, but {error}") from error
+        if model != _fingerprint(folder):
+            raise ModelFileError(
+                f"expected the prior of the model in {folder}, got one of another model; fit it anew with `ddn prior`"
+            )
+        load_strictly(prior, read_tensors(folder / WEIGHTS), folder / WEIGHTS)
+        return prior.to(ddn.start.device).eval()
+
+
+def _fingerprint(folder: Path) -> str:
+    """Which model's weights lie in a folder."""
+    path = folder / constants.SAFETENSORS_SINGLE_FILE
+    if not path.is_file():
+        raise ModelFileError(f"expected a model in {folder}, found no {path.name}; a prior lies beside its model")
+    return sha256(path)
+
+
+class Head(nn.Module):
+    """Features (B, D, H, W) and the memory (B, dim) -> scores (B, K), or (B, K, H / p, W / p) with patches."""
+
+    def __init__(self, width: int, dim: int, codebook_size: int, patch_size: int | None, dropout: float):
+        super().__init__()
+        self.patch_size = patch_size
+        self.norm = nn.GroupNorm(1, width)
+        self.look: nn.Module
+        if patch_size is None:
+            self.look = nn.Sequential(nn.AdaptiveAvgPool2d(POOLED), nn.Flatten(), nn.Linear(width * POOLED**2, dim))
+            self.score: nn.Module = nn.Linear(dim, codebook_size)
+        else:
+            self.look = nn.Sequential(nn.AvgPool2d(patch_size), nn.Conv2d(width, dim, 3, padding=1))
+            self.score = nn.Conv2d(dim, codebook_size, 1)
+        self.recall = nn.Linear(dim, dim)
+        self.dropout = nn.Dropout(dropout)
+
+    def forward(self, features: Tensor, state: Tensor) -> Tensor:
+        # contiguous: the backward pass of GroupNorm on a CPU crashes for channels last without a gradient for its input
+        # (PyTorch 2.13)
+        features = features.contiguous()
+        recalled = self.recall(state)
+        if self.patch_size is not None:
+            recalled = recalled[:, :, None, None]
+        return self.score(self.dropout(F.silu(self.look(self.norm(features)) + recalled)))
+
+
+class _Watch:
+    """Another selection, whose features and codes are kept."""
+
+    def __init__(self, select: Selection):
+        self.select = select
+        self.seen: list[tuple[Tensor, Tensor]] = []
+
+    def __call__(self, level: int, sampler: GuidedSampler, features: Tensor, residual: Tensor | None) -> SamplerOutput:
+        chosen = self.select(level, sampler, features, residual)
+        self.seen.append((features, chosen.codes))
+        return chosen
+
+
+class Fitted(NamedTuple):
+    """What fitting a prior gave.
+
+    Attributes:
+        steps: of the optimiser.
+        train_bits: what the codes of the last hundred training batches cost, in bits an image.
+        test_bits: what those of the held-out images cost, at best.
+        uniform_bits: what they cost without a prior.
+    """
+
+    steps: int
+    train_bits: float
+    test_bits: float
+    uniform_bits: float
+
+
+def fit(
+    prior: Prior,
+    ddn: DDN,
+    dataset: Any,
+    test_dataset: Any,
+    *,
+    steps: int | None = None,
+    minutes: float | None = 5.0,
+    batch_size: int = 64,
+    learning_rate: float = 2e-3,
+    test_images: int = 1000,
+    evaluate_every: int = 200,
+    seed: int = 0,
+    progress: bool = True,
+    max_bad_images: int = 0,
+) -> Fitted:
+    """Fit a prior to the codes of a data set, in place; the weights that cost held-out images least are kept.
+
+    Args:
+        dataset, test_dataset: see `data.py`; with labels if the prior is one by class.
+        steps, minutes: end after so many steps, or after so much time, whichever comes first; None for no such end.
+        batch_size: images a step; fewer if there are fewer.
+        test_images: only the first so many held-out images are looked at.
+    """
+    require(steps is not None or minutes is not None, "steps or minutes", "neither")
+    require(steps is None or steps >= 1, "steps of at least 1", steps)
+    require(minutes is None or minutes > 0, "minutes above 0", minutes)
+    device = ddn.start.device
+    prior.to(device).train()
+    was_training = ddn.training
+    ddn.eval()
+    if not is_stream(dataset):
+        batch_size = min(batch_size, max(1, len(dataset)))
+    loader = Loader(dataset, ddn, batch_size, seed=seed, max_bad_images=max_bad_images)
+    optimizer = torch.optim.AdamW(prior.parameters(), lr=learning_rate, betas=(0.9, 0.99), weight_decay=0.01)
+    labelled = prior.num_classes is not None
+
+    @torch.no_grad()
+    def measure() -> float:
+        prior.eval()
+        bits = count = 0.0
+        for batch in in_order(test_dataset, ddn, 200, limit=test_images, max_bad_images=max_bad_images):
+            labels = _labels(batch.labels, labelled)
+            bits += float(prior.bits(ddn, batch.images.to(device), labels).sum()) * len(batch.images)
+            count += len(batch.images)
+        prior.train()
+        if count == 0:
+            raise DataError("expected held-out images to fit a prior with, got none; give some")
+        return bits / count
+
+    started, step = time.monotonic(), 0
+    recent: list[Tensor] = []
+    best, kept = math.inf, {name: value.clone() for name, value in prior.state_dict().items()}
+    bar = tqdm(total=100, disable=not progress, mininterval=0.5, bar_format="{percentage:3.0f}%|{bar}|{postfix}")
+    with bar, torch.random.fork_rng(devices=[]):
+        torch.manual_seed(seed)
+        for batch in loader.batches():
+            done = max(
+                0.0 if steps is None else step / steps,
+                0.0 if minutes is None else (time.monotonic() - started) / (60 * minutes),
+            )
+            if done >= 1:
+                break
+            for group in optimizer.param_groups:
+                group["lr"] = learning_rate * min(1.0, (step + 1) / 50) * 0.5 * (1 + math.cos(math.pi * done))
+            bits = prior.bits(ddn, in_unit_range(batch.images.to(device)), _labels(batch.labels, labelled)).sum()
+            optimizer.zero_grad()
+            bits.backward()
+            nn.utils.clip_grad_norm_(prior.parameters(), 10.0)
+            optimizer.step()
+            step += 1
+            recent = [*recent[-99:], bits.detach()]
+            if step % evaluate_every == 0:
+                best, kept = _better(prior, measure(), best, kept)
+                shown = float(torch.stack(recent).mean())
+                bar.set_postfix_str(f" {shown:.1f} bits an image, held out {best:.1f}", refresh=False)
+            bar.update(round(100 * done) - bar.n)
+        best, kept = _better(prior, measure(), best, kept)
+    prior.load_state_dict(kept)
+    prior.eval()
+    ddn.train(was_training)
+    return Fitted(step, float(torch.stack(recent).mean()), best, ddn.bits_per_image)
+
+
+def _better(prior: Prior, bits: float, best: float, kept: dict[str, Tensor]) -> tuple[float, dict[str, Tensor]]:
+    if bits >= best:
+        return best, kept
+    return bits, {name: value.clone() for name, value in prior.state_dict().items()}
+
+
+def _labels(labels: Tensor | None, wanted: bool) -> Tensor | None:
+    if wanted and labels is None:
+        raise DataError("expected a label with every image to fit a prior by class, got images without; give labels")
+    return labels if wanted else None

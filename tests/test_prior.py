@@ -1,0 +1,227 @@
+"""A prior says how likely codes are: laws of drawing, of counting, and of what is learnt."""
+
+import json
+import math
+
+import pytest
+import torch
+from small import digits, small_ddn, trainer
+from torch.utils.data import Dataset
+
+from discrete_distribution_network.errors import DataError, InvalidInput, ModelFileError
+from discrete_distribution_network.prior import CONFIG, Chain, Frequencies, Prior, fit
+from discrete_distribution_network.selection import Drawn, Given
+
+KINDS = {
+    "plain": {},
+    "patches": {"patch_size": [None, 4]},
+    "recurrence": {"recurrence": 2, "levels_per_resolution": [0, 2]},
+    "several sizes of codebook": {"codebook_size": [3, 4, 5, 6]},
+}
+
+
+@pytest.fixture(params=KINDS)
+def ddn(request):
+    return small_ddn(**KINDS[request.param]).eval()
+
+
+class Labelled(Dataset):
+    """Dark pictures are of class 0, bright ones of class 1."""
+
+    def __len__(self):
+        return 60
+
+    def __getitem__(self, index):
+        image = digits()[index] // 4
+        return (image + 180, 1) if index % 2 else (image, 0)
+
+
+class Fixed:
+    """The same scores (K,) at every level."""
+
+    def __init__(self, scores):
+        self.scores = torch.as_tensor(scores)
+
+    def begin(self, batch_size, labels):
+        return batch_size
+
+    def logits(self, level, features, state):
+        return self.scores.expand(state, -1)
+
+    def follow(self, level, codes, state):
+        return state
+
+
+def drawn(scores, number=4000, **settings):
+    select = Drawn(Fixed(scores), number, generator=torch.Generator().manual_seed(0), **settings)
+    return torch.bincount(select._draw(select.prior.logits(0, None, number)), minlength=len(scores)) / number
+
+
+def test_codes_are_drawn_by_their_chances():
+    scores = torch.tensor([0.5, 0.3, 0.15, 0.05]).log()
+    torch.testing.assert_close(drawn(scores), scores.exp(), atol=0.03, rtol=0)
+    squared = scores.exp() ** 2 / (scores.exp() ** 2).sum()
+    torch.testing.assert_close(drawn(scores, temperature=0.5), squared, atol=0.03, rtol=0)
+    assert drawn(scores, temperature=0).tolist() == [1, 0, 0, 0]
+    # 0.5 alone does not reach 0.7, with 0.3 it does
+    torch.testing.assert_close(drawn(scores, top_p=0.7), torch.tensor([5 / 8, 3 / 8, 0, 0]), atol=0.03, rtol=0)
+    assert drawn(scores, top_p=0.01).tolist() == [1, 0, 0, 0]
+    for wrong in ({"temperature": -1}, {"top_p": 0}, {"top_p": 1.1}):
+        with pytest.raises(InvalidInput):
+            drawn(scores, **wrong)
+
+
+def test_frequencies_and_chain_by_hand():
+    ddn = small_ddn(codebook_size=3, levels_per_resolution=[0, 2])
+    codes = torch.tensor([[0, 1], [0, 1], [0, 2], [2, 0]])
+    chances = Frequencies.of(ddn, codes).logits(0, torch.zeros(1), 1).softmax(1)
+    torch.testing.assert_close(chances, torch.tensor([[4, 1, 2]]) / 7)  # one more each
+    chain = Chain.of(ddn, codes)
+    state = chain.follow(0, torch.tensor([0, 2, 1]), chain.begin(3, None))
+    chances = chain.logits(1, torch.zeros(1), state).softmax(1)
+    expected = torch.tensor([[0 + 1 / 3, 2 + 1 / 3, 1 + 1 / 3], [1 + 1 / 3, 1 / 3, 1 / 3], [1 / 3] * 3])
+    torch.testing.assert_close(chances, expected / expected.sum(1, keepdim=True))
+    for plain in (chain, Frequencies.of(ddn, codes)):
+        with pytest.raises(InvalidInput, match="labels"):
+            plain.begin(2, torch.zeros(2))
+        assert ddn.sample(5, prior=plain).shape == (5, 1, 8, 8)
+    with pytest.raises(InvalidInput, match="one code a level"):
+        Chain.of(small_ddn(patch_size=[None, 4]), torch.zeros(1, 10, dtype=torch.long))
+
+
+def test_sampling_by_a_prior(ddn):
+    prior = Prior(ddn, dim=8).eval()
+    images, codes = ddn.sample(6, return_codes=True, prior=prior, generator=torch.Generator().manual_seed(1))
+    again = ddn.sample(6, prior=prior, generator=torch.Generator().manual_seed(1))
+    assert torch.equal(images, again)
+    torch.testing.assert_close(ddn.decode(codes), images)
+    assert len({*map(tuple, ddn.sample(6, return_codes=True, prior=prior, temperature=0)[1].tolist())}) == 1
+
+
+def test_bits_are_those_of_the_chances_it_draws_by(ddn):
+    prior, images = Prior(ddn, dim=8).eval(), digits(5) / 255
+    with torch.no_grad():
+        bits = prior.bits(ddn, images)
+        codes = ddn.encode(images)
+        state, costs = prior.begin(5), []
+        given = Given(ddn._by_level(codes, ddn.num_levels))
+
+        def watched(level, sampler, features, residual):
+            nonlocal state
+            step = given(level, sampler, features, residual)
+            chances = prior.logits(level, features, state).log_softmax(1)
+            costs.append(-chances.gather(1, step.codes.unsqueeze(1)).sum() / 5 / math.log(2))
+            state = prior.follow(level, step.codes, state)
+            return step
+
+        ddn.walk(watched, 5)
+    torch.testing.assert_close(bits, torch.stack(costs), rtol=1e-4, atol=1e-4)
+    assert len(bits) == ddn.num_levels
+
+
+def test_fitting_learns_which_codes_are_likely(tmp_path):
+    made = trainer(tmp_path, num_train_steps=300)
+    made()
+    ddn = made.ddn
+    before = {name: value.clone() for name, value in ddn.state_dict().items()}
+    prior = Prior(ddn, dim=32)
+    fitted = fit(prior, ddn, digits(), digits(), steps=300, minutes=None, batch_size=30, progress=False)
+    assert fitted.steps == 300
+    assert fitted.test_bits < 0.75 * fitted.uniform_bits == 0.75 * ddn.bits_per_image
+    with torch.no_grad():
+        assert float(prior.bits(ddn.eval(), digits() / 255).sum()) == pytest.approx(fitted.test_bits, rel=1e-3)
+    assert all(torch.equal(value, before[name]) for name, value in ddn.state_dict().items())
+    # its samples are nearer to the pictures than uniform ones
+    distances = []
+    for how in (None, prior):
+        samples = ddn.sample(100, prior=how, generator=torch.Generator().manual_seed(0)).flatten(1)
+        distances.append(float(torch.cdist(samples, (digits() / 255).flatten(1)).min(1).values.mean()))
+    assert distances[1] < distances[0]
+
+
+def test_what_costs_held_out_images_least_is_kept():
+    ddn = small_ddn()
+    prior = Prior(ddn, dim=16)
+    fitted = fit(
+        prior, ddn, digits(16), digits(60), steps=200, minutes=None, batch_size=8, evaluate_every=20, progress=False
+    )
+    assert ddn.training
+    with torch.no_grad():
+        now = float(prior.bits(ddn.eval(), digits(60) / 255).sum())
+    assert now == pytest.approx(fitted.test_bits, rel=1e-3)
+    assert fitted.train_bits < fitted.test_bits  # it has overfitted since
+
+
+def test_fitting_is_repeated_by_its_seed():
+    def weights(seed):
+        torch.manual_seed(0)
+        ddn = small_ddn()
+        prior = Prior(ddn, dim=8)
+        torch.rand(seed)
+        fit(prior, ddn, digits(), digits(20), steps=10, minutes=None, batch_size=16, seed=seed, progress=False)
+        return prior.state_dict()
+
+    first, second, other = weights(1), weights(1), weights(2)
+    assert all(torch.equal(value, second[name]) for name, value in first.items())
+    assert not all(torch.equal(value, other[name]) for name, value in first.items())
+
+
+def test_a_prior_by_class(tmp_path):
+    made = trainer(tmp_path, dataset=Labelled(), num_train_steps=300)
+    made()
+    prior = Prior(made.ddn, dim=16, num_classes=2)
+    fit(prior, made.ddn, Labelled(), Labelled(), steps=300, minutes=None, batch_size=16, progress=False)
+    generator = torch.Generator().manual_seed(0)
+    dark, bright = (
+        made.ddn.sample(prior=prior, labels=torch.full((20,), label), generator=generator).mean((1, 2, 3))
+        for label in (0, 1)
+    )
+    assert len(dark) == 20
+    assert float((bright > 0.5).float().mean()) > 0.9
+    assert float((dark < 0.5).float().mean()) > 0.9
+    for labels, said in ((None, "got none"), (torch.tensor([2]), r"in \[0, 2\)"), (torch.zeros(1, 1), "shape")):
+        with pytest.raises(InvalidInput, match=said):
+            made.ddn.sample(1, prior=prior, labels=labels)
+    with pytest.raises(InvalidInput, match="fitted without"):
+        made.ddn.sample(1, prior=Prior(made.ddn), labels=torch.tensor([0]))
+    with pytest.raises(DataError, match="by class"):
+        fit(prior, made.ddn, digits(), digits(), steps=1, progress=False, batch_size=8)
+
+
+def test_saved_beside_its_model(tmp_path, ddn):
+    prior = Prior(ddn, dim=8, num_classes=3)
+    with pytest.raises(ModelFileError, match="beside its model"):
+        prior.save(tmp_path)
+    ddn.save_pretrained(tmp_path)
+    with pytest.raises(ModelFileError, match="found none"):
+        Prior.load(tmp_path, ddn)
+    prior.save(tmp_path)
+    loaded = Prior.load(tmp_path, ddn)
+    assert loaded.num_classes == 3
+    assert all(torch.equal(value, loaded.state_dict()[name]) for name, value in prior.state_dict().items())
+    torch.nn.init.ones_(ddn.start)
+    ddn.save_pretrained(tmp_path)
+    with pytest.raises(ModelFileError, match="another model"):
+        Prior.load(tmp_path, ddn)
+    prior.save(tmp_path)
+    with pytest.raises(ModelFileError, match=r"shape|missing"):
+        Prior.load(tmp_path, small_ddn(codebook_size=7, levels_per_resolution=[2, 2]))
+    for text in ("[", "[1]", json.dumps({"dim": 0}), json.dumps({"colour": 1})):
+        (tmp_path / CONFIG).write_text(text)
+        with pytest.raises(ModelFileError, match=CONFIG):
+            Prior.load(tmp_path, ddn)
+
+
+def test_bad_input_is_one_sentence():
+    ddn = small_ddn()
+    for settings, said in (
+        ({"temperature": 0.5}, "a prior where"),
+        ({"labels": torch.zeros(1)}, "a prior where"),
+        ({"top_p": 0.5}, "a prior where"),
+    ):
+        with pytest.raises(InvalidInput, match=said):
+            ddn.sample(1, **settings)
+    with pytest.raises(InvalidInput, match="steps or minutes"):
+        fit(Prior(ddn), ddn, digits(), digits(), steps=None, minutes=None)
+    with pytest.raises(InvalidInput, match="dim"):
+        Prior(ddn, dim=0)
