@@ -200,6 +200,8 @@ class Evaluate(_WithModel):
     features: str = "classifier"
     """What the distance is measured in: classifier (trained from the data set's labels), inception (its weights must
     be on this machine), the path of Inception's weights, or none for no distance."""
+    uniform: bool = False
+    """Draw the samples uniformly, although `ddn prior` has fitted a prior."""
     seed: int = 0
     """Of the samples and of the classifier."""
 
@@ -207,7 +209,13 @@ class Evaluate(_WithModel):
         from discrete_distribution_network.runs import evaluate_run
 
         for name, value in evaluate_run(
-            self.run_folder or self.model, self.dataset, self.samples, self.features, self.seed, self.device
+            self.run_folder or self.model,
+            self.dataset,
+            self.samples,
+            self.features,
+            self.uniform,
+            self.seed,
+            self.device,
         ).items():
             print(f"{name}: {value}")
 

@@ -96,7 +96,7 @@ def frechet_figures(
         net: any callable; see `inception` and `classifier.py`.
         train, test: data sets; see `data.py`.
         max_bad_images: how many images that cannot be decoded are left out of each before it is an error.
-        prior: how the samples are drawn; uniformly if None.
+        prior: how the samples are drawn, of one class after the other if it is one by class; uniformly if None.
     """
     device, generator = ddn.start.device, torch.Generator().manual_seed(seed)
 
@@ -107,8 +107,15 @@ def frechet_figures(
     real = statistics(net, images(test))
     learnt = statistics(net, images(train, limit=count))
     again = statistics(net, (ddn.reconstruct(some).clamp(0, 1) for some in images(test)))
-    sizes = [min(batch_size, count - done) for done in range(0, count, batch_size)]
-    drawn = statistics(net, (ddn.sample(size, generator=generator, prior=prior).clamp(0, 1) for size in sizes))
+    classes = getattr(prior, "num_classes", None)
+
+    def samples() -> Iterator[Tensor]:
+        for done in range(0, count, batch_size):
+            places = torch.arange(done, min(done + batch_size, count))
+            labels = None if classes is None else places % classes
+            yield ddn.sample(len(places), generator=generator, prior=prior, labels=labels).clamp(0, 1)
+
+    drawn = statistics(net, samples())
     return FrechetFigures(
         samples=frechet_distance(drawn, real),
         reconstructions=frechet_distance(again, real),

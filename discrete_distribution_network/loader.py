@@ -192,7 +192,7 @@ READING = (OSError, SyntaxError, Image.DecompressionBombError)
 
 def pass_over(items: Iterator[Any]) -> None:
     """Go on by one item, whether it can be read or not."""
-    with suppress(*READING):
+    with suppress(DataError, *READING):
         next(items)
 
 

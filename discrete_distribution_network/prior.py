@@ -26,7 +26,7 @@ from tqdm import tqdm
 
 from discrete_distribution_network.data import is_stream
 from discrete_distribution_network.ddn import DDN
-from discrete_distribution_network.errors import DataError, InvalidInput, ModelFileError, require
+from discrete_distribution_network.errors import DataError, DDNError, InvalidInput, ModelFileError, require
 from discrete_distribution_network.guided_sampler import GuidedSampler
 from discrete_distribution_network.loader import Loader, in_order, in_unit_range
 from discrete_distribution_network.pretrained import load_strictly, read_tensors, write_tensors
@@ -144,6 +144,8 @@ class Prior(nn.Module):
         if labels is None:
             raise InvalidInput(f"expected labels below {self.num_classes}, since this prior is one by class, got none")
         require(tuple(labels.shape) == (batch_size,), f"labels of shape ({batch_size},)", tuple(labels.shape))
+        integer = not (labels.is_floating_point() or labels.is_complex())
+        require(integer, "integer labels", labels.dtype)
         inside = bool(((labels >= 0) & (labels < len(self.classes.weight))).all())
         require(inside, f"labels in [0, {self.num_classes})", labels.tolist()[:8])
         return state + self.classes(labels.to(self.start.device))
@@ -324,38 +326,42 @@ def fit(
     recent: list[Tensor] = []
     best, kept = math.inf, {name: value.clone() for name, value in prior.state_dict().items()}
     bar = tqdm(total=100, disable=not progress, mininterval=0.5, bar_format="{percentage:3.0f}%|{bar}|{postfix}")
-    with bar, torch.random.fork_rng(devices=[]):
-        torch.manual_seed(seed)
-        for batch in loader.batches():
-            done = max(
-                0.0 if steps is None else step / steps,
-                0.0 if minutes is None else (time.monotonic() - started) / (60 * minutes),
-            )
-            if done >= 1:
-                break
-            for group in optimizer.param_groups:
-                group["lr"] = learning_rate * min(1.0, (step + 1) / 50) * 0.5 * (1 + math.cos(math.pi * done))
-            bits = prior.bits(ddn, in_unit_range(batch.images.to(device)), _labels(batch.labels, labelled)).sum()
-            optimizer.zero_grad()
-            bits.backward()
-            nn.utils.clip_grad_norm_(prior.parameters(), 10.0)
-            optimizer.step()
-            step += 1
-            recent = [*recent[-99:], bits.detach()]
-            if step % evaluate_every == 0:
-                best, kept = _better(prior, measure(), best, kept)
-                shown = float(torch.stack(recent).mean())
-                bar.set_postfix_str(f" {shown:.1f} bits an image, held out {best:.1f}", refresh=False)
-            bar.update(round(100 * done) - bar.n)
-        best, kept = _better(prior, measure(), best, kept)
-    prior.load_state_dict(kept)
-    prior.eval()
-    ddn.train(was_training)
+    try:
+        with bar, torch.random.fork_rng(devices=[]):
+            torch.manual_seed(seed)
+            for batch in loader.batches():
+                done = max(
+                    0.0 if steps is None else step / steps,
+                    0.0 if minutes is None else (time.monotonic() - started) / (60 * minutes),
+                )
+                if step > 0 and done >= 1:
+                    break
+                for group in optimizer.param_groups:
+                    group["lr"] = learning_rate * min(1.0, (step + 1) / 50) * 0.5 * (1 + math.cos(math.pi * done))
+                bits = prior.bits(ddn, in_unit_range(batch.images.to(device)), _labels(batch.labels, labelled)).sum()
+                optimizer.zero_grad()
+                bits.backward()
+                nn.utils.clip_grad_norm_(prior.parameters(), 10.0)
+                optimizer.step()
+                step += 1
+                recent = [*recent[-99:], bits.detach()]
+                if step % evaluate_every == 0:
+                    best, kept = _better(prior, measure(), best, kept)
+                    shown = float(torch.stack(recent).mean())
+                    bar.set_postfix_str(f" {shown:.1f} bits an image, held out {best:.1f}", refresh=False)
+                bar.update(round(100 * done) - bar.n)
+            best, kept = _better(prior, measure(), best, kept)
+    finally:
+        prior.load_state_dict(kept)
+        prior.eval()
+        ddn.train(was_training)
+    if not math.isfinite(best):
+        raise DDNError(f"expected held-out codes to cost a finite number of bits, got {best}; lower the learning rate")
     return Fitted(step, float(torch.stack(recent).mean()), best, ddn.bits_per_image)
 
 
 def _better(prior: Prior, bits: float, best: float, kept: dict[str, Tensor]) -> tuple[float, dict[str, Tensor]]:
-    if bits >= best:
+    if not bits < best:  # nor if it is NaN
         return best, kept
     return bits, {name: value.clone() for name, value in prior.state_dict().items()}
 

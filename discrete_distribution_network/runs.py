@@ -17,6 +17,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
+from huggingface_hub import constants
 
 from discrete_distribution_network.checkpoints import Checkpoints
 from discrete_distribution_network.classifier import accuracy, num_classes, train_classifier
@@ -78,8 +79,18 @@ def model_folder(folder: Path) -> Path:
     if found is None:
         return folder / MODEL
     # a training that goes on, or was killed, has newer checkpoints than the model of when it last ended
-    saved, ended = (path / MANIFEST for path in (found, folder / MODEL))
-    return found if not ended.is_file() or saved.stat().st_mtime > ended.stat().st_mtime else folder / MODEL
+    own, saved = folder / MODEL / MANIFEST, found / MANIFEST
+    if not own.is_file() or (_weights_in(own) != _weights_in(saved) and saved.stat().st_mtime > own.stat().st_mtime):
+        return found
+    return folder / MODEL
+
+
+def _weights_in(manifest: Path) -> str | None:
+    """The checksum of the weights that a manifest tells of."""
+    try:
+        return json.loads(manifest.read_text(encoding="utf-8")).get(constants.SAFETENSORS_SINGLE_FILE)
+    except (ValueError, AttributeError):
+        return None
 
 
 def load_model(folder: Path | None, device: str) -> DDN:
@@ -202,12 +213,16 @@ def decode_to_folder(ddn: DDN, path: Path, out: Path, levels: int | None) -> int
 
 
 def evaluate_run(
-    run: Path | None, dataset: str | None, samples: int, features: str, seed: int, device: str
+    run: Path | None, dataset: str | None, samples: int, features: str, uniform: bool, seed: int, device: str
 ) -> dict[str, Any]:
-    """Figures of a run's model on its test images, and Fréchet distances unless `features` is none; kept in the run."""
+    """Figures of a run's model on its test images, and Fréchet distances unless `features` is none; kept in the run.
+
+    Samples are drawn by the run's prior, if it has one and `uniform` is not said.
+    """
     run = run or newest_run()
     ddn, folder, config = load_model(run, device), model_folder(run), _config_of(run)
-    split, prior = _data_of(config, dataset, ddn), load_prior(ddn, folder)
+    split = _data_of(config, dataset, ddn)
+    prior = None if uniform or features == "none" else load_prior(ddn, folder)
     bad = config.max_bad_images
     figures: dict[str, Any] = evaluate(ddn, split.test, max_bad_images=bad)._asdict()
     if features != "none":

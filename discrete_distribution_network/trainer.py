@@ -290,6 +290,10 @@ class Trainer:
         elif any(one[0] for one in self.processes.gather(self.checkpoints.any())):
             self.save()  # else what was overwritten would be resumed, were this training killed before its first save
         self._started = time.monotonic() - self.seconds
+        if self._shown is None and self.ddn.channels in (1, 3):
+            # before the training takes its first batch: a stream may be its own iterator
+            shown = self.loader.dataset if self.test_dataset is None else self.test_dataset
+            self._shown = first_images(shown, self.ddn, self.num_samples, self.loader.max_bad_images)
         batches = self.loader.batches(self.images // self._images_a_batch)
         figures: Evaluation | None = None
         recent: list[Step] = []
@@ -315,7 +319,9 @@ class Trainer:
         self.save()  # unless it is: a training that was resumed at its end makes no step
         self.processes.on_main(lambda: self.result.save_pretrained(self.results_folder / MODEL))
         if self.test_dataset is not None and figures is None:
-            figures, _ = self._evaluate(report, signals)
+            figures, stop = self._evaluate(report, signals)
+            if stop:
+                self._interrupt(stop, report)
         return figures
 
     @property
@@ -451,11 +457,8 @@ class Trainer:
 
     def _draw(self) -> None:
         """Grids of samples and of reconstructions, by the same codes and of the same images each time."""
-        if self.ddn.channels not in (1, 3):
-            return
         if self._shown is None:
-            shown = self.loader.dataset if self.test_dataset is None else self.test_dataset
-            self._shown = first_images(shown, self.ddn, self.num_samples, self.loader.max_bad_images)
+            return
         images = self._shown.to(self.processes.device)
 
         def draw() -> None:
@@ -548,6 +551,12 @@ class Trainer:
             "warmup_steps": self.warmup_steps,
             "decay": self.decay,
             "split_every": self.split_every,
+            "max_grad_norm": self.max_grad_norm,
+            "adam": {name: str(value) for name, value in self.optimizer.defaults.items() if name != "lr"},
+            **({} if self.ema is None else {"beta": self.ema.beta, "update_every": self.ema.update_every}),
+            # only where the schedules ask how far the training is does its length matter
+            **({"num_train_steps": self.num_train_steps, "hold": self.hold} if self.decay != "none" else {}),
+            **({"split_until": self.split_until} if 0 < self.split_until < 1 else {}),
             "precision": self.precision,
             "moving average": self.ema is not None,
         }

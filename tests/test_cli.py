@@ -97,8 +97,14 @@ def test_resume_goes_on(trained, photograph_folder, capsys):
 
 
 def test_the_newest_model_of_a_run_is_used(trained):
+    manifest = trained / "model" / "manifest.json"
     assert model_folder(trained) == trained / "model"
-    os.utime(trained / "model" / "manifest.json", (1, 1))  # as if a resumed training had saved since
+    os.utime(manifest, (1, 1))  # an older time, as copies may have, of the same weights
+    assert model_folder(trained) == trained / "model"
+    ddn = DDN.from_pretrained(trained / "model")
+    torch.nn.init.ones_(ddn.start)
+    ddn.save_pretrained(trained / "model")
+    os.utime(manifest, (1, 1))  # as if a resumed training had saved since
     assert model_folder(trained) == trained / "checkpoints" / "step-00000006"
     shutil.rmtree(trained / "checkpoints")
     assert model_folder(trained) == trained / "model"
@@ -155,8 +161,12 @@ def test_prior_then_sample_and_evaluate(trained, torchvision, capsys):
     # a model that was trained on has no use for it
     run("train", "--config", trained / "config.json", "--resume", "--steps", "8")
     capsys.readouterr()
-    assert "one of another model" in refused(capsys, "sample")
+    for command in (["sample"], ["evaluate", "--samples", "10"]):
+        assert "one of another model" in refused(capsys, *command)
     run("sample", "--uniform")
+    run("evaluate", "--features", "none")
+    run("evaluate", "--samples", "10", "--uniform")
+    assert json.loads((trained / "evaluation.json").read_text())["frechet_samples_drawn"] == "uniformly"
 
 
 def test_info(trained, capsys):

@@ -134,6 +134,30 @@ def test_streams_are_read_in_order_again_and_again():
     assert parts == [[[0, 2], [4, 6]], [[1, 3], [5, 7]]]
 
 
+class BrokenNumbers(Numbers):
+    """Every fourth number cannot be had."""
+
+    def __iter__(self):
+        self.place = -1
+        return self
+
+    def __next__(self):
+        self.place += 1
+        if self.place == self.count:
+            raise StopIteration
+        if self.place % 4 == 3:
+            raise DataError(f"number {self.place} is broken")
+        return numbered(self.count)[self.place]
+
+
+def test_what_is_broken_in_anothers_share_is_no_matter():
+    for rank in (0, 1):
+        parts = [batch.images for batch in in_order(BrokenNumbers(8), Shape, 2, rank=rank, ranks=2, max_bad_images=2)]
+        numbers = (torch.cat(parts)[:, 0, 0, 0] * 255).round().tolist()
+        assert numbers == ([0, 2, 4, 6] if rank == 0 else [1, 5])
+        assert taken(Loader(BrokenNumbers(8), Shape, 2, rank=rank, ranks=2, max_bad_images=2), 1) == [numbers[:2]]
+
+
 def test_a_stream_that_ends_for_good_is_an_error():
     with pytest.raises(DataError, match="iterated again"):
         taken(Loader(iter(numbered(5)), Shape, 4), 2)

@@ -8,7 +8,8 @@ import torch
 from small import digits, small_ddn, trainer
 from torch.utils.data import Dataset
 
-from discrete_distribution_network.errors import DataError, InvalidInput, ModelFileError
+from discrete_distribution_network.errors import DataError, DDNError, InvalidInput, ModelFileError
+from discrete_distribution_network.frechet import frechet_figures
 from discrete_distribution_network.prior import CONFIG, Chain, Frequencies, Prior, fit
 from discrete_distribution_network.selection import Drawn, Given
 
@@ -152,17 +153,34 @@ def test_what_costs_held_out_images_least_is_kept():
 
 
 def test_fitting_is_repeated_by_its_seed():
-    def weights(seed):
+    def weights(seed, burn):
         torch.manual_seed(0)
         ddn = small_ddn()
         prior = Prior(ddn, dim=8)
-        torch.rand(seed)
+        torch.rand(burn)
+        before = torch.get_rng_state()
         fit(prior, ddn, digits(), digits(20), steps=10, minutes=None, batch_size=16, seed=seed, progress=False)
+        assert torch.equal(torch.get_rng_state(), before)
         return prior.state_dict()
 
-    first, second, other = weights(1), weights(1), weights(2)
+    first, second, other = weights(1, burn=1), weights(1, burn=5), weights(2, burn=1)
     assert all(torch.equal(value, second[name]) for name, value in first.items())
     assert not all(torch.equal(value, other[name]) for name, value in first.items())
+
+
+def test_a_fit_that_goes_wrong_changes_nothing():
+    ddn = small_ddn()
+    prior = Prior(ddn, dim=8)
+    before = {name: value.clone() for name, value in prior.state_dict().items()}
+    settings = {"steps": 3, "minutes": None, "batch_size": 8, "progress": False}
+    with pytest.raises(DDNError, match="finite"):
+        fit(prior, ddn, digits(), digits(20), learning_rate=1e30, **settings)
+    by_class = Prior(ddn, dim=8, num_classes=1)
+    with pytest.raises(InvalidInput, match="labels in"):
+        fit(by_class, ddn, Labelled(), Labelled(), **settings)
+    assert ddn.training
+    assert all(torch.equal(value, before[name]) for name, value in prior.state_dict().items())
+    assert fit(prior, ddn, digits(), digits(20), minutes=1e-9, progress=False).steps == 1
 
 
 def test_a_prior_by_class(tmp_path):
@@ -178,7 +196,14 @@ def test_a_prior_by_class(tmp_path):
     assert len(dark) == 20
     assert float((bright > 0.5).float().mean()) > 0.9
     assert float((dark < 0.5).float().mean()) > 0.9
-    for labels, said in ((None, "got none"), (torch.tensor([2]), r"in \[0, 2\)"), (torch.zeros(1, 1), "shape")):
+    figures = frechet_figures(made.ddn, lambda images: images.flatten(1), digits(), digits(), count=9, prior=prior)
+    assert figures.drawn == 9
+    for labels, said in (
+        (None, "got none"),
+        (torch.tensor([2]), r"in \[0, 2\)"),
+        (torch.zeros(1, 1), "shape"),
+        (torch.zeros(1), "integer"),
+    ):
         with pytest.raises(InvalidInput, match=said):
             made.ddn.sample(1, prior=prior, labels=labels)
     with pytest.raises(InvalidInput, match="fitted without"):

@@ -361,7 +361,7 @@ class Numbers(IterableDataset):
 
 @pytest.mark.parametrize("bad", [(), (3, 70, 41)])
 def test_streams_resume_too(tmp_path, bad):
-    settings = {"dataset": Numbers(bad), "test_dataset": digits(8), "max_bad_images": len(bad)}
+    settings = {"dataset": Numbers(bad), "max_bad_images": len(bad), "save_results_every": 7}
     whole = train(tmp_path / "whole", checkpoint_every=10, **settings)
     assert len(whole.loader.faults) == len([place for place in bad if place < 60])
     continued = trainer(tmp_path / "whole", resume=tmp_path / "whole/checkpoints/step-00000010", **settings)
@@ -458,8 +458,11 @@ def test_a_checkpoint_of_another_folder(tmp_path):
 
 def test_another_recipe_is_said(tmp_path):
     train(tmp_path, num_train_steps=5)
-    with pytest.warns(UserWarning, match="images 60 -> 40, learning_rate 0.003 -> 0.1, decay none -> cosine"):
-        trainer(tmp_path, resume=True, dataset=digits(40), learning_rate=0.1, decay="cosine")
+    with pytest.warns(
+        UserWarning,
+        match=r"images 60 -> 40, learning_rate 0\.003 -> 0\.1, decay none -> cosine, max_grad_norm 0\.5 -> 9",
+    ):
+        trainer(tmp_path, resume=True, dataset=digits(40), learning_rate=0.1, decay="cosine", max_grad_norm=9)
 
 
 # what it survives
