@@ -17,6 +17,9 @@ from discrete_distribution_network.errors import DDNError, InvalidInput
 
 if TYPE_CHECKING:
     from PIL.Image import Image
+    from torch import Tensor
+
+    from discrete_distribution_network.ddn import DDN
 
 
 @dataclass
@@ -53,6 +56,27 @@ class _WithModel:
 
 
 @dataclass
+class _WithImages(_WithModel):
+    files: tyro.conf.Positional[tuple[Path, ...]] = ()
+    """Image files or folders; each image is resized to cover the model's size and cropped at the centre."""
+
+    def load(self) -> tuple[DDN, list[Path], Tensor]:
+        """The model, and the images with their paths."""
+        from discrete_distribution_network.runs import load_images, load_model, model_folder
+
+        ddn = load_model(model_folder(self.model), self.device)
+        return (ddn, *load_images(self.files, ddn))
+
+
+@dataclass
+class _OfRun(_WithModel):
+    run_folder: tyro.conf.Positional[Path | None] = None
+    """The run; the one started last under ./runs if not given."""
+    dataset: str | None = None
+    """Another data set than the run's own."""
+
+
+@dataclass
 class Sample(_WithModel):
     """Draw images from a trained model."""
 
@@ -75,11 +99,11 @@ class Sample(_WithModel):
         import torch
 
         from discrete_distribution_network.pictures import grid
-        from discrete_distribution_network.runs import load_model, load_prior, model_folder, newest_run
+        from discrete_distribution_network.runs import load_model, load_prior, model_folder
 
-        run = self.model or newest_run()
-        ddn = load_model(run, self.device)
-        prior = None if self.uniform else load_prior(ddn, model_folder(run))
+        folder = model_folder(self.model)
+        ddn = load_model(folder, self.device)
+        prior = None if self.uniform else load_prior(ddn, folder)
         labels = None
         if prior is not None and prior.num_classes is not None:
             every = torch.arange(self.num) % prior.num_classes
@@ -101,19 +125,15 @@ class Sample(_WithModel):
 
 
 @dataclass
-class Prior(_WithModel):
+class Prior(_OfRun):
     """Fit a prior to the codes of a run's data set, so that samples look like it; it is kept beside the model."""
 
-    run_folder: tyro.conf.Positional[Path | None] = None
-    """The run; the one started last under ./runs if not given."""
     minutes: float = 5.0
     """How long."""
     by_class: bool = False
     """One that takes the class of a sample; the data set must have labels."""
     dim: int = 128
     """Width of its heads."""
-    dataset: str | None = None
-    """Another data set than the run's own."""
     seed: int = 0
     """Of its weights and of the order of the images."""
 
@@ -129,20 +149,16 @@ class Prior(_WithModel):
 
 
 @dataclass
-class Reconstruct(_WithModel):
+class Reconstruct(_WithImages):
     """Encode image files and draw what each number of levels gives back."""
 
-    files: tyro.conf.Positional[tuple[Path, ...]] = ()
-    """Image files or folders; each image is resized to cover the model's size and cropped at the centre."""
     out: Path = Path("reconstructions.png")
     """Picture to write: a row for each file, at growing numbers of levels, the original last."""
 
     def run(self) -> None:
         from discrete_distribution_network.pictures import reconstructions
-        from discrete_distribution_network.runs import load_images, load_model
 
-        ddn = load_model(self.model, self.device)
-        paths, images = load_images(self.files, ddn)
+        ddn, paths, images = self.load()
         walk = ddn.encode_walk(images)
         save_picture(reconstructions(ddn, walk, images), self.out)
         errors = (walk.outputs[-1] - images).square().mean((1, 2, 3)).tolist()
@@ -152,19 +168,16 @@ class Reconstruct(_WithModel):
 
 
 @dataclass
-class Encode(_WithModel):
+class Encode(_WithImages):
     """Write the codes of image files: integers below K, one for each level."""
 
-    files: tyro.conf.Positional[tuple[Path, ...]] = ()
-    """Image files or folders; each image is resized to cover the model's size and cropped at the centre."""
     out: Path = Path("codes.json")
     """File to write: for each image its name and its codes."""
 
     def run(self) -> None:
-        from discrete_distribution_network.runs import load_images, load_model, write_codes
+        from discrete_distribution_network.runs import write_codes
 
-        ddn = load_model(self.model, self.device)
-        paths, images = load_images(self.files, ddn)
+        ddn, paths, images = self.load()
         write_codes(self.out, paths, ddn.encode(images))
         print(f"{len(paths)} images, {ddn.bits_per_image / 8:g} bytes each, as codes in {self.out}")
 
@@ -181,20 +194,17 @@ class Decode(_WithModel):
     """Only the first so many levels: coarser images."""
 
     def run(self) -> None:
-        from discrete_distribution_network.runs import decode_to_folder, load_model
+        from discrete_distribution_network.runs import decode_to_folder, load_model, model_folder
 
-        written = decode_to_folder(load_model(self.model, self.device), self.codes, self.out, self.levels)
+        ddn = load_model(model_folder(self.model), self.device)
+        written = decode_to_folder(ddn, self.codes, self.out, self.levels)
         print(f"{written} images in {self.out}")
 
 
 @dataclass
-class Evaluate(_WithModel):
+class Evaluate(_OfRun):
     """Measure a run's model on its test images, and its samples by Fréchet distance."""
 
-    run_folder: tyro.conf.Positional[Path | None] = None
-    """The run; the one started last under ./runs if not given."""
-    dataset: str | None = None
-    """Another data set than the run's own."""
     samples: int = 10_000
     """Samples for the Fréchet distance."""
     features: str = "classifier"

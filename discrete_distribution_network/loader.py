@@ -7,7 +7,7 @@ on how many workers load. So a training that is resumed asks for the batches fro
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Iterator, Sequence
-from contextlib import suppress
+from contextlib import contextmanager, suppress
 from functools import partial
 from itertools import chain, count
 from typing import Any, NamedTuple, Protocol
@@ -217,18 +217,12 @@ def prepare(
     return Item(image, item.label)
 
 
-class _seeded:
-    """PyTorch's own generator seeded for a while, and put back."""
-
-    def __init__(self, seed: int):
-        self.seed = seed
-
-    def __enter__(self) -> None:
-        self.before = torch.get_rng_state()
-        torch.default_generator.manual_seed(self.seed)
-
-    def __exit__(self, *_: object) -> None:
-        torch.set_rng_state(self.before)
+@contextmanager
+def _seeded(seed: int) -> Iterator[None]:
+    """PyTorch's own generator seeded for a while, and put back; no other device's is touched."""
+    with torch.random.fork_rng(devices=[]):
+        torch.default_generator.manual_seed(seed)
+        yield
 
 
 def collate(prepared: Sequence[_Prepared]) -> Batch:

@@ -20,6 +20,9 @@ from torch import Tensor, nn
 from discrete_distribution_network import whole_folder
 from discrete_distribution_network.errors import InvalidInput, ModelFileError
 
+MODEL = "model"
+"""Folder, inside that of a training's results, of the model at its end."""
+
 
 class Pretrained(PyTorchModelHubMixin):
     """Adds `save_pretrained` and `from_pretrained` to a module whose constructor arguments are plain values."""
@@ -61,8 +64,8 @@ class Pretrained(PyTorchModelHubMixin):
                 shape; the message says which.
         """
         folder = Path(pretrained_model_name_or_path)
-        if (folder / "model" / constants.CONFIG_NAME).is_file():
-            pretrained_model_name_or_path = folder = folder / "model"
+        if (folder / MODEL / constants.CONFIG_NAME).is_file():
+            pretrained_model_name_or_path = folder = folder / MODEL
         local = folder.exists() or len(folder.parts) != 2
         if local and not folder.is_dir():
             raise ModelFileError(f"expected a model folder at {folder}, found none; give a folder that training wrote")

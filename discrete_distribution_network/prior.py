@@ -13,6 +13,7 @@ from __future__ import annotations
 import json
 import math
 import time
+from collections import deque
 from collections.abc import Iterator
 from itertools import pairwise
 from pathlib import Path
@@ -30,11 +31,15 @@ from discrete_distribution_network.errors import DataError, DDNError, InvalidInp
 from discrete_distribution_network.guided_sampler import GuidedSampler
 from discrete_distribution_network.loader import Loader, in_order, in_unit_range
 from discrete_distribution_network.pretrained import load_strictly, read_tensors, write_tensors
+from discrete_distribution_network.schedule import learning_rate as rate_at
 from discrete_distribution_network.selection import Nearest, SamplerOutput, Selection
 from discrete_distribution_network.whole_folder import sha256
 
 WEIGHTS, CONFIG = "prior.safetensors", "prior.json"
 """Files of a prior, beside those of its model."""
+
+WARMUP_STEPS = 49
+"""Steps over which the learning rate rises while a prior is fitted."""
 
 POOLED = 4
 """Features are averaged down to this side before a head that gives one code sees them."""
@@ -323,7 +328,7 @@ def fit(
         return bits / count
 
     started, step = time.monotonic(), 0
-    recent: list[Tensor] = []
+    recent: deque[Tensor] = deque(maxlen=100)
     best, kept = math.inf, {name: value.clone() for name, value in prior.state_dict().items()}
     bar = tqdm(total=100, disable=not progress, mininterval=0.5, bar_format="{percentage:3.0f}%|{bar}|{postfix}")
     try:
@@ -337,17 +342,17 @@ def fit(
                 if step > 0 and done >= 1:
                     break
                 for group in optimizer.param_groups:
-                    group["lr"] = learning_rate * min(1.0, (step + 1) / 50) * 0.5 * (1 + math.cos(math.pi * done))
+                    group["lr"] = rate_at(learning_rate, step, WARMUP_STEPS, done)
                 bits = prior.bits(ddn, in_unit_range(batch.images.to(device)), _labels(batch.labels, labelled)).sum()
                 optimizer.zero_grad()
                 bits.backward()
                 nn.utils.clip_grad_norm_(prior.parameters(), 10.0)
                 optimizer.step()
                 step += 1
-                recent = [*recent[-99:], bits.detach()]
+                recent.append(bits.detach())
                 if step % evaluate_every == 0:
                     best, kept = _better(prior, measure(), best, kept)
-                    shown = float(torch.stack(recent).mean())
+                    shown = float(torch.stack(tuple(recent)).mean())
                     bar.set_postfix_str(f" {shown:.1f} bits an image, held out {best:.1f}", refresh=False)
                 bar.update(round(100 * done) - bar.n)
             best, kept = _better(prior, measure(), best, kept)
@@ -357,7 +362,7 @@ def fit(
         ddn.train(was_training)
     if not math.isfinite(best):
         raise DDNError(f"expected held-out codes to cost a finite number of bits, got {best}; lower the learning rate")
-    return Fitted(step, float(torch.stack(recent).mean()), best, ddn.bits_per_image)
+    return Fitted(step, float(torch.stack(tuple(recent)).mean()), best, ddn.bits_per_image)
 
 
 def _better(prior: Prior, bits: float, best: float, kept: dict[str, Tensor]) -> tuple[float, dict[str, Tensor]]:

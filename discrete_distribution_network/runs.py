@@ -30,10 +30,10 @@ from discrete_distribution_network.images import find_images, load_image
 from discrete_distribution_network.loader import in_unit_range
 from discrete_distribution_network.metrics import evaluate
 from discrete_distribution_network.pictures import to_pil
+from discrete_distribution_network.pretrained import MODEL
 from discrete_distribution_network.prior import CONFIG as PRIOR
 from discrete_distribution_network.prior import Fitted, Prior, fit
 from discrete_distribution_network.report import read_metrics
-from discrete_distribution_network.trainer import MODEL
 from discrete_distribution_network.whole_folder import MANIFEST
 
 RUNS = Path("runs")
@@ -69,8 +69,12 @@ def newest_run(pattern: str = "*", dataset: str | None = None) -> Path:
     raise ModelFileError(f"expected a run{of_it} under {RUNS}, found none; run `ddn quickstart` or `ddn train` first")
 
 
-def model_folder(folder: Path) -> Path:
-    """The folder of the model that a path stands for: a model's own, or of a run the newest that is whole."""
+def model_folder(folder: Path | None) -> Path:
+    """The folder of the model that a path stands for: a model's own, or of a run the newest that is whole.
+
+    None is the newest run under ./runs. To look for it reads all of a checkpoint: once is enough.
+    """
+    folder = folder or newest_run()
     if not folder.is_dir():
         raise ModelFileError(f"expected a run or a model folder at {folder}, found none; give one that training wrote")
     found = Checkpoints(folder / CHECKPOINTS).newest_whole()
@@ -93,10 +97,10 @@ def _weights_in(manifest: Path) -> str | None:
         return None
 
 
-def load_model(folder: Path | None, device: str) -> DDN:
-    """The model of a run (the newest under ./runs if None), or in a model folder."""
+def load_model(folder: Path, device: str) -> DDN:
+    """The model in a model's own folder (see `model_folder`)."""
     there = place(device)
-    return DDN.from_pretrained(model_folder(folder or newest_run())).to(there).eval()
+    return DDN.from_pretrained(folder).to(there).eval()
 
 
 def load_prior(ddn: DDN, folder: Path) -> Prior | None:
@@ -109,7 +113,8 @@ def fit_prior(
 ) -> tuple[Fitted, Path]:
     """Fit a prior to the codes of a run's data set and keep it in the run's model folder; gives figures and folder."""
     run = run or newest_run()
-    ddn, folder, config = load_model(run, device), model_folder(run), _config_of(run)
+    folder, config = model_folder(run), _config_of(run)
+    ddn = load_model(folder, device)
     require(
         folder == run / MODEL or folder == run, f"a run that has ended, with {run / MODEL}", "one still in training"
     )
@@ -139,7 +144,8 @@ def _data_of(config: TrainConfig, dataset: str | None, ddn: DDN) -> Split:
 
 def info(run: Path) -> str:
     """What there is to say of a run or a model: network, bits, levels, usage by level, last figures."""
-    ddn = load_model(run, "cpu")
+    folder = model_folder(run)
+    ddn = load_model(folder, "cpu")
     parameters = sum(parameter.numel() for parameter in ddn.parameters())
     lines = read_metrics(run)
     trained = next((line for line in reversed(lines) if "loss" in line), None)
@@ -150,7 +156,7 @@ def info(run: Path) -> str:
     used = (test or trained or {}).get("usage_by_level")
     height, width = ddn.image_size
     told = [
-        f"model      {model_folder(run)}",
+        f"model      {folder}",
         f"network    {parameters:,} parameters, images {height}x{width} with {ddn.channels} channels",
         f"latent     {ddn.num_levels} levels, {ddn.bits_per_image:g} bits ({ddn.bits_per_image / 8:g} bytes) an image",
     ]
@@ -220,7 +226,8 @@ def evaluate_run(
     Samples are drawn by the run's prior, if it has one and `uniform` is not said.
     """
     run = run or newest_run()
-    ddn, folder, config = load_model(run, device), model_folder(run), _config_of(run)
+    folder, config = model_folder(run), _config_of(run)
+    ddn = load_model(folder, device)
     split = _data_of(config, dataset, ddn)
     prior = None if uniform or features == "none" else load_prior(ddn, folder)
     bad = config.max_bad_images

@@ -17,6 +17,7 @@ from pathlib import Path
 from typing import Any, Literal, NamedTuple, cast
 
 import torch
+from huggingface_hub import constants
 from torch import Tensor, nn
 
 from discrete_distribution_network import whole_folder
@@ -28,19 +29,17 @@ from discrete_distribution_network.loader import Augment, Batch, Loader, first_i
 from discrete_distribution_network.metrics import Evaluation, evaluate, usage
 from discrete_distribution_network.moving_average import MovingAverage
 from discrete_distribution_network.pictures import grid, reconstructions
-from discrete_distribution_network.pretrained import load_strictly, read_tensors, write_tensors
+from discrete_distribution_network.pretrained import MODEL, load_strictly, read_tensors, write_tensors
 from discrete_distribution_network.processes import Precision, Processes, accelerator_for
 from discrete_distribution_network.report import Report
+from discrete_distribution_network.schedule import learning_rate
 from discrete_distribution_network.signals import Interrupted, Signals
 
-WEIGHTS, TRAINING = "model.safetensors", "training.safetensors"
+WEIGHTS, TRAINING = constants.SAFETENSORS_SINGLE_FILE, "training.safetensors"
 """Files of a checkpoint: the model to use, and what else it takes to continue."""
 
 MAX_OVERFLOWS = 30
 """Steps in a row whose float16 gradients may overflow while their scale is found."""
-
-MODEL = "model"
-"""Folder, inside the results, of the model at the end of the training."""
 
 
 class Step(NamedTuple):
@@ -339,12 +338,9 @@ class Trainer:
         return min(1.0, max(self.step / self.num_train_steps, by_clock))
 
     def rate(self) -> float:
-        """The learning rate of the next step: a linear rise, then constant, then half a cosine down to nothing."""
-        warm = min(1.0, (self.step + 1) / (self.warmup_steps + 1))
-        if self.decay == "none":
-            return self.learning_rate * warm
-        fallen = max(0.0, (self.progress_made - self.hold) / (1 - self.hold))
-        return self.learning_rate * warm * 0.5 * (1 + math.cos(math.pi * fallen))
+        """The learning rate of the next step (see `schedule.py`)."""
+        progress = 0.0 if self.decay == "none" else self.progress_made
+        return learning_rate(self.learning_rate, self.step, self.warmup_steps, progress, self.hold)
 
     def _train_step(self, batches: Iterator[Batch], signals: Signals) -> tuple[Step, int]:
         """One step of the optimiser, and the signal that any process has received (0: none)."""
