@@ -115,7 +115,7 @@ def formats(folder: str) -> list[dict[str, object]]:
         for precision, channels_last in (("no", False), ("no", True), ("bf16", True)):
             torch.manual_seed(0)
             step = trainer_step(
-                network(TrainConfig(size=(32, 32), channels=1)),
+                DDN(16, 128, 32, 1, 64, num_resnet_blocks=1, levels_per_resolution=[2, 4, 6, 4]),
                 train,
                 folder,
                 batch_size=batch_size,

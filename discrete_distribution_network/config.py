@@ -49,15 +49,19 @@ class TrainConfig:
     workers: int | None = None
     """Processes that load images; by default none on a CPU and two on a GPU."""
 
-    dim: int = 16
-    """Channels at full resolution; they double with every halving of the image."""
-    dim_max: int = 128
+    dim: int | None = None
+    """Channels at full resolution; they double with every halving of the image. What is not given of the network is as
+    in the preset for images of this size."""
+    dim_max: int | None = None
     """Most channels at any resolution."""
-    codebook_size: int = 64
+    codebook_size: int | None = None
     """K, the candidates of each level."""
     levels: tuple[int, ...] | None = None
-    """Levels at each resolution, smallest first; by default chosen by the number of resolutions."""
-    res_blocks: int = 1
+    """Levels at each resolution, smallest first."""
+    patches: tuple[int, ...] | None = None
+    """Side of the patches that choose for themselves at each resolution, smallest first; 0 for one choice for the
+    whole image."""
+    res_blocks: int | None = None
     """Residual blocks of a resolution, divided among its levels; each level has at least one."""
     chain_dropout: float = 0.05
     """Chance that a choice is replaced by a random one in training."""
@@ -66,11 +70,11 @@ class TrainConfig:
     """Training time; not looked at where STEPS is given."""
     steps: int | None = None
     """Steps of the optimiser, in place of a time."""
-    batch_size: int = 32
+    batch_size: int = 64
     """Images a step, in each process."""
     grad_accum: int = 1
     """Batches whose gradients are summed for one step."""
-    learning_rate: float = 2e-3
+    learning_rate: float = 3e-3
     """Highest learning rate."""
     weight_decay: float = 0.0
     """Of AdamW."""

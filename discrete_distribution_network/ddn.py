@@ -86,7 +86,8 @@ class DDN(
     Attributes:
         sizes: (height, width) of each resolution, from the smallest to the full one.
         codebook_sizes: K of each of the L levels.
-        codes_per_level: how many codes each level has (more than 1 with patches only).
+        code_shapes: how the codes of each level lie: () for one code, (H / p, W / p) with patches.
+        codes_per_level: how many that are.
         bits_per_image: log2 of the number of different codes.
     """
 
@@ -175,11 +176,12 @@ class DDN(
                 )
             )
         self.codebook_sizes = codebook_sizes * recurrence
-        self.codes_per_level = [
-            1 if patch is None else math.prod(side) // patch**2
+        self.code_shapes = [
+            () if patch is None else (side[0] // patch, side[1] // patch)
             for side, patch, levels in zip(self.sizes, patches, levels_at, strict=True)
             for _ in range(levels)
         ] * recurrence
+        self.codes_per_level = [math.prod(shape) for shape in self.code_shapes]
 
     def _levels_at(self, levels_per_resolution: int | Sequence[int] | None) -> list[int]:
         if levels_per_resolution is None:
@@ -388,14 +390,7 @@ class DDN(
     def _by_level(self, codes: Tensor, levels: int) -> list[Tensor]:
         """(B, number of codes) -> one tensor per level, shaped as its sampler has them."""
         parts = codes.split(self.codes_per_level[:levels], dim=1)
-        samplers = self.samplers * self.recurrence
-        sizes = [stage.size for stage in self._stages() for _ in stage.samplers()]
-        return [
-            part.squeeze(1)
-            if sampler.patch_size is None
-            else part.reshape(-1, *(side // sampler.patch_size for side in size))
-            for part, sampler, size in zip(parts, samplers, sizes * self.recurrence, strict=False)
-        ]
+        return [part.reshape(-1, *shape) for part, shape in zip(parts, self.code_shapes, strict=False)]
 
     def _levels_of(self, codes: Tensor) -> int:
         """How many levels these codes are for, once they are checked."""

@@ -6,18 +6,21 @@ import os
 import sys
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager, suppress
+from dataclasses import replace
 from itertools import count
 from pathlib import Path
+from typing import Any
 
 import torch
 
 from discrete_distribution_network.config import CONFIG, TrainConfig
 from discrete_distribution_network.data import Split, from_torchvision, is_stream, open_data
-from discrete_distribution_network.ddn import DDN, resolutions
+from discrete_distribution_network.ddn import DDN
 from discrete_distribution_network.errors import InvalidInput
 from discrete_distribution_network.loader import Augment, first_images, in_order
 from discrete_distribution_network.metrics import evaluate
 from discrete_distribution_network.pictures import grid, loss_curve, reconstructions
+from discrete_distribution_network.presets import preset
 from discrete_distribution_network.report import read_metrics
 from discrete_distribution_network.runs import CHECKPOINTS, EVALUATION, RUNS, newest_run, place, write_figures
 from discrete_distribution_network.trainer import Trainer
@@ -32,60 +35,66 @@ def train(config: TrainConfig, name: str = "train") -> None:
         raise InvalidInput(f"expected --minutes above 0, got {config.minutes}")
     if not config.dataset:
         raise InvalidInput("expected a data set, got none; give a folder of images or the name of a data set")
-    device = place(config.device)
+    place(config.device)  # says at once if it is not there
     split = open_data(config.dataset, config.size, config.channels, config.test_share, config.streaming)
+    config = with_preset(config)  # so that the run's config.json repeats it, whatever later presets are
     torch.manual_seed(config.seed)
     ddn = network(config)
-    augment = augmentation(config.augment)
     with _folder(config, name) as out:
-        trainer = Trainer(
-            ddn,
-            dataset=split.train,
-            test_dataset=split.test,
-            num_train_steps=sys.maxsize if config.steps is None else config.steps,
-            max_minutes=config.minutes if config.steps is None else None,
-            batch_size=config.batch_size,
-            grad_accum_every=config.grad_accum,
-            learning_rate=config.learning_rate,
-            weight_decay=config.weight_decay,
-            adam_kwargs={"betas": (0.9, 0.99)},
-            warmup_steps=config.warmup_steps,
-            decay="cosine",
-            hold=config.hold,
-            max_grad_norm=config.max_grad_norm,
-            split_every=config.split_every,
-            split_until=config.split_until,
-            use_ema=config.ema,
-            augment=augment,
-            max_bad_images=config.max_bad_images,
-            num_workers=config.workers,
-            mixed_precision=config.precision,
-            compile=config.compile,
-            accelerate_kwargs={"cpu": device.type == "cpu"},
-            seed=config.seed,
-            results_folder=out,
-            checkpoints_folder=out / CHECKPOINTS,
-            checkpoint_every=config.checkpoint_every,
-            max_checkpoints=config.max_checkpoints,
-            save_results_every=config.pictures_every,
-            evaluate_every=config.evaluate_every,
-            trackers=config.trackers,
-            resume=config.resume,
-            overwrite=config.overwrite,
-        )
+        trainer = trainer_for(config, ddn, split, out)
     if trainer.processes.is_main:
         out.mkdir(parents=True, exist_ok=True)
         config.save(out / CONFIG)
         (out / EVALUATION).unlink(missing_ok=True)  # of the model that this training replaces
         images = "a stream of images" if is_stream(split.train) else f"{len(split.train)} images to learn from"
         print(
-            f"{images}; {ddn.num_levels} levels of {config.codebook_size} candidates, {ddn.bits_per_image:g} bits an "
-            f"image; {trainer.precision.replace('no', 'float32')} on {trainer.processes.device}; all goes to {out}"
+            f"{images}; {ddn.num_levels} levels of {ddn.codebook_sizes[0]} candidates, {ddn.bits_per_image:g} "
+            f"bits an image; {trainer.precision.replace('no', 'float32')} on {trainer.processes.device}; all goes to "
+            f"{out}"
         )
     trainer()
     if trainer.processes.is_main:
         _finish(trainer.result, split, out, config.max_bad_images)
     trainer.accelerator.end_training()
+
+
+def trainer_for(config: TrainConfig, ddn: DDN, split: Split, out: Path) -> Trainer:
+    """The `Trainer` of a run, which writes into the folder `out`."""
+    return Trainer(
+        ddn,
+        dataset=split.train,
+        test_dataset=split.test,
+        num_train_steps=sys.maxsize if config.steps is None else config.steps,
+        max_minutes=config.minutes if config.steps is None else None,
+        batch_size=config.batch_size,
+        grad_accum_every=config.grad_accum,
+        learning_rate=config.learning_rate,
+        weight_decay=config.weight_decay,
+        adam_kwargs={"betas": (0.9, 0.99)},
+        warmup_steps=config.warmup_steps,
+        decay="cosine",
+        hold=config.hold,
+        max_grad_norm=config.max_grad_norm,
+        split_every=config.split_every,
+        split_until=config.split_until,
+        use_ema=config.ema,
+        augment=augmentation(config.augment),
+        max_bad_images=config.max_bad_images,
+        num_workers=config.workers,
+        mixed_precision=config.precision,
+        compile=config.compile,
+        accelerate_kwargs={"cpu": place(config.device).type == "cpu"},
+        seed=config.seed,
+        results_folder=out,
+        checkpoints_folder=out / CHECKPOINTS,
+        checkpoint_every=config.checkpoint_every,
+        max_checkpoints=config.max_checkpoints,
+        save_results_every=config.pictures_every,
+        evaluate_every=config.evaluate_every,
+        trackers=config.trackers,
+        resume=config.resume,
+        overwrite=config.overwrite,
+    )
 
 
 @contextmanager
@@ -127,7 +136,8 @@ def _finish(ddn: DDN, split: Split, out: Path, max_bad_images: int) -> None:
     some = first_images(split.test, ddn, 10, max_bad_images).to(ddn.start.device)
     grid(ddn.sample(64, generator=torch.Generator().manual_seed(0))).save(out / "samples.png")
     reconstructions(ddn, ddn.encode_walk(some), some).save(out / "reconstructions.png")
-    tree_picture(ddn, codes, out / "tree.png")
+    if ddn.codes_per_level[0] == 1:
+        tree_picture(ddn, codes, out / "tree.png")
     lines = [line for line in read_metrics(out) if "loss" in line]
     loss_curve([line["step"] for line in lines], [line["loss"] for line in lines], out / "loss.png")
     print(
@@ -136,22 +146,34 @@ def _finish(ddn: DDN, split: Split, out: Path, max_bad_images: int) -> None:
     )
 
 
+def with_preset(config: TrainConfig) -> TrainConfig:
+    """The options with all that is not given of the network as in the preset for images of this size."""
+    there = preset(config.size, config.channels)
+    named = {
+        "dim": there["dim"],
+        "dim_max": there["dim_max"],
+        "codebook_size": there["codebook_size"],
+        "levels": tuple(there["levels_per_resolution"]),
+        "patches": tuple(patch or 0 for patch in there["patch_size"]),
+        "res_blocks": there["num_resnet_blocks"],
+    }
+    return replace(config, **{name: value for name, value in named.items() if getattr(config, name) is None})
+
+
 def network(config: TrainConfig) -> DDN:
-    return DDN(
-        dim=config.dim,
-        dim_max=config.dim_max,
-        image_size=list(config.size),
-        channels=config.channels,
-        codebook_size=config.codebook_size,
-        num_resnet_blocks=config.res_blocks,
-        levels_per_resolution=list(config.levels or levels_for(len(resolutions(config.size)))),
-        guided_sampler_kwargs={"chain_dropout_prob": config.chain_dropout},
-    )
-
-
-def levels_for(count: int) -> list[int]:
-    """Levels at each of `count` resolutions, smallest first: few where the image is tiny, most in the middle."""
-    return [*[2, 4, *[6] * count][: count - 1], 4]
+    config = with_preset(config)
+    arguments: dict[str, Any] = {
+        "dim": config.dim,
+        "dim_max": config.dim_max,
+        "image_size": list(config.size),
+        "channels": config.channels,
+        "codebook_size": config.codebook_size,
+        "num_resnet_blocks": config.res_blocks,
+        "levels_per_resolution": list(config.levels or ()),
+        "patch_size": [patch or None for patch in config.patches or ()],
+        "guided_sampler_kwargs": {"chain_dropout_prob": config.chain_dropout},
+    }
+    return DDN(**arguments)
 
 
 def augmentation(names: Sequence[str]) -> Augment | None:

@@ -48,11 +48,12 @@ def tree_picture(ddn: DDN, codes: Tensor, path: Path, branches: Sequence[int] = 
     the images that pass through it. At the right end, for each leaf, one image that took this path, as the whole code
     gives it back.
     """
-    require(set(ddn.codes_per_level) == {1}, "a model without patches", "one with several codes a level")
+    require(ddn.codes_per_level[0] == 1, "a model whose first level makes one choice", f"{ddn.codes_per_level[0]}")
     from matplotlib.figure import Figure
     from matplotlib.offsetbox import AnnotationBbox, OffsetImage
 
-    depth = min(len(branches), ddn.num_levels)
+    whole = next((level for level, codes in enumerate(ddn.codes_per_level) if codes > 1), ddn.num_levels)
+    depth = min(len(branches), whole)
     root = most_used_tree(codes[:, :depth], branches[:depth])
     leaves: list[Node] = []
     places: dict[tuple[int, ...], tuple[float, float]] = {}
