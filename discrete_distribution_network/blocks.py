@@ -27,9 +27,8 @@ class ResidualBlock(nn.Module):
         super().__init__()
         self.norm = nn.GroupNorm(1, dim)
         self.first = nn.Conv2d(dim, dim, 3, padding=1)
-        self.second = nn.Conv2d(dim, dim, 3, padding=1)
+        self.second = zero_(nn.Conv2d(dim, dim, 3, padding=1))
         self.dropout = dropout
-        zero_(self.second)
 
     def forward(self, x: Tensor) -> Tensor:
         hidden = F.silu(self.first(F.silu(self.norm(x))))
@@ -38,10 +37,11 @@ class ResidualBlock(nn.Module):
         return x + self.second(hidden)
 
 
-def zero_(module: nn.Module) -> None:
-    """Set every parameter to zero, so that a residual branch starts as nothing."""
+def zero_(module: nn.Conv2d) -> nn.Conv2d:
+    """Set every parameter to zero, so that a residual branch starts as nothing; gives the module."""
     for parameter in module.parameters():
         nn.init.zeros_(parameter)
+    return module
 
 
 class AttentionBlock(nn.Module):
@@ -53,8 +53,7 @@ class AttentionBlock(nn.Module):
         inner = self.heads * min(dim_head, dim)
         self.norm = nn.GroupNorm(1, dim)
         self.to_qkv = nn.Conv2d(dim, inner * 3, 1, bias=False)
-        self.to_out = nn.Conv2d(inner, dim, 1)
-        zero_(self.to_out)
+        self.to_out = zero_(nn.Conv2d(inner, dim, 1))
 
     def forward(self, x: Tensor) -> Tensor:
         batch, _, height, width = x.shape

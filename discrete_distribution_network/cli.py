@@ -8,7 +8,7 @@ from __future__ import annotations
 import sys
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any
+from typing import TYPE_CHECKING, Annotated, Any, Literal
 
 import tyro
 
@@ -128,12 +128,14 @@ class Sample(_WithModel):
 class Prior(_OfRun):
     """Fit a prior to the codes of a run's data set, so that samples look like it; it is kept beside the model."""
 
+    kind: Literal["heads", "transformer"] = "heads"
+    """heads look at the network's own features; a transformer looks at the codes alone."""
     minutes: float = 5.0
     """How long."""
     by_class: bool = False
     """One that takes the class of a sample; the data set must have labels."""
     dim: int = 128
-    """Width of its heads."""
+    """Its width."""
     seed: int = 0
     """Of its weights and of the order of the images."""
 
@@ -141,7 +143,9 @@ class Prior(_OfRun):
         from discrete_distribution_network.runs import fit_prior
 
         folder = self.run_folder or self.model
-        fitted, where = fit_prior(folder, self.dataset, self.minutes, self.by_class, self.dim, self.seed, self.device)
+        fitted, where = fit_prior(
+            folder, self.dataset, self.kind, self.minutes, self.by_class, self.dim, self.seed, self.device
+        )
         print(
             f"codes of test images cost {fitted.test_bits:.1f} of {fitted.uniform_bits:g} bits by the prior, after "
             f"{fitted.steps} steps; it is in {where}, and `ddn sample` draws by it"

@@ -13,11 +13,12 @@ from __future__ import annotations
 import json
 import math
 import time
+from abc import ABC, abstractmethod
 from collections import deque
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator, Sequence
 from itertools import pairwise
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any, ClassVar, NamedTuple, Self, cast
 
 import torch
 import torch.nn.functional as F
@@ -25,12 +26,14 @@ from huggingface_hub import constants
 from torch import Tensor, nn
 from tqdm import tqdm
 
+from discrete_distribution_network.blocks import zero_
 from discrete_distribution_network.data import is_stream
 from discrete_distribution_network.ddn import DDN
 from discrete_distribution_network.errors import DataError, DDNError, InvalidInput, ModelFileError, require
 from discrete_distribution_network.guided_sampler import GuidedSampler
 from discrete_distribution_network.loader import Loader, in_order, in_unit_range
 from discrete_distribution_network.pretrained import load_strictly, read_tensors, write_tensors
+from discrete_distribution_network.processes import fast_precision
 from discrete_distribution_network.schedule import learning_rate as rate_at
 from discrete_distribution_network.selection import Nearest, SamplerOutput, Selection
 from discrete_distribution_network.whole_folder import sha256
@@ -42,7 +45,7 @@ WARMUP_STEPS = 49
 """Steps over which the learning rate rises while a prior is fitted."""
 
 POOLED = 4
-"""Features are averaged down to this side before a head that gives one code sees them."""
+"""What a head sees of a patch, or of the image, is averaged down to this side."""
 
 
 class Frequencies:
@@ -50,23 +53,28 @@ class Frequencies:
 
     Args:
         counts: for each level how often each node was chosen, (K,).
+        code_shapes: how the codes of each level lie, as `DDN.code_shapes` has them; None for one code everywhere.
     """
 
-    def __init__(self, counts: list[Tensor]):
+    def __init__(self, counts: list[Tensor], code_shapes: Sequence[tuple[int, ...]] | None = None):
+        self._shapes = [()] * len(counts) if code_shapes is None else code_shapes
         # one more each, so that a node that was never chosen is not impossible
         self._logits = [(own.double() + 1).div(own.sum() + len(own)).log().float() for own in counts]
 
     @classmethod
     def of(cls, ddn: DDN, codes: Tensor) -> Frequencies:
         """Of the codes (B, number of codes) of a training set."""
-        return cls([torch.bincount(part.flatten(), minlength=size) for part, size in _by_level(ddn, codes)])
+        counts = [torch.bincount(part.flatten(), minlength=size) for part, size in _by_level(ddn, codes)]
+        return cls(counts, ddn.code_shapes)
 
     def begin(self, batch_size: int, labels: Tensor | None) -> int:
         require(labels is None, "no labels, which frequencies do not know", "some")
         return batch_size
 
     def logits(self, level: int, features: Tensor, state: int) -> Tensor:
-        return self._logits[level].to(features.device).expand(state, -1)
+        shape = self._shapes[level]
+        scores = self._logits[level].to(features.device).reshape(1, -1, *(1,) * len(shape))
+        return scores.expand(state, -1, *shape)
 
     def follow(self, level: int, codes: Tensor, state: int) -> int:
         return state
@@ -114,38 +122,57 @@ def _by_level(ddn: DDN, codes: Tensor) -> Iterator[tuple[Tensor, int]]:
     return zip(codes.split(ddn.codes_per_level, dim=1), ddn.codebook_sizes, strict=True)
 
 
-class Prior(nn.Module):
-    """Small heads on a network's own features, one a level, with a memory of the codes so far.
+class LearnedPrior(nn.Module, ABC):
+    """What the learned priors share: classes, bits, files.
 
     Args:
-        ddn: whose codes it is for; only its shapes are looked at.
-        dim: width of the heads and of the memory.
+        ddn: whose codes it is for.
+        dim: width.
         num_classes: of the labels, if it is to be one by class.
-        dropout: in the heads, while it is fitted.
     """
 
-    def __init__(self, ddn: DDN, dim: int = 128, num_classes: int | None = None, dropout: float = 0.1):
+    kind: ClassVar[str]
+    """Its name in `prior.json`."""
+
+    def __init__(self, ddn: DDN, dim: int, num_classes: int | None):
         super().__init__()
         require(dim >= 1, "dim of at least 1", dim)
         require(num_classes is None or num_classes >= 1, "num_classes of at least 1, or None", num_classes)
         self.dim, self.num_classes = dim, num_classes
-        samplers = ddn.samplers * ddn.recurrence
-        self.heads = nn.ModuleList(Head(one.dim, dim, one.codebook_size, one.patch_size, dropout) for one in samplers)
-        self.memory = nn.ModuleList(nn.Embedding(one.codebook_size, dim) for one in samplers)
-        self.step = nn.GRUCell(dim, dim)
         self.start = nn.Parameter(torch.zeros(1, dim))
         self.classes = None if num_classes is None else nn.Embedding(num_classes, dim)
 
-    def begin(self, batch_size: int, labels: Tensor | None = None) -> Tensor:
-        """The memory (B, dim) before the first level.
+    @abstractmethod
+    def begin(self, batch_size: int, labels: Tensor | None = None) -> Any:
+        """See `selection.Likely`; labels are classes (B,), if the prior knows classes."""
+
+    @abstractmethod
+    def logits(self, level: int, features: Tensor, state: Any) -> Tensor:
+        """See `selection.Likely`."""
+
+    @abstractmethod
+    def follow(self, level: int, codes: Tensor, state: Any) -> Any:
+        """See `selection.Likely`."""
+
+    @abstractmethod
+    def bits(self, ddn: DDN, images: Tensor, labels: Tensor | None = None) -> Tensor:
+        """What the codes of the images cost by this prior, in bits, of each level: (L,), with a gradient for the prior.
 
         Args:
-            labels: classes (B,), if the prior knows classes.
+            ddn: in evaluation mode.
         """
-        state = self.start.expand(batch_size, -1)
+
+    @property
+    def arguments(self) -> dict[str, Any]:
+        """With what it was made, beside its network."""
+        return {"dim": self.dim, "num_classes": self.num_classes}
+
+    def wanted(self, batch_size: int, labels: Tensor | None) -> Tensor:
+        """What is wanted, (B, dim): the classes, or the same for all."""
+        start = self.start.expand(batch_size, -1)
         if self.classes is None:
             require(labels is None, "no labels, since this prior was fitted without", "some")
-            return state
+            return start
         if labels is None:
             raise InvalidInput(f"expected labels below {self.num_classes}, since this prior is one by class, got none")
         require(tuple(labels.shape) == (batch_size,), f"labels of shape ({batch_size},)", tuple(labels.shape))
@@ -153,30 +180,7 @@ class Prior(nn.Module):
         require(integer, "integer labels", labels.dtype)
         inside = bool(((labels >= 0) & (labels < len(self.classes.weight))).all())
         require(inside, f"labels in [0, {self.num_classes})", labels.tolist()[:8])
-        return state + self.classes(labels.to(self.start.device))
-
-    def logits(self, level: int, features: Tensor, state: Tensor) -> Tensor:
-        return self.heads[level](features, state)
-
-    def follow(self, level: int, codes: Tensor, state: Tensor) -> Tensor:
-        chosen = self.memory[level](codes.flatten(1) if codes.ndim > 1 else codes.unsqueeze(1)).mean(1)
-        return self.step(chosen, state)
-
-    def bits(self, ddn: DDN, images: Tensor, labels: Tensor | None = None) -> Tensor:
-        """What the codes of the images cost by this prior, in bits, of each level: (L,), with a gradient for the prior.
-
-        Args:
-            ddn: in evaluation mode.
-        """
-        watch = _Watch(Nearest(images))
-        with torch.no_grad():
-            ddn.walk(watch, len(images))
-        state, costs = self.begin(len(images), labels), []
-        for level, (features, codes) in enumerate(watch.seen):
-            losses = F.cross_entropy(self.logits(level, features, state), codes, reduction="sum")
-            costs.append(losses / len(images) / math.log(2))
-            state = self.follow(level, codes, state)
-        return torch.stack(costs)
+        return start + self.classes(labels.to(self.start.device))
 
     def save(self, folder: str | Path) -> None:
         """Write `prior.safetensors` and `prior.json` into the folder of its model.
@@ -185,23 +189,23 @@ class Prior(nn.Module):
             ModelFileError: there is no model in the folder.
         """
         folder = Path(folder)
-        config = {"model": _fingerprint(folder), "dim": self.dim, "num_classes": self.num_classes}
+        config = {"model": _fingerprint(folder), "kind": self.kind, **self.arguments}
         write_tensors(folder / WEIGHTS, self.state_dict())
         (folder / CONFIG).write_text(json.dumps(config, indent=2) + "\n", encoding="utf-8")
 
     @classmethod
-    def load(cls, folder: str | Path, ddn: DDN) -> Prior:
+    def load(cls, folder: str | Path, ddn: DDN) -> Self:
         """The prior beside a model.
 
         Raises:
             ModelFileError: there is none, it is damaged, or of another model.
         """
         folder = Path(folder)
-        if not (folder / CONFIG).is_file():
-            raise ModelFileError(f"expected a prior in {folder}, found none; fit one with `ddn prior`")
+        config = read_config(folder)
+        model, kind = config.pop("model", None), config.pop("kind", None)
+        if kind != cls.kind:
+            raise ModelFileError(f"expected a prior of kind {cls.kind} in {folder}, got {kind}; fit one of that kind")
         try:
-            config = dict(json.loads((folder / CONFIG).read_text(encoding="utf-8")))
-            model = config.pop("model", None)
             prior = cls(ddn, **config)
         except (ValueError, TypeError) as error:
             raise ModelFileError(f"expected a prior's arguments in {folder / CONFIG}, but {error}") from error
@@ -213,6 +217,79 @@ class Prior(nn.Module):
         return prior.to(ddn.start.device).eval()
 
 
+class Prior(LearnedPrior):
+    """Small heads on a network's own features, one a level, with a memory of the codes so far.
+
+    Args:
+        ddn: whose codes it is for; nodes of like weights begin with like rows (see `alike`).
+        dim: width of the heads and of the memory.
+        num_classes: of the labels, if it is to be one by class.
+        dropout: in the heads, while it is fitted.
+    """
+
+    kind = "heads"
+
+    def __init__(self, ddn: DDN, dim: int = 128, num_classes: int | None = None, dropout: float = 0.1):
+        super().__init__(ddn, dim, num_classes)
+        samplers = ddn.samplers * ddn.recurrence
+        self.heads = nn.ModuleList(Head(one.dim, dim, one.codebook_size, one.patch_size, dropout) for one in samplers)
+        self.memory = nn.ModuleList(nn.Embedding(one.codebook_size, dim) for one in samplers)
+        self.step = nn.GRUCell(dim, dim)
+        with torch.no_grad():
+            for sampler, head, memory in zip(samplers, cast("Iterable[Head]", self.heads), self.memory, strict=True):
+                rows = alike(sampler, dim)
+                head.score.weight.copy_(rows[:, :, None, None] / dim**0.5)
+                cast("nn.Embedding", memory).weight.copy_(rows)
+
+    def begin(self, batch_size: int, labels: Tensor | None = None) -> Tensor:
+        """The memory (B, dim) before the first level."""
+        return self.wanted(batch_size, labels)
+
+    def logits(self, level: int, features: Tensor, state: Tensor) -> Tensor:
+        return cast("Tensor", self.heads[level](features, state))
+
+    def follow(self, level: int, codes: Tensor, state: Tensor) -> Tensor:
+        chosen = self.memory[level](codes.flatten(1) if codes.ndim > 1 else codes.unsqueeze(1)).mean(1)
+        return cast("Tensor", self.step(chosen, state))
+
+    def bits(self, ddn: DDN, images: Tensor, labels: Tensor | None = None) -> Tensor:
+        watch = _Watch(Nearest(images))
+        with torch.no_grad():
+            ddn.walk(watch, len(images))
+        state, costs = self.begin(len(images), labels), []
+        for level, (features, codes) in enumerate(watch.seen):
+            losses = F.cross_entropy(self.logits(level, features, state), codes, reduction="sum")
+            costs.append(losses / len(images) / math.log(2))
+            state = self.follow(level, codes, state)
+        return torch.stack(costs)
+
+
+@torch.no_grad()
+def alike(sampler: GuidedSampler, dim: int) -> Tensor:
+    """Rows (K, dim) of about unit variance, alike for nodes whose weights are: random projections of these weights.
+
+    A code's number says nothing; so what is learnt of one node holds for those like it from the first step on.
+    """
+    nodes = torch.cat([parameter.flatten(1).float() for parameter in sampler.keys.parameters()], 1)
+    nodes = nodes - nodes.mean(0)
+    rows = nodes @ torch.randn(nodes.shape[1], dim, device=nodes.device)
+    return rows / rows.square().mean().sqrt().clamp_min(1e-12)
+
+
+def read_config(folder: Path) -> dict[str, Any]:
+    """What `prior.json` in a model's folder says: the prior's kind, its arguments, and of which model it is.
+
+    Raises:
+        ModelFileError: there is none, or it is damaged.
+    """
+    if not (folder / CONFIG).is_file():
+        raise ModelFileError(f"expected a prior in {folder}, found none; fit one with `ddn prior`")
+    try:
+        return dict(json.loads((folder / CONFIG).read_text(encoding="utf-8")))
+    except (ValueError, TypeError) as error:
+        raise ModelFileError(f"expected a prior's arguments in {folder / CONFIG}, but {error}") from error
+
+
 def _fingerprint(folder: Path) -> str:
     """Which model's weights lie in a folder."""
     path = folder / constants.SAFETENSORS_SINGLE_FILE
@@ -222,30 +299,39 @@ def _fingerprint(folder: Path) -> str:
 
 
 class Head(nn.Module):
-    """Features (B, D, H, W) and the memory (B, dim) -> scores (B, K), or (B, K, H / p, W / p) with patches."""
+    """Features (B, D, H, W) and the memory (B, dim) -> scores (B, K), or (B, K, H / p, W / p) with patches.
+
+    Of each patch (the whole image, without patches) it sees averages over at most POOLED x POOLED parts, and what it
+    makes of them together with the same of the patches around.
+    """
 
     def __init__(self, width: int, dim: int, codebook_size: int, patch_size: int | None, dropout: float):
         super().__init__()
         self.patch_size = patch_size
-        self.norm = nn.GroupNorm(1, width)
-        self.look: nn.Module
-        if patch_size is None:
-            self.look = nn.Sequential(nn.AdaptiveAvgPool2d(POOLED), nn.Flatten(), nn.Linear(width * POOLED**2, dim))
-            self.score: nn.Module = nn.Linear(dim, codebook_size)
-        else:
-            self.look = nn.Sequential(nn.AvgPool2d(patch_size), nn.Conv2d(width, dim, 3, padding=1))
-            self.score = nn.Conv2d(dim, codebook_size, 1)
+        self.side = POOLED if patch_size is None else min(POOLED, patch_size)
+        around = 1 if patch_size is None else 3
+        self.look = nn.Conv2d(width, dim, self.side, stride=self.side)
         self.recall = nn.Linear(dim, dim)
+        self.middle = nn.Sequential(
+            nn.GroupNorm(1, dim),
+            nn.SiLU(),
+            nn.Conv2d(dim, dim, around, padding=around // 2),
+            nn.SiLU(),
+            zero_(nn.Conv2d(dim, dim, 1)),
+        )
+        self.score = nn.Conv2d(dim, codebook_size, 1)
         self.dropout = nn.Dropout(dropout)
 
     def forward(self, features: Tensor, state: Tensor) -> Tensor:
-        # contiguous: the backward pass of GroupNorm on a CPU crashes for channels last without a gradient for its input
-        # (PyTorch 2.13)
-        features = features.contiguous()
-        recalled = self.recall(state)
-        if self.patch_size is not None:
-            recalled = recalled[:, :, None, None]
-        return self.score(self.dropout(F.silu(self.look(self.norm(features)) + recalled)))
+        with torch.no_grad():  # the features are the network's, which a prior does not change
+            height, width = (
+                self.side if self.patch_size is None else self.side * length // self.patch_size
+                for length in features.shape[2:]
+            )
+            features = F.adaptive_avg_pool2d(F.group_norm(features, 1), (height, width))
+        seen = self.look(features) + self.recall(state)[:, :, None, None]
+        scores: Tensor = self.score(self.dropout(F.silu(seen + self.middle(seen))))
+        return scores.flatten(1) if self.patch_size is None else scores
 
 
 class _Watch:
@@ -278,7 +364,7 @@ class Fitted(NamedTuple):
 
 
 def fit(
-    prior: Prior,
+    prior: LearnedPrior,
     ddn: DDN,
     dataset: Any,
     test_dataset: Any,
@@ -305,13 +391,16 @@ def fit(
     require(steps is None or steps >= 1, "steps of at least 1", steps)
     require(minutes is None or minutes > 0, "minutes above 0", minutes)
     device = ddn.start.device
+    fast = torch.autocast(device.type, torch.bfloat16, enabled=fast_precision(device.type == "cpu") == "bf16")
     prior.to(device).train()
     was_training = ddn.training
     ddn.eval()
     if not is_stream(dataset):
         batch_size = min(batch_size, max(1, len(dataset)))
     loader = Loader(dataset, ddn, batch_size, seed=seed, max_bad_images=max_bad_images)
-    optimizer = torch.optim.AdamW(prior.parameters(), lr=learning_rate, betas=(0.9, 0.99), weight_decay=0.01)
+    optimizer = torch.optim.AdamW(
+        prior.parameters(), lr=learning_rate, betas=(0.9, 0.99), weight_decay=0.01, fused=True
+    )
     labelled = prior.num_classes is not None
 
     @torch.no_grad()
@@ -320,7 +409,9 @@ def fit(
         bits = count = 0.0
         for batch in in_order(test_dataset, ddn, 200, limit=test_images, max_bad_images=max_bad_images):
             labels = _labels(batch.labels, labelled)
-            bits += float(prior.bits(ddn, batch.images.to(device), labels).sum()) * len(batch.images)
+            with fast:
+                costs = prior.bits(ddn, in_unit_range(batch.images.to(device)), labels)
+            bits += float(costs.sum()) * len(batch.images)
             count += len(batch.images)
         prior.train()
         if count == 0:
@@ -343,7 +434,9 @@ def fit(
                     break
                 for group in optimizer.param_groups:
                     group["lr"] = rate_at(learning_rate, step, WARMUP_STEPS, done)
-                bits = prior.bits(ddn, in_unit_range(batch.images.to(device)), _labels(batch.labels, labelled)).sum()
+                with fast:
+                    costs = prior.bits(ddn, in_unit_range(batch.images.to(device)), _labels(batch.labels, labelled))
+                bits = costs.sum()
                 optimizer.zero_grad()
                 bits.backward()
                 nn.utils.clip_grad_norm_(prior.parameters(), 10.0)
@@ -365,7 +458,7 @@ def fit(
     return Fitted(step, float(torch.stack(tuple(recent)).mean()), best, ddn.bits_per_image)
 
 
-def _better(prior: Prior, bits: float, best: float, kept: dict[str, Tensor]) -> tuple[float, dict[str, Tensor]]:
+def _better(prior: LearnedPrior, bits: float, best: float, kept: dict[str, Tensor]) -> tuple[float, dict[str, Tensor]]:
     if not bits < best:  # nor if it is NaN
         return best, kept
     return bits, {name: value.clone() for name, value in prior.state_dict().items()}

@@ -21,6 +21,7 @@ from huggingface_hub import constants
 
 from discrete_distribution_network.checkpoints import Checkpoints
 from discrete_distribution_network.classifier import accuracy, num_classes, train_classifier
+from discrete_distribution_network.code_transformer import CodeTransformer
 from discrete_distribution_network.config import CONFIG, TrainConfig, load_config
 from discrete_distribution_network.data import Split, open_data
 from discrete_distribution_network.ddn import DDN
@@ -32,7 +33,7 @@ from discrete_distribution_network.metrics import evaluate
 from discrete_distribution_network.pictures import to_pil
 from discrete_distribution_network.pretrained import MODEL
 from discrete_distribution_network.prior import CONFIG as PRIOR
-from discrete_distribution_network.prior import Fitted, Prior, fit
+from discrete_distribution_network.prior import Fitted, LearnedPrior, Prior, fit, read_config
 from discrete_distribution_network.report import read_metrics
 from discrete_distribution_network.whole_folder import MANIFEST
 
@@ -103,13 +104,22 @@ def load_model(folder: Path, device: str) -> DDN:
     return DDN.from_pretrained(folder).to(there).eval()
 
 
-def load_prior(ddn: DDN, folder: Path) -> Prior | None:
-    """The prior in a model's folder, if one was fitted."""
-    return Prior.load(folder, ddn) if (folder / PRIOR).is_file() else None
+PRIORS: dict[str, type[LearnedPrior]] = {kind.kind: kind for kind in (Prior, CodeTransformer)}
+"""Of each kind that `ddn prior` fits."""
+
+
+def load_prior(ddn: DDN, folder: Path) -> LearnedPrior | None:
+    """The prior in a model's folder, whatever its kind, if one was fitted."""
+    if not (folder / PRIOR).is_file():
+        return None
+    kind = str(read_config(folder).get("kind"))
+    if kind not in PRIORS:
+        raise ModelFileError(f"expected a prior of kind {' or '.join(PRIORS)} in {folder}, got {kind}; fit one anew")
+    return PRIORS[kind].load(folder, ddn)
 
 
 def fit_prior(
-    run: Path | None, dataset: str | None, minutes: float, by_class: bool, dim: int, seed: int, device: str
+    run: Path | None, dataset: str | None, kind: str, minutes: float, by_class: bool, dim: int, seed: int, device: str
 ) -> tuple[Fitted, Path]:
     """Fit a prior to the codes of a run's data set and keep it in the run's model folder; gives figures and folder."""
     run = run or newest_run()
@@ -121,7 +131,7 @@ def fit_prior(
     split = _data_of(config, dataset, ddn)
     classes = num_classes(split.train, ddn, config.max_bad_images) if by_class else None
     torch.manual_seed(seed)
-    prior = Prior(ddn, dim, classes)
+    prior = PRIORS[kind](ddn, dim=dim, num_classes=classes)
     fitted = fit(prior, ddn, split.train, split.test, minutes=minutes, seed=seed, max_bad_images=config.max_bad_images)
     prior.save(folder)
     return fitted, folder

@@ -8,9 +8,11 @@ import torch
 from small import digits, small_ddn, trainer
 from torch.utils.data import Dataset
 
+from discrete_distribution_network.code_transformer import CodeTransformer
 from discrete_distribution_network.errors import DataError, DDNError, InvalidInput, ModelFileError
 from discrete_distribution_network.frechet import frechet_figures
-from discrete_distribution_network.prior import CONFIG, Chain, Frequencies, Prior, fit
+from discrete_distribution_network.prior import CONFIG, Chain, Frequencies, Prior, alike, fit
+from discrete_distribution_network.runs import load_prior
 from discrete_distribution_network.selection import Drawn, Given
 
 KINDS = {
@@ -24,6 +26,11 @@ KINDS = {
 @pytest.fixture(params=KINDS)
 def ddn(request):
     return small_ddn(**KINDS[request.param]).eval()
+
+
+@pytest.fixture(params=[Prior, CodeTransformer])
+def kind(request):
+    return request.param
 
 
 class Labelled(Dataset):
@@ -90,8 +97,33 @@ def test_frequencies_and_chain_by_hand():
         Chain.of(small_ddn(patch_size=[None, 4]), torch.zeros(1, 10, dtype=torch.long))
 
 
-def test_sampling_by_a_prior(ddn):
-    prior = Prior(ddn, dim=8).eval()
+def test_frequencies_of_any_network(ddn):
+    # only the last node of each level is ever chosen
+    last = torch.tensor(
+        [ddn.codebook_sizes[level] - 1 for level, n in enumerate(ddn.codes_per_level) for _ in range(n)]
+    )
+    counted = Frequencies.of(ddn, last.expand(100_000, -1))
+    images, codes = ddn.sample(6, return_codes=True, prior=counted, generator=torch.Generator().manual_seed(1))
+    assert torch.equal(codes, last.expand(6, -1))
+    torch.testing.assert_close(ddn.decode(codes), images)
+
+
+def test_nodes_of_like_weights_begin_with_like_rows():
+    sampler = small_ddn(codebook_size=16).samplers[0]
+    weight = sampler.keys.weight
+    with torch.no_grad():
+        weight[5] = weight[3]
+        weight[6] = weight[3] + 0.1 * weight[7]
+    rows = alike(sampler, 64)
+    assert rows.shape == (16, 64)
+    assert float(rows.square().mean()) == pytest.approx(1, rel=1e-4)
+    assert torch.equal(rows[5], rows[3])
+    apart = (rows - rows[3]).square().sum(1)
+    assert apart[6] < 0.2 * apart[[0, 1, 2, 4, 7]].min()
+
+
+def test_sampling_by_a_prior(ddn, kind):
+    prior = kind(ddn, dim=8).eval()
     images, codes = ddn.sample(6, return_codes=True, prior=prior, generator=torch.Generator().manual_seed(1))
     again = ddn.sample(6, prior=prior, generator=torch.Generator().manual_seed(1))
     assert torch.equal(images, again)
@@ -99,8 +131,8 @@ def test_sampling_by_a_prior(ddn):
     assert len({*map(tuple, ddn.sample(6, return_codes=True, prior=prior, temperature=0)[1].tolist())}) == 1
 
 
-def test_bits_are_those_of_the_chances_it_draws_by(ddn):
-    prior, images = Prior(ddn, dim=8).eval(), digits(5) / 255
+def test_bits_are_those_of_the_chances_it_draws_by(ddn, kind):
+    prior, images = kind(ddn, dim=8).eval(), digits(5) / 255
     with torch.no_grad():
         bits = prior.bits(ddn, images)
         codes = ddn.encode(images)
@@ -120,12 +152,12 @@ def test_bits_are_those_of_the_chances_it_draws_by(ddn):
     assert len(bits) == ddn.num_levels
 
 
-def test_fitting_learns_which_codes_are_likely(tmp_path):
+def test_fitting_learns_which_codes_are_likely(tmp_path, kind):
     made = trainer(tmp_path, num_train_steps=300)
     made()
     ddn = made.ddn
     before = {name: value.clone() for name, value in ddn.state_dict().items()}
-    prior = Prior(ddn, dim=32)
+    prior = kind(ddn, dim=32)
     fitted = fit(prior, ddn, digits(), digits(), steps=300, minutes=None, batch_size=30, progress=False)
     assert fitted.steps == 300
     assert fitted.test_bits < 0.75 * fitted.uniform_bits == 0.75 * ddn.bits_per_image
@@ -183,10 +215,10 @@ def test_a_fit_that_goes_wrong_changes_nothing():
     assert fit(prior, ddn, digits(), digits(20), minutes=1e-9, progress=False).steps == 1
 
 
-def test_a_prior_by_class(tmp_path):
+def test_a_prior_by_class(tmp_path, kind):
     made = trainer(tmp_path, dataset=Labelled(), num_train_steps=300)
     made()
-    prior = Prior(made.ddn, dim=16, num_classes=2)
+    prior = kind(made.ddn, dim=16, num_classes=2)
     fit(prior, made.ddn, Labelled(), Labelled(), steps=300, minutes=None, batch_size=16, progress=False)
     generator = torch.Generator().manual_seed(0)
     dark, bright = (
@@ -212,28 +244,33 @@ def test_a_prior_by_class(tmp_path):
         fit(prior, made.ddn, digits(), digits(), steps=1, progress=False, batch_size=8)
 
 
-def test_saved_beside_its_model(tmp_path, ddn):
-    prior = Prior(ddn, dim=8, num_classes=3)
+def test_saved_beside_its_model(tmp_path, ddn, kind):
+    prior = kind(ddn, dim=8, num_classes=3)
     with pytest.raises(ModelFileError, match="beside its model"):
         prior.save(tmp_path)
     ddn.save_pretrained(tmp_path)
     with pytest.raises(ModelFileError, match="found none"):
-        Prior.load(tmp_path, ddn)
+        kind.load(tmp_path, ddn)
     prior.save(tmp_path)
-    loaded = Prior.load(tmp_path, ddn)
+    loaded = kind.load(tmp_path, ddn)
     assert loaded.num_classes == 3
     assert all(torch.equal(value, loaded.state_dict()[name]) for name, value in prior.state_dict().items())
     torch.nn.init.ones_(ddn.start)
     ddn.save_pretrained(tmp_path)
     with pytest.raises(ModelFileError, match="another model"):
-        Prior.load(tmp_path, ddn)
+        kind.load(tmp_path, ddn)
     prior.save(tmp_path)
+    assert type(load_prior(ddn, tmp_path)) is kind
     with pytest.raises(ModelFileError, match=r"shape|missing"):
-        Prior.load(tmp_path, small_ddn(codebook_size=7, levels_per_resolution=[2, 2]))
-    for text in ("[", "[1]", json.dumps({"dim": 0}), json.dumps({"colour": 1})):
+        kind.load(tmp_path, small_ddn(codebook_size=7, levels_per_resolution=[2, 2]))
+    (tmp_path / CONFIG).write_text(json.dumps({"kind": "tea leaves"}))
+    for load in (kind.load, lambda folder, ddn: load_prior(ddn, folder)):
+        with pytest.raises(ModelFileError, match="tea leaves"):
+            load(tmp_path, ddn)
+    for text in ("[", "[1]", json.dumps({"kind": kind.kind, "dim": 0}), json.dumps({"kind": kind.kind, "colour": 1})):
         (tmp_path / CONFIG).write_text(text)
         with pytest.raises(ModelFileError, match=CONFIG):
-            Prior.load(tmp_path, ddn)
+            kind.load(tmp_path, ddn)
 
 
 def test_bad_input_is_one_sentence():
