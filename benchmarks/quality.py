@@ -1,0 +1,262 @@
+"""Who draws the best clothes on two cores in so many minutes? Fashion-MNIST, seven figures, six contenders.
+
+    python benchmarks/quality.py                                # all; hours, and it goes on where it was stopped
+    python benchmarks/quality.py --only ours --minutes 15       # one contender at one budget
+    python benchmarks/quality.py --table                        # what has been measured so far
+
+Every contender is a script in `benchmarks/contenders/`, trained in a process of its own and in an environment of its
+own under `.benchmark/`, on the same images in the same order (but our loader leaves out what does not fill a batch at
+the end of an epoch, and the mixture takes all images at once), until its minutes are over; it leaves 10,000 samples and
+its reconstructions of the 10,000 test images. Here they are compared with the test images: in the features of a
+classifier that this script trains (Fréchet distance; precision and recall of Kynkäänniemi et al., arXiv 1904.06991,
+with 3 neighbours), and pixel by pixel. Writes `benchmarks/results/quality.json` and contact sheets in `docs/quality/`.
+Needs Debian's package dataset-fashion-mnist.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import os
+import shutil
+import subprocess
+import sys
+from datetime import date
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import numpy as np
+import torch
+from guided_sampler import machine
+from torch import Tensor
+
+from discrete_distribution_network.classifier import Classifier, accuracy, train_classifier
+from discrete_distribution_network.data import open_data
+from discrete_distribution_network.frechet import frechet_distance, statistics
+from discrete_distribution_network.loader import in_order, key
+from discrete_distribution_network.pictures import grid
+from discrete_distribution_network.pretrained import load_strictly, read_tensors, write_tensors
+
+ROOT = Path(__file__).resolve().parent.parent
+WORK = ROOT / ".benchmark" / "quality"
+RESULTS = ROOT / "benchmarks" / "results" / "quality.json"
+SHEETS = ROOT / "docs" / "quality"
+EPOCHS, NEIGHBOURS, LEAST_ACCURACY, DRAWN = 100, 3, 0.91, 10_000
+
+# what each contender's environment gets beside PyTorch; None: the one that this script runs in
+CONTENDERS: dict[str, list[str] | None] = {
+    "ours": None,
+    "published": ["torchvision<0.30", "discrete-distribution-network==0.2.5"],
+    "official": ["sddn==0.0.2"],
+    "vqvae": ["vector-quantize-pytorch==1.32.0", "x-transformers==2.31.10"],
+    "diffusion": ["diffusers==0.42.1"],
+    "mixture": ["scikit-learn<2"],
+}
+BUDGETS: dict[float, list[str]] = {5: list(CONTENDERS), 15: list(CONTENDERS), 60: ["ours", "published", "diffusion"]}
+
+
+class Shape(NamedTuple):
+    image_size: tuple[int, int] = (32, 32)
+    channels: int = 1
+
+
+def data() -> Path:
+    """The images as every contender reads them: train.npy, test.npy (bytes), order.npy (one permutation an epoch)."""
+    folder = WORK / "data"
+    if (folder / "order.npy").is_file():
+        return folder
+    folder.mkdir(parents=True, exist_ok=True)
+    split = open_data("fashion-mnist", (32, 32), 1)
+    for name, part in (("train", split.train), ("test", split.test)):
+        images = torch.cat([batch.images for batch in in_order(part, Shape(), 500)])
+        np.save(folder / f"{name}.npy", (images * 255).round().to(torch.uint8).numpy())
+    generators = [torch.Generator().manual_seed(key(0, epoch)) for epoch in range(EPOCHS)]
+    orders = [torch.randperm(len(split.train), generator=generator) for generator in generators]
+    np.save(folder / "order.npy", torch.stack(orders).int().numpy())
+    return folder
+
+
+def classifier() -> Classifier:
+    """Right on at least 91% of the test images; trained once, with a fixed seed."""
+    path = WORK / "classifier.safetensors"
+    split = open_data("fashion-mnist", (32, 32), 1)
+    net = Classifier(1, 10)
+    if path.is_file():
+        load_strictly(net, read_tensors(path), path)
+    else:
+        net = train_classifier(split.train, Shape(), 10)
+        write_tensors(path, net.state_dict())
+    net.eval()
+    right = accuracy(net, split.test, Shape())
+    if right < LEAST_ACCURACY:
+        raise SystemExit(f"expected a classifier right on {LEAST_ACCURACY:.0%} of the test images, got {right:.1%}")
+    return net
+
+
+def environment(name: str) -> Path:
+    """The Python of a contender; made on first use, with this process's version of PyTorch where its needs allow it."""
+    requirements = CONTENDERS[name]
+    if requirements is None:
+        return Path(sys.executable)
+    folder = ROOT / ".benchmark" / name
+    python = folder / "bin" / "python"
+    if not (folder / "ready").is_file():
+        subprocess.run([sys.executable, "-m", "venv", str(folder)], check=True)
+        # torchvision of PyPI is made for its builds of PyTorch, so that package chooses the version
+        torch_itself = [] if "torchvision" in requirements else [f"torch=={torch.__version__.partition('+')[0]}"]
+        for packages in (torch_itself, [*torch_itself, "numpy", *requirements]):
+            if packages:
+                subprocess.run([str(python), "-m", "pip", "install", "-q", *packages], check=True)
+        (folder / "ready").touch()
+    return python
+
+
+def compete(name: str, minutes: float, seed: int, drawn: int) -> Path:
+    """Let a contender train and draw; gives the folder of what it leaves."""
+    out = WORK / f"{name}-{minutes:g}-{seed}"
+    shutil.rmtree(out, ignore_errors=True)
+    own = CONTENDERS[name] is None
+    variables = {key: value for key, value in os.environ.items() if own or key != "PYTHONPATH"}
+    command = [str(environment(name)), str(ROOT / "benchmarks" / "contenders" / f"{name}.py")]
+    options = ["--data", str(data()), "--out", str(out), "--minutes", f"{minutes:g}", "--seed", str(seed)]
+    print(f"{name}, {minutes:g} minutes", flush=True)
+    subprocess.run([*command, *options, "--drawn", str(drawn)], check=True, env=variables | {"OMP_NUM_THREADS": "2"})
+    return out
+
+
+@torch.no_grad()
+def features(net: Classifier, images: np.ndarray) -> Tensor:
+    return torch.cat([net.features(torch.from_numpy(part).float() / 255) for part in np.array_split(images, 40)])
+
+
+def distance(one: Tensor, other: Tensor) -> float:
+    a, b = (statistics(lambda x: x, own.split(500)) for own in (one, other))
+    return frechet_distance(a, b)
+
+
+def covered(points: Tensor, by: Tensor) -> float:
+    """The share of points that lie within the distance of its 3rd neighbour of at least one of the others."""
+
+    def apart(part: Tensor) -> Tensor:  # exactly: the faster way gives a point a distance to itself
+        return torch.cdist(part, by, compute_mode="donot_use_mm_for_euclid_dist")
+
+    nearest = [apart(part).topk(NEIGHBOURS + 1, largest=False) for part in by.split(500)]
+    radii = torch.cat([found.values[:, -1] for found in nearest])  # the first is the point itself
+    return float(torch.cat([(apart(part) <= radii).any(1).float() for part in points.split(500)]).mean())
+
+
+def measure(net: Classifier, out: Path) -> dict[str, Any]:
+    folder = data()
+    test, samples = features(net, np.load(folder / "test.npy")), features(net, np.load(out / "samples.npy"))
+    figures: dict[str, Any] = json.loads((out / "figures.json").read_text(encoding="utf-8"))
+    figures |= {"distance": distance(samples, test)}
+    figures |= {"precision": covered(samples, test), "recall": covered(test, samples)}
+    for path in sorted(out.glob("*.npy")):
+        if path.stem != "samples":  # reconstructions, and other ways to draw
+            figures[f"distance_{path.stem}"] = distance(features(net, np.load(path)), test)
+    return figures
+
+
+def floor(net: Classifier) -> float:
+    """The distance of as many training images to the test images."""
+    folder = data()
+    test = np.load(folder / "test.npy")
+    return distance(features(net, np.load(folder / "train.npy")[: len(test)]), features(net, test))
+
+
+def sheet(out: Path, name: str) -> None:
+    SHEETS.mkdir(parents=True, exist_ok=True)
+    images = torch.from_numpy(np.load(out / "samples.npy")[:100]).float() / 255
+    grid(images, 10).save(SHEETS / f"{name}.png")
+
+
+# results
+
+
+def read() -> dict[str, Any]:
+    return json.loads(RESULTS.read_text(encoding="utf-8")) if RESULTS.is_file() else {"runs": {}}
+
+
+def write(results: dict[str, Any]) -> None:
+    RESULTS.write_text(json.dumps(results, indent=2, sort_keys=True) + "\n", encoding="utf-8")
+
+
+COLUMNS = {
+    "error": "error",
+    "psnr": "PSNR",
+    "bits": "bits",
+    "distance": "distance",
+    "distance_reconstructions": "of reconstructions",
+    "precision": "precision",
+    "recall": "recall",
+    "least used": "least used level",
+    "least even": "perplexity / K",
+    "training_images_per_second": "trained a second",
+    "sampling_images_per_second": "drawn a second",
+    "parameters": "parameters",
+    "peak_memory_mib": "MiB",
+}
+
+
+def shown(column: str, value: Any) -> str:
+    if value is None:
+        return ""
+    if column == "parameters":
+        return f"{value / 1e6:.1f}M"
+    if column == "error":
+        return f"{value:.4f}"
+    if column in ("precision", "recall", "least used", "least even"):
+        return f"{value:.2f}"
+    return f"{value:.1f}" if value < 100 else f"{value:.0f}"
+
+
+def table(results: dict[str, Any]) -> str:
+    lines = [f"| | minutes | {' | '.join(COLUMNS.values())} |", "|---" * (len(COLUMNS) + 2) + "|"]
+    for run in sorted(results["runs"].values(), key=lambda run: (run["budget"], run["distance"])):
+        if "used_by_level" in run:
+            run = run | {"least used": min(run["used_by_level"]), "least even": min(run["perplexity_by_level"])}
+        cells = [shown(column, run.get(column)) for column in COLUMNS]
+        lines.append(f"| {run['contender']} | {run['budget']:g} | {' | '.join(cells)} |")
+    if "floor" in results:
+        lines.append(f"\nDistance of training to test images: {results['floor']:.2f}")
+    return "\n".join(lines)
+
+
+def main() -> None:
+    arguments = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    arguments.add_argument("--only", nargs="+", choices=list(CONTENDERS), help="these contenders alone")
+    arguments.add_argument("--minutes", nargs="+", type=float, help="these budgets alone; any number of minutes")
+    arguments.add_argument("--seed", type=int, default=0)
+    arguments.add_argument("--drawn", type=int, default=DRAWN, help="samples of each contender")
+    arguments.add_argument("--again", action="store_true", help="measure again what has been measured")
+    arguments.add_argument("--table", action="store_true", help="print what has been measured, and nothing else")
+    given = arguments.parse_args()
+    results = read()
+    if given.table:
+        print(table(results))
+        return
+    wanted = [
+        (name, minutes)
+        for minutes in given.minutes or BUDGETS
+        for name in given.only or BUDGETS.get(minutes, list(CONTENDERS))
+    ]
+    net = classifier()
+    results["floor"] = floor(net)
+    for name, minutes in wanted:
+        label = f"{name}-{minutes:g}-{given.seed}" + ("" if given.drawn == DRAWN else f"-{given.drawn}-drawn")
+        if label in results["runs"] and not given.again:
+            continue
+        out = compete(name, minutes, given.seed, given.drawn)
+        about = {"contender": name, "budget": minutes, "seed": given.seed, "drawn": given.drawn}
+        about |= {"date": date.today().isoformat(), "machine": machine()}
+        results = read() | {"floor": results["floor"]}
+        results["runs"][label] = measure(net, out) | about
+        write(results)
+        if given.drawn == DRAWN:
+            sheet(out, f"{name}-{minutes:g}")
+        print(table({"runs": {label: results["runs"][label]}}), flush=True)
+    print(table(results))
+
+
+if __name__ == "__main__":
+    main()

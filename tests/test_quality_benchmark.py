@@ -1,0 +1,110 @@
+"""What `benchmarks/quality.py` and its contenders share: figures by hand, and the order of the images."""
+
+import importlib.util
+import sys
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+
+BENCHMARKS = Path(__file__).parent.parent / "benchmarks"
+
+
+def script(path):
+    spec = importlib.util.spec_from_file_location(path.stem, path)
+    module = importlib.util.module_from_spec(spec)
+    sys.modules[path.stem] = module
+    spec.loader.exec_module(module)
+    return module
+
+
+@pytest.fixture(scope="module")
+def quality():
+    sys.path.insert(0, str(BENCHMARKS))
+    try:
+        return script(BENCHMARKS / "quality.py")
+    finally:
+        sys.path.remove(str(BENCHMARKS))
+
+
+@pytest.fixture(scope="module")
+def common():
+    return script(BENCHMARKS / "contenders" / "common.py")
+
+
+def test_precision_and_recall_by_hand(quality):
+    real = torch.tensor([[0.0], [1.0], [2.0], [3.0], [10.0], [11.0], [12.0], [13.0]])
+    # the third neighbour of 0 is 3 away, of 1 and 2 it is 2 away
+    assert quality.covered(torch.tensor([[-2.9], [-3.1], [5.9], [6.1], [8.0]]), real) == pytest.approx(3 / 5)
+    assert quality.covered(real, real) == 1
+    many = torch.rand(60, 40, generator=torch.Generator().manual_seed(0)).repeat(2, 1) + 100
+    assert quality.covered(many, many) == 1  # also of points that are there twice
+    # samples of one half alone: precise, but half is missed
+    half = real[:4]
+    assert quality.covered(half, real) == 1
+    assert quality.covered(real, half) == 1 / 2
+
+
+def test_distance_of_equal_sets_is_nothing(quality):
+    points = torch.randn(600, 4, generator=torch.Generator().manual_seed(0))
+    assert quality.distance(points, points) == pytest.approx(0, abs=1e-6)
+    assert quality.distance(points + 2, points) == pytest.approx(16, rel=1e-3)
+
+
+def test_the_table_has_a_line_for_each_run(quality):
+    run = {
+        "contender": "ours",
+        "budget": 5.0,
+        "distance": 12.3,
+        "used_by_level": [1.0, 0.5],
+        "perplexity_by_level": [0.9, 0.4],
+        "parameters": 1234567,
+    }
+    text = quality.table({"runs": {"a": run, "b": run | {"contender": "theirs", "distance": 9.0}}, "floor": 0.66})
+    lines = text.splitlines()
+    assert lines[2].startswith("| theirs | 5 |")
+    assert lines[3].startswith("| ours | 5 |")
+    assert "| 12.3 |" in lines[3]
+    assert "| 0.50 | 0.40 |" in lines[3]
+    assert "1.2M" in lines[3]
+    assert "0.66" in text
+
+
+def test_every_contender_has_its_script(quality):
+    scripts = {path.stem for path in (BENCHMARKS / "contenders").glob("*.py")} - {"common"}
+    assert scripts == set(quality.CONTENDERS)
+
+
+def test_everyone_sees_the_same_images_whatever_the_batch(common, tmp_path):
+    images = np.arange(6, dtype=np.uint8).reshape(6, 1, 1, 1).repeat(2, axis=2)
+    np.save(tmp_path / "train.npy", images)
+    np.save(tmp_path / "test.npy", images[:2])
+    order = np.array([[5, 4, 3, 2, 1, 0], [0, 2, 4, 1, 3, 5]], dtype=np.int32)
+    np.save(tmp_path / "order.npy", order)
+    data = common.Data(tmp_path)
+
+    def seen(size, count, start=0):
+        batches = [batch for batch, _ in zip(data.batches(size, start), range(count), strict=False)]
+        assert all(len(batch) == size for batch in batches)
+        return (torch.cat(batches)[:, 0, 0, 0] * 255).round().int().tolist()
+
+    assert seen(4, 3) == seen(3, 4) == order.flatten().tolist()
+    assert seen(2, 2, start=5) == [0, 0, 2, 4]
+    assert seen(6, 3)[12:] == order[0].tolist()  # and again
+
+
+def test_used_nodes_are_counted_by_level(common):
+    codes = torch.tensor([[0, 1, 1, 2], [0, 1, 3, 2]])
+    used, even = common.use_by_level(codes, [(2, 1), (4, 3)])
+    assert used == [0.5, 0.75]
+    assert even == pytest.approx([0.5, 1 / 4 * 2 ** (3 / 6 * 1 + 2 / 6 * np.log2(3) + 1 / 6 * np.log2(6))])
+
+
+def test_the_clock_tells_what_is_left(common):
+    clock = common.Clock(2)
+    assert 0 <= clock.spent() < 0.1
+    assert clock.minutes_until(0.5) == pytest.approx(1, abs=0.05)
+    assert common.rate(1.0, 0, 0.0) == pytest.approx(0.01)
+    assert common.rate(1.0, 1000, 0.5) == pytest.approx(0.5)
+    assert common.rate(1.0, 1000, 2.0) == 0
