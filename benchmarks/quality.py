@@ -46,13 +46,18 @@ EPOCHS, NEIGHBOURS, LEAST_ACCURACY, DRAWN = 100, 3, 0.91, 10_000
 # what each contender's environment gets beside PyTorch; None: the one that this script runs in
 CONTENDERS: dict[str, list[str] | None] = {
     "ours": None,
+    "ours_24_bytes": None,
     "published": ["torchvision<0.30", "discrete-distribution-network==0.2.5"],
     "official": ["sddn==0.0.2"],
     "vqvae": ["vector-quantize-pytorch==1.32.0", "x-transformers==2.31.10"],
     "diffusion": ["diffusers==0.42.1"],
     "mixture": ["scikit-learn<2"],
 }
-BUDGETS: dict[float, list[str]] = {5: list(CONTENDERS), 15: list(CONTENDERS), 60: ["ours", "published", "diffusion"]}
+BUDGETS: dict[float, list[str]] = {
+    5: list(CONTENDERS),
+    15: list(CONTENDERS),
+    60: ["ours", "ours_24_bytes", "published", "diffusion"],
+}
 
 
 class Shape(NamedTuple):

@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Annotated, Any, Literal
 
 import tyro
 
-from discrete_distribution_network.config import TrainConfig, configured
+from discrete_distribution_network.config import TEMPERATURE, TrainConfig, configured
 from discrete_distribution_network.errors import DDNError, InvalidInput
 
 if TYPE_CHECKING:
@@ -88,8 +88,8 @@ class Sample(_WithModel):
     """Of the random choices; new ones each time if not given."""
     uniform: bool = False
     """Choose each candidate with the same chance, although `ddn prior` has fitted a prior."""
-    temperature: float = 1.0
-    """Of the prior: below 1 likely candidates become likelier."""
+    temperature: float | None = None
+    """Of the prior: below 1 likely candidates become likelier; 0.7 if not given and there is a prior."""
     top_p: float = 1.0
     """Of the prior: only the likeliest candidates are drawn whose chances together reach this."""
     label: int | None = None
@@ -110,13 +110,16 @@ class Sample(_WithModel):
             labels = every if self.label is None else torch.full((self.num,), self.label)
         elif self.label is not None:
             raise InvalidInput("expected a prior by class for --label, found none; fit one: ddn prior --by-class")
+        temperature = self.temperature
+        if temperature is None:
+            temperature = 1.0 if prior is None else TEMPERATURE
         generator = torch.Generator()
         generator.seed() if self.seed is None else generator.manual_seed(self.seed)
         samples = ddn.sample(
             self.num,
             generator=generator,
             prior=prior,
-            temperature=self.temperature,
+            temperature=temperature,
             top_p=self.top_p,
             labels=labels,
         )
@@ -216,6 +219,8 @@ class Evaluate(_OfRun):
     be on this machine), the path of Inception's weights, or none for no distance."""
     uniform: bool = False
     """Draw the samples uniformly, although `ddn prior` has fitted a prior."""
+    temperature: float = TEMPERATURE
+    """Of the prior, as for `ddn sample`."""
     seed: int = 0
     """Of the samples and of the classifier."""
 
@@ -228,6 +233,7 @@ class Evaluate(_OfRun):
             self.samples,
             self.features,
             self.uniform,
+            self.temperature,
             self.seed,
             self.device,
         ).items():

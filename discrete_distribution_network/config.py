@@ -17,6 +17,9 @@ from discrete_distribution_network.errors import InvalidInput
 
 CONFIG = "config.json"
 
+TEMPERATURE = 0.7
+"""At which `ddn` draws by a prior: those fitted for minutes draw best below 1 (docs/log.md)."""
+
 
 @dataclass
 class TrainConfig:

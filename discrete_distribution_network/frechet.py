@@ -89,6 +89,7 @@ def frechet_figures(
     seed: int = 0,
     max_bad_images: int = 0,
     prior: Likely | None = None,
+    temperature: float = 1.0,
 ) -> FrechetFigures:
     """The Fréchet distance of `count` samples to the test images, with the floor beside it.
 
@@ -97,6 +98,7 @@ def frechet_figures(
         train, test: data sets; see `data.py`.
         max_bad_images: how many images that cannot be decoded are left out of each before it is an error.
         prior: how the samples are drawn, of one class after the other if it is one by class; uniformly if None.
+        temperature: of the prior.
     """
     device, generator = ddn.start.device, torch.Generator().manual_seed(seed)
 
@@ -113,7 +115,8 @@ def frechet_figures(
         for done in range(0, count, batch_size):
             places = torch.arange(done, min(done + batch_size, count))
             labels = None if classes is None else places % classes
-            yield ddn.sample(len(places), generator=generator, prior=prior, labels=labels).clamp(0, 1)
+            how = {"generator": generator, "prior": prior, "temperature": temperature, "labels": labels}
+            yield ddn.sample(len(places), **how).clamp(0, 1)
 
     drawn = statistics(net, samples())
     return FrechetFigures(

@@ -229,7 +229,14 @@ def decode_to_folder(ddn: DDN, path: Path, out: Path, levels: int | None) -> int
 
 
 def evaluate_run(
-    run: Path | None, dataset: str | None, samples: int, features: str, uniform: bool, seed: int, device: str
+    run: Path | None,
+    dataset: str | None,
+    samples: int,
+    features: str,
+    uniform: bool,
+    temperature: float,
+    seed: int,
+    device: str,
 ) -> dict[str, Any]:
     """Figures of a run's model on its test images, and Fréchet distances unless `features` is none; kept in the run.
 
@@ -244,8 +251,10 @@ def evaluate_run(
     figures: dict[str, Any] = evaluate(ddn, split.test, max_bad_images=bad)._asdict()
     if features != "none":
         net, name = feature_net(features, ddn, split, seed, bad)
-        found = frechet_figures(ddn, net, split.train, split.test, samples, seed=seed, max_bad_images=bad, prior=prior)
-        figures |= {"frechet_features": name, "frechet_samples_drawn": "uniformly" if prior is None else "by the prior"}
+        how: dict[str, Any] = {} if prior is None else {"prior": prior, "temperature": temperature}
+        found = frechet_figures(ddn, net, split.train, split.test, samples, seed=seed, max_bad_images=bad, **how)
+        drawn = "uniformly" if prior is None else f"by the prior at temperature {temperature:g}"
+        figures |= {"frechet_features": name, "frechet_samples_drawn": drawn}
         figures |= {f"frechet_{key}": value for key, value in found._asdict().items()}
     if dataset is None:
         write_figures(run, figures)

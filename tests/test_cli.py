@@ -157,7 +157,11 @@ def test_prior_then_sample_and_evaluate(trained, torchvision, capsys):
     assert "labels" in refused(capsys, "sample", "--label", "7")
     run("prior", trained, "--minutes", "0.02", "--dim", "8")
     run("evaluate", trained, "--samples", "10")
-    assert json.loads((trained / "evaluation.json").read_text())["frechet_samples_drawn"] == "by the prior"
+    figures = json.loads((trained / "evaluation.json").read_text())
+    assert figures["frechet_samples_drawn"] == "by the prior at temperature 0.7"
+    run("prior", trained, "--kind", "transformer", "--minutes", "0.02", "--dim", "8")
+    run("sample", "--num", "4", "--seed", "1", "--out", "transformer.png")
+    assert Path("transformer.png").read_bytes() not in pictures.values()
     # a model that was trained on has no use for it
     run("train", "--config", trained / "config.json", "--resume", "--steps", "8")
     capsys.readouterr()

@@ -1,6 +1,6 @@
 """This project's DDN, trained as `ddn train --size 32 32 --channels 1` does, then its prior as `ddn prior` does.
 
-Half of the budget goes to the network, the other half to the prior; samples are drawn at temperature 0.7.
+Half of the budget goes to the network, the other half to the prior; samples are drawn as `ddn sample` does.
 """
 
 from __future__ import annotations
@@ -12,15 +12,20 @@ from typing import Any
 import torch
 from common import Clock, Contender, Data, main, save
 
-from discrete_distribution_network.config import TrainConfig
+from discrete_distribution_network.config import TEMPERATURE, TrainConfig
 from discrete_distribution_network.data import Pixels, Split
 from discrete_distribution_network.prior import Prior, fit
 from discrete_distribution_network.training_run import network, trainer_for
 
-NETWORK_SHARE, TEMPERATURE = 0.5, 0.7
+NETWORK_SHARE = 0.5
 
 
 class Ours(Contender):
+    """Args: options of `ddn train` beside its defaults."""
+
+    def __init__(self, **options: Any):
+        self.options = options
+
     def train(self, data: Data, clock: Clock) -> None:
         split = Split(Pixels(torch.from_numpy(data.train)), Pixels(torch.from_numpy(data.test)))
         never = 10**9
@@ -32,6 +37,7 @@ class Ours(Contender):
             checkpoint_every=never,
             evaluate_every=never,
             pictures_every=never,
+            **self.options,
         )
         ddn = network(config)
         with tempfile.TemporaryDirectory() as folder:

@@ -1,0 +1,166 @@
+"""What each trick is worth: the default recipe with one of them off, Fashion-MNIST, three seeds.
+
+    python benchmarks/ablation.py                           # all; hours, and it goes on where it was stopped
+    python benchmarks/ablation.py --only "no patches" --seeds 0
+    python benchmarks/ablation.py --table                   # what has been measured so far
+
+Every run trains for five minutes on the images of `quality.py` and is measured by its classifier: reconstruction error,
+the distance of reconstructions and of uniform samples to the test images, and the perplexity of the choices over K at
+the least even level. Writes `benchmarks/results/ablation.json`.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import statistics
+import tempfile
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from guided_sampler import ROOT, machine
+from quality import classifier, data, distance, features
+
+from discrete_distribution_network import DDN
+from discrete_distribution_network.classifier import Classifier
+from discrete_distribution_network.config import TrainConfig
+from discrete_distribution_network.data import Pixels, Split
+from discrete_distribution_network.ddn import Walk
+from discrete_distribution_network.metrics import usage_by_level
+from discrete_distribution_network.presets import preset
+from discrete_distribution_network.selection import Selection
+from discrete_distribution_network.training_run import trainer_for
+
+RESULTS = ROOT / "benchmarks" / "results" / "ablation.json"
+DRAWN, NEVER = 10_000, 10**9
+WHOLE = {"levels_per_resolution": [12, 16, 20, 16], "patch_size": None}
+"""As many bits as the preset, each choice for the whole image."""
+
+
+class WithoutResidual(DDN):
+    """Candidates are not added to the image so far."""
+
+    def walk(self, select: Selection, batch_size: int, levels: int | None = None) -> Walk:
+        return super().walk(
+            lambda level, sampler, features, _: select(level, sampler, features, None), batch_size, levels
+        )
+
+
+def ddn(kind: type[DDN] = DDN, sampler: dict[str, Any] | None = None, **network: Any) -> Callable[[], DDN]:
+    return lambda: kind(**preset(32, channels=1) | network, guided_sampler_kwargs=sampler or {})
+
+
+VARIANTS: dict[str, tuple[Callable[[], DDN], dict[str, Any]]] = {
+    "the recipe": (ddn(), {}),
+    # the paper's
+    "no split-and-prune": (ddn(), {"split_until": 0.0}),
+    "no chain dropout": (ddn(sampler={"chain_dropout_prob": 0.0}), {}),
+    "no learning residual": (ddn(WithoutResidual), {}),
+    # ours
+    "no patches": (ddn(**WHOLE), {}),
+    "K=64 in place of 256": (ddn(codebook_size=64), {}),
+    "one swap a call": (ddn(sampler={"max_swaps": 1}), {}),
+    "splits every 20 steps": (ddn(), {"split_every": 20}),
+    "counts of the last 20 K choices": (ddn(sampler={"count_window": 20 * 256}), {}),
+    "large heads at the start": (ddn(sampler={"head_init": None}), {}),
+    "no moving average": (ddn(), {"ema": False}),
+    "constant learning rate": (ddn(), {"hold": 0.999}),
+    "half the channels": (ddn(dim=16), {}),
+    "batches of 32, learning rate 2e-3": (ddn(), {"batch_size": 32, "learning_rate": 2e-3}),
+}
+
+
+def run(name: str, minutes: float, seed: int, net: Classifier) -> dict[str, Any]:
+    make, options = VARIANTS[name]
+    images, test = (np.load(data() / f"{part}.npy") for part in ("train", "test"))
+    torch.manual_seed(seed)
+    config = TrainConfig(
+        size=(32, 32),
+        channels=1,
+        minutes=minutes,
+        seed=seed,
+        device="cpu",
+        checkpoint_every=NEVER,
+        evaluate_every=NEVER,
+        pictures_every=NEVER,
+        **options,
+    )
+    with tempfile.TemporaryDirectory() as folder:
+        trainer = trainer_for(config, make(), Split(Pixels(torch.from_numpy(images)), None), Path(folder))
+        trainer()
+    model = trainer.result.eval()
+    walks = [model.encode_walk(part.float() / 255) for part in torch.from_numpy(test).split(250)]
+    outputs = torch.cat([walk.outputs[-1] for walk in walks]).clamp(0, 1)
+    generator = torch.Generator().manual_seed(seed)
+    samples = torch.cat([model.sample(250, generator=generator) for _ in range(DRAWN // 250)]).clamp(0, 1)
+    real = features(net, test)
+    codes = torch.cat([walk.codes for walk in walks])
+    return {
+        "bits": model.bits_per_image,
+        "steps": trainer.step,
+        "error": float((outputs - torch.from_numpy(test).float() / 255).square().mean()),
+        "distance_reconstructions": distance(features(net, as_bytes(outputs)), real),
+        "distance_uniform": distance(features(net, as_bytes(samples)), real),
+        "least_even": min(usage_by_level(codes, model.codebook_sizes, model.codes_per_level)),
+    }
+
+
+def as_bytes(images: torch.Tensor) -> np.ndarray:
+    return (images * 255).round().to(torch.uint8).numpy()
+
+
+def table(results: dict[str, Any]) -> str:
+    lines = [
+        "| | bits | steps | error | distance of reconstructions | of uniform samples | perplexity / K |",
+        "|---|---|---|---|---|---|---|",
+    ]
+    for name in VARIANTS:
+        runs = [one for one in results["runs"].values() if one["variant"] == name]
+        if not runs:
+            continue
+
+        def cell(figure: str, form: str, runs: list[dict[str, Any]] = runs) -> str:
+            values = [one[figure] for one in runs]
+            spread = f" ± {format(statistics.stdev(values), form)}" if len(values) > 1 else ""
+            return format(statistics.mean(values), form) + spread
+
+        cells = [
+            cell("bits", ".0f").partition(" ")[0],
+            cell("steps", ".0f").partition(" ")[0],
+            cell("error", ".5f"),
+            cell("distance_reconstructions", ".1f"),
+            cell("distance_uniform", ".0f"),
+            cell("least_even", ".2f"),
+        ]
+        lines.append(f"| {name} | {' | '.join(cells)} |")
+    return "\n".join(lines)
+
+
+def main() -> None:
+    arguments = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    arguments.add_argument("--only", nargs="+", choices=list(VARIANTS), help="these variants alone")
+    arguments.add_argument("--seeds", nargs="+", type=int, default=[0, 1, 2])
+    arguments.add_argument("--minutes", type=float, default=5.0)
+    arguments.add_argument("--table", action="store_true", help="print what has been measured, and nothing else")
+    given = arguments.parse_args()
+    results = json.loads(RESULTS.read_text(encoding="utf-8")) if RESULTS.is_file() else {"runs": {}}
+    torch.set_num_threads(2)
+    net = None if given.table else classifier()
+    for seed in given.seeds:  # all of one seed first, so that a table of one seed is there early
+        for name in given.only or VARIANTS:
+            label = f"{name}, {given.minutes:g} minutes, seed {seed}"
+            if net is None or label in results["runs"]:
+                continue
+            print(label, flush=True)
+            figures = run(name, given.minutes, seed, net)
+            about = {"variant": name, "minutes": given.minutes, "seed": seed, "torch": torch.__version__}
+            results["runs"][label] = figures | about | {"machine": machine()}
+            RESULTS.write_text(json.dumps(results, indent=2, sort_keys=True) + "\n", encoding="utf-8")
+    print(table(results))
+
+
+if __name__ == "__main__":
+    main()
