@@ -39,6 +39,7 @@ class Quickstart(TrainConfig):
     dataset: tyro.conf.Positional[str] = "mnist-digits"
     size: tuple[int, int] = (32, 32)
     channels: int = 1
+    codebook_size: int | None = 64  # with 4,000 images, more nodes would be seldom chosen
     minutes: float = 3.0
 
     def run(self) -> None:

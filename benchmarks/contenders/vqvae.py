@@ -1,21 +1,23 @@
 """A VQ-VAE (vector-quantize-pytorch) with a causal transformer over its codes (x-transformers).
 
-8x8 codes of 256: 64 bytes an image. Three fifths of the budget go to the autoencoder, the rest to the transformer.
+8x8 codes of 256: 64 bytes an image. Three fifths of the budget go to the autoencoder, the rest to the transformer;
+samples are drawn at the temperature of ours.
 """
 
 from __future__ import annotations
 
 import time
+from pathlib import Path
 
 import torch
 import torch.nn.functional as F
-from common import Average, Clock, Contender, Data, main, rate
+from common import Average, Clock, Contender, Data, main, rate, save
 from torch import Tensor, nn
 from vector_quantize_pytorch import VectorQuantize
 from x_transformers import AutoregressiveWrapper, Decoder, TransformerWrapper
 
 CODEBOOK, CODES, WIDTH = 256, 64, 96
-AUTOENCODER_SHARE = 0.6
+AUTOENCODER_SHARE, TEMPERATURE = 0.6, 0.7
 
 
 class Block(nn.Module):
@@ -130,10 +132,20 @@ class VQVAEWithPrior(Contender):
         average.use()
 
     def sample(self, count: int) -> Tensor:
+        return self._sample(count, TEMPERATURE)
+
+    def _sample(self, count: int, temperature: float) -> Tensor:
         begin = torch.full((count, 1), CODEBOOK)
         with torch.autocast("cpu", torch.bfloat16):
-            codes = self.prior.generate(begin, CODES, cache_kv=True, filter_logits_fn=lambda logits: logits)
+            codes = self.prior.generate(
+                begin, CODES, cache_kv=True, temperature=temperature, filter_logits_fn=lambda logits: logits
+            )
         return self.model.decode(codes.clamp_max(CODEBOOK - 1))
+
+    def more(self, folder: Path, drawn: int) -> dict[str, float]:
+        parts = [self._sample(250, 1.0) for _ in range(-(-drawn // 250))]
+        save(folder, "temperature_1", torch.cat(parts)[:drawn])
+        return {}
 
     def reconstruct(self, images: Tensor) -> tuple[Tensor, Tensor]:
         output, codes, _ = self.model(images)
