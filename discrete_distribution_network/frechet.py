@@ -115,8 +115,8 @@ def frechet_figures(
         for done in range(0, count, batch_size):
             places = torch.arange(done, min(done + batch_size, count))
             labels = None if classes is None else places % classes
-            how = {"generator": generator, "prior": prior, "temperature": temperature, "labels": labels}
-            yield ddn.sample(len(places), **how).clamp(0, 1)
+            drawn = ddn.sample(len(places), generator=generator, prior=prior, temperature=temperature, labels=labels)
+            yield drawn.clamp(0, 1)
 
     drawn = statistics(net, samples())
     return FrechetFigures(
