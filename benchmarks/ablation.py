@@ -112,6 +112,9 @@ def as_bytes(images: torch.Tensor) -> np.ndarray:
     return (images * 255).round().to(torch.uint8).numpy()
 
 
+FIGURES = {"error": ".5f", "distance_reconstructions": ".1f", "distance_uniform": ".0f", "least_even": ".2f"}
+
+
 def table(results: dict[str, Any]) -> str:
     lines = [
         "| | bits | steps | error | distance of reconstructions | of uniform samples | perplexity / K |",
@@ -122,21 +125,15 @@ def table(results: dict[str, Any]) -> str:
         if not runs:
             continue
 
-        def cell(figure: str, form: str, runs: list[dict[str, Any]] = runs) -> str:
-            values = [one[figure] for one in runs]
-            spread = f" ± {format(statistics.stdev(values), form)}" if len(values) > 1 else ""
-            return format(statistics.mean(values), form) + spread
-
-        cells = [
-            cell("bits", ".0f").partition(" ")[0],
-            cell("steps", ".0f").partition(" ")[0],
-            cell("error", ".5f"),
-            cell("distance_reconstructions", ".1f"),
-            cell("distance_uniform", ".0f"),
-            cell("least_even", ".2f"),
-        ]
-        lines.append(f"| {name} | {' | '.join(cells)} |")
+        cells = [mean_and_spread([one[figure] for one in runs], form) for figure, form in FIGURES.items()]
+        steps = statistics.mean(one["steps"] for one in runs)
+        lines.append(f"| {name} | {runs[0]['bits']:.0f} | {steps:.0f} | {' | '.join(cells)} |")
     return "\n".join(lines)
+
+
+def mean_and_spread(values: list[float], form: str) -> str:
+    mean = format(statistics.mean(values), form)
+    return mean if len(values) == 1 else f"{mean} ± {format(statistics.stdev(values), form)}"
 
 
 def main() -> None:
@@ -148,7 +145,7 @@ def main() -> None:
     given = arguments.parse_args()
     results = json.loads(RESULTS.read_text(encoding="utf-8")) if RESULTS.is_file() else {"runs": {}}
     torch.set_num_threads(2)
-    net = None if given.table else classifier()
+    net = None if given.table else classifier()[0]
     for seed in given.seeds:  # all of one seed first, so that a table of one seed is there early
         for name in given.only or VARIANTS:
             label = f"{name}, {given.minutes:g} minutes, seed {seed}"

@@ -9,7 +9,7 @@ places that ask.
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from typing import NamedTuple, cast
 
 import torch
@@ -18,7 +18,7 @@ from torch import Tensor, nn
 
 from discrete_distribution_network.ddn import DDN
 from discrete_distribution_network.errors import require
-from discrete_distribution_network.prior import LearnedPrior, alike
+from discrete_distribution_network.prior import LearnedPrior
 
 
 class Drawing(NamedTuple):
@@ -32,7 +32,7 @@ class CodeTransformer(LearnedPrior):
     """A causal transformer over the codes.
 
     Args:
-        ddn: whose codes it is for; nodes of like weights begin with like rows (see `prior.alike`).
+        ddn: whose codes it is for.
         dim: width.
         num_classes: of the labels, if it is to be one by class.
         depth: blocks.
@@ -55,8 +55,6 @@ class CodeTransformer(LearnedPrior):
         require(dim % heads == 0, f"a dim that its {heads} heads divide", dim)
         self.depth, self.heads = depth, heads
         self.code_shapes, self.codes_per_level = ddn.code_shapes, ddn.codes_per_level
-        samplers = ddn.samplers * ddn.recurrence
-        self.codes = nn.ModuleList(nn.Embedding(one.codebook_size, dim) for one in samplers)
         self.places = nn.Parameter(torch.randn(sum(self.codes_per_level), dim) * 0.5)
         self.question = nn.Parameter(torch.zeros(dim))
         self.blocks = nn.ModuleList(
@@ -64,13 +62,10 @@ class CodeTransformer(LearnedPrior):
             for _ in range(depth)
         )
         self.norm = nn.LayerNorm(dim)
-        self.score = nn.ModuleList(nn.Linear(dim, one.codebook_size) for one in samplers)
+        self.score = nn.ModuleList(nn.Linear(dim, size) for size in ddn.codebook_sizes)
         self.dropout = nn.Dropout(dropout)
-        with torch.no_grad():
-            for sampler, embedding, score in zip(samplers, self.codes, self.score, strict=True):
-                rows = alike(sampler, dim)
-                cast("nn.Embedding", embedding).weight.copy_(rows)
-                cast("nn.Linear", score).weight.copy_(rows / dim**0.5)
+        for level, score in enumerate(cast("Iterable[nn.Linear]", self.score)):
+            self.begin_alike(level, score.weight)
 
     @property
     def arguments(self) -> dict[str, int | None]:
@@ -101,7 +96,7 @@ class CodeTransformer(LearnedPrior):
         """The scores (B, codes of the level, K) of the levels that ask, by the codes of the first levels."""
         known = 0
         embedded = []
-        for embedding, number in zip(self.codes, self.codes_per_level, strict=True):
+        for embedding, number in zip(self.nodes, self.codes_per_level, strict=True):
             if known == codes.shape[1]:
                 break
             embedded.append(embedding(codes[:, known : known + number]))

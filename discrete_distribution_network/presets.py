@@ -1,8 +1,9 @@
 """Networks for images of a size: how many levels each resolution has, and how finely they choose.
 
-`DDN(**preset(32, channels=1))` is what `ddn train` trains. One choice of 256 for the whole image says what it is; from
-8x8 on the image is cut into patches that choose for themselves, since a choice then brings as many bytes as there are
-patches for the price of one look by the network, and each patch trains its level's nodes (docs/log.md has the figures).
+`DDN(**preset(32, channels=1))` is what `ddn train` trains. Four choices of 256 for the whole image say what it is; from
+8x8 on the image is cut into patches that choose for themselves, since a level then brings as many bytes as there are
+patches for one look by the network, and each patch trains the level's nodes (docs/log.md has the figures). Sides that
+halve evenly, such as 32, 48 and 64, are cut best; a side like 37 hardly at all, which leaves fewer bytes.
 """
 
 from __future__ import annotations

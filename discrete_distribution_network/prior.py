@@ -123,10 +123,10 @@ def _by_level(ddn: DDN, codes: Tensor) -> Iterator[tuple[Tensor, int]]:
 
 
 class LearnedPrior(nn.Module, ABC):
-    """What the learned priors share: classes, bits, files.
+    """What the learned priors share: what they know of nodes and classes, and files.
 
     Args:
-        ddn: whose codes it is for.
+        ddn: whose codes it is for; nodes of like weights begin with like rows (see `alike`).
         dim: width.
         num_classes: of the labels, if it is to be one by class.
     """
@@ -141,6 +141,14 @@ class LearnedPrior(nn.Module, ABC):
         self.dim, self.num_classes = dim, num_classes
         self.start = nn.Parameter(torch.zeros(1, dim))
         self.classes = None if num_classes is None else nn.Embedding(num_classes, dim)
+        self.nodes = nn.ModuleList(
+            nn.Embedding.from_pretrained(alike(sampler, dim), freeze=False) for sampler in ddn.samplers * ddn.recurrence
+        )
+
+    def begin_alike(self, level: int, score: Tensor) -> None:
+        """Let the weights (K, dim) of the layer that scores a level's nodes begin as their rows do."""
+        with torch.no_grad():
+            score.copy_(cast("nn.Embedding", self.nodes[level]).weight / self.dim**0.5)
 
     @abstractmethod
     def begin(self, batch_size: int, labels: Tensor | None = None) -> Any:
@@ -221,7 +229,7 @@ class Prior(LearnedPrior):
     """Small heads on a network's own features, one a level, with a memory of the codes so far.
 
     Args:
-        ddn: whose codes it is for; nodes of like weights begin with like rows (see `alike`).
+        ddn: whose codes it is for.
         dim: width of the heads and of the memory.
         num_classes: of the labels, if it is to be one by class.
         dropout: in the heads, while it is fitted.
@@ -231,15 +239,12 @@ class Prior(LearnedPrior):
 
     def __init__(self, ddn: DDN, dim: int = 128, num_classes: int | None = None, dropout: float = 0.1):
         super().__init__(ddn, dim, num_classes)
-        samplers = ddn.samplers * ddn.recurrence
-        self.heads = nn.ModuleList(Head(one.dim, dim, one.codebook_size, one.patch_size, dropout) for one in samplers)
-        self.memory = nn.ModuleList(nn.Embedding(one.codebook_size, dim) for one in samplers)
+        self.heads = nn.ModuleList(
+            Head(one.dim, dim, one.codebook_size, one.patch_size, dropout) for one in ddn.samplers * ddn.recurrence
+        )
         self.step = nn.GRUCell(dim, dim)
-        with torch.no_grad():
-            for sampler, head, memory in zip(samplers, cast("Iterable[Head]", self.heads), self.memory, strict=True):
-                rows = alike(sampler, dim)
-                head.score.weight.copy_(rows[:, :, None, None] / dim**0.5)
-                cast("nn.Embedding", memory).weight.copy_(rows)
+        for level, head in enumerate(cast("Iterable[Head]", self.heads)):
+            self.begin_alike(level, head.score.weight[:, :, 0, 0])
 
     def begin(self, batch_size: int, labels: Tensor | None = None) -> Tensor:
         """The memory (B, dim) before the first level."""
@@ -249,7 +254,7 @@ class Prior(LearnedPrior):
         return cast("Tensor", self.heads[level](features, state))
 
     def follow(self, level: int, codes: Tensor, state: Tensor) -> Tensor:
-        chosen = self.memory[level](codes.flatten(1) if codes.ndim > 1 else codes.unsqueeze(1)).mean(1)
+        chosen = self.nodes[level](codes.flatten(1) if codes.ndim > 1 else codes.unsqueeze(1)).mean(1)
         return cast("Tensor", self.step(chosen, state))
 
     def bits(self, ddn: DDN, images: Tensor, labels: Tensor | None = None) -> Tensor:
@@ -410,7 +415,7 @@ def fit(
         for batch in in_order(test_dataset, ddn, 200, limit=test_images, max_bad_images=max_bad_images):
             labels = _labels(batch.labels, labelled)
             with fast:
-                costs = prior.bits(ddn, in_unit_range(batch.images.to(device)), labels)
+                costs = prior.bits(ddn, batch.images.to(device), labels)
             bits += float(costs.sum()) * len(batch.images)
             count += len(batch.images)
         prior.train()

@@ -122,6 +122,15 @@ def test_nodes_of_like_weights_begin_with_like_rows():
     assert apart[6] < 0.2 * apart[[0, 1, 2, 4, 7]].min()
 
 
+def test_scores_begin_as_the_rows_of_their_nodes(ddn, kind):
+    prior = kind(ddn, dim=8)
+    scores = [head.score for head in prior.heads] if kind is Prior else prior.score
+    for rows, score in zip(prior.nodes, scores, strict=True):
+        assert torch.equal(score.weight.flatten(1), rows.weight / 8**0.5)
+        assert rows.weight.requires_grad
+        assert score.weight.is_leaf
+
+
 def test_sampling_by_a_prior(ddn, kind):
     prior = kind(ddn, dim=8).eval()
     images, codes = ddn.sample(6, return_codes=True, prior=prior, generator=torch.Generator().manual_seed(1))

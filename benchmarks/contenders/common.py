@@ -11,15 +11,15 @@ import math
 import resource
 import time
 from abc import ABC, abstractmethod
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import numpy as np
 import torch
 from torch import Tensor
 
-DRAWN = 10_000
-"""Samples of each contender."""
+BATCH = 250
+"""Images that are reconstructed, and samples that are drawn, at once."""
 
 
 class Clock:
@@ -37,7 +37,7 @@ class Clock:
 
 
 class Data:
-    """Images (N, 1, 32, 32) in [0, 1], labels (N,), and the order in which they are seen: the same for everyone."""
+    """Images, bytes (N, 1, 32, 32), and the order in which they are seen: the same for everyone."""
 
     def __init__(self, folder: Path):
         self.folder = folder
@@ -70,7 +70,6 @@ class Contender(ABC):
     bits: float | None = None
     seen = 0
     training_seconds = 0.0
-    sample_batch = 250
 
     @abstractmethod
     def train(self, data: Data, clock: Clock) -> None: ...
@@ -107,6 +106,11 @@ def use_by_level(codes: Tensor, levels: list[tuple[int, int]]) -> tuple[list[flo
     )
 
 
+def draw(sample: Callable[[int], Tensor], count: int) -> Tensor:
+    """So many samples, drawn in batches."""
+    return torch.cat([sample(min(BATCH, count - done)).float() for done in range(0, count, BATCH)])
+
+
 def save(folder: Path, name: str, images: Tensor) -> None:
     np.save(folder / f"{name}.npy", (images.clamp(0, 1) * 255).round().to(torch.uint8).numpy())
 
@@ -117,7 +121,7 @@ def main(contender: Contender) -> None:
     arguments.add_argument("--out", type=Path, required=True)
     arguments.add_argument("--minutes", type=float, required=True)
     arguments.add_argument("--seed", type=int, default=0)
-    arguments.add_argument("--drawn", type=int, default=DRAWN)
+    arguments.add_argument("--drawn", type=int, required=True)
     given = arguments.parse_args()
     given.out.mkdir(parents=True, exist_ok=True)
     torch.set_num_threads(2)
@@ -135,7 +139,7 @@ def main(contender: Contender) -> None:
     }
     with torch.no_grad():
         parts, codes, errors = [], [], []
-        for batch in torch.split(to_unit(data.test), 250):
+        for batch in to_unit(data.test).split(BATCH):
             answer = contender.reconstruct(batch)
             if answer is None:
                 break
@@ -152,12 +156,11 @@ def main(contender: Contender) -> None:
         if codes and levels is not None:
             figures["used_by_level"], figures["perplexity_by_level"] = use_by_level(torch.cat(codes), levels)
         torch.manual_seed(given.seed + 1)
-        contender.sample(contender.sample_batch)  # the first call makes what later ones reuse
-        started, samples = time.monotonic(), []
-        while sum(map(len, samples)) < given.drawn:
-            samples.append(contender.sample(min(contender.sample_batch, given.drawn)).float())
-        figures["sampling_images_per_second"] = sum(map(len, samples)) / (time.monotonic() - started)
-        save(given.out, "samples", torch.cat(samples)[: given.drawn])
+        contender.sample(BATCH)  # the first call makes what later ones reuse
+        started = time.monotonic()
+        samples = draw(contender.sample, given.drawn)
+        figures["sampling_images_per_second"] = given.drawn / (time.monotonic() - started)
+        save(given.out, "samples", samples)
     figures |= contender.more(given.out, given.drawn)
     (given.out / "figures.json").write_text(json.dumps(figures, indent=2) + "\n", encoding="utf-8")
 

@@ -6,11 +6,12 @@ Half of the budget goes to the network, the other half to the prior; samples are
 from __future__ import annotations
 
 import tempfile
+from functools import partial
 from pathlib import Path
 from typing import Any
 
 import torch
-from common import Clock, Contender, Data, main, save
+from common import Clock, Contender, Data, draw, main, save
 
 from discrete_distribution_network.config import TEMPERATURE, TrainConfig
 from discrete_distribution_network.data import Pixels, Split
@@ -27,8 +28,7 @@ class Ours(Contender):
         self.options = options
 
     def train(self, data: Data, clock: Clock) -> None:
-        split = Split(Pixels(torch.from_numpy(data.train)), Pixels(torch.from_numpy(data.test)))
-        never = 10**9
+        images, never = torch.from_numpy(data.train), 10**9
         config = TrainConfig(
             size=(32, 32),
             channels=1,
@@ -42,14 +42,13 @@ class Ours(Contender):
         ddn = network(config)
         with tempfile.TemporaryDirectory() as folder:
             # without test images: they are looked at once, at the end, as everyone's are
-            trainer = trainer_for(config, ddn, split._replace(test=None), Path(folder))
+            trainer = trainer_for(config, ddn, Split(Pixels(images), None), Path(folder))
             trainer()
         self.ddn, self.seen, self.training_seconds = trainer.result.eval(), trainer.images, trainer.seconds
         self.bits = self.ddn.bits_per_image
         self.prior = Prior(self.ddn)
-        held_out = Split(*(Pixels(part) for part in torch.from_numpy(data.train).split((59_000, 1_000))))
-        minutes = clock.minutes_until(1)
-        self.fitted = fit(self.prior, self.ddn, held_out.train, held_out.test, minutes=minutes, progress=False)
+        learnt, held_out = images[:-1000], images[-1000:]
+        self.fitted = fit(self.prior, self.ddn, learnt, held_out, minutes=clock.minutes_until(1), progress=False)
 
     def sample(self, count: int) -> torch.Tensor:
         return self.ddn.sample(count, prior=self.prior, temperature=TEMPERATURE)
@@ -71,8 +70,7 @@ class Ours(Contender):
             "temperature_0.5": {"prior": self.prior, "temperature": 0.5},
         }
         for name, how in ways.items():
-            parts = [self.ddn.sample(500, **how) for _ in range(-(-drawn // 500))]
-            save(folder, name, torch.cat(parts)[:drawn])
+            save(folder, name, draw(partial(self.ddn.sample, **how), drawn))
         of_prior = sum(parameter.numel() for parameter in self.prior.parameters())
         return {"bits_by_prior": self.fitted.test_bits, "parameters_of_prior": of_prior}
 

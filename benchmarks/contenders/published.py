@@ -33,11 +33,9 @@ class Published(Contender):
             self.seen += size
         self.training_seconds = time.monotonic() - started
         # its average starts late and is slow: on a small budget the better of the two is taken, for its sake
-        self.models = {"weights": ddn.eval(), "average": average.ema_model.eval()}
         held = torch.cat([batch for batch, _ in zip(data.batches(250, self.seen), range(4), strict=False)])
         with torch.no_grad():
-            self.used = min(self.models, key=lambda name: float(self.models[name](held)))
-            self.ddn = self.models[self.used]
+            self.ddn = min((ddn.eval(), average.ema_model.eval()), key=lambda model: float(model(held)))
             self.codes = self._walk(held[:1])[1].shape[1]
         self.bits = self.codes * math.log2(10)
 

@@ -11,7 +11,7 @@ from pathlib import Path
 
 import torch
 import torch.nn.functional as F
-from common import Average, Clock, Contender, Data, main, rate, save
+from common import Average, Clock, Contender, Data, draw, main, rate, save
 from torch import Tensor, nn
 from vector_quantize_pytorch import VectorQuantize
 from x_transformers import AutoregressiveWrapper, Decoder, TransformerWrapper
@@ -143,8 +143,7 @@ class VQVAEWithPrior(Contender):
         return self.model.decode(codes.clamp_max(CODEBOOK - 1))
 
     def more(self, folder: Path, drawn: int) -> dict[str, float]:
-        parts = [self._sample(250, 1.0) for _ in range(-(-drawn // 250))]
-        save(folder, "temperature_1", torch.cat(parts)[:drawn])
+        save(folder, "temperature_1", draw(lambda count: self._sample(count, 1.0), drawn))
         return {}
 
     def reconstruct(self, images: Tensor) -> tuple[Tensor, Tensor]:
