@@ -7,7 +7,8 @@ dataset-fashion-mnist) and the photographs of scikit-image; about five minutes o
 
 - overhead: a Trainer step, with its figures and moving average, over a bare loop of forward, backward, clipping,
   optimiser and split-and-prune; 24 levels, 32x32, B=64, float32. Blocks of both take turns in one process.
-- step: 16 levels of 64 candidates on Fashion-MNIST at 32x32, by number format and layout, and what the convolutions take of it.
+- step: 16 levels of 64 candidates on Fashion-MNIST at 32x32, by number format and layout, and what the convolutions
+  take of it.
 - loading: images a second from JPEG files at 64x64, decoded anew, against what a training step at that size needs.
 """
 
