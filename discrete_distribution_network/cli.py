@@ -94,7 +94,7 @@ class Sample(_WithModel):
     top_p: float = 1.0
     """Of the prior: only the likeliest candidates are drawn whose chances together reach this."""
     label: int | None = None
-    """Class of the samples, for a prior by class; one after the other if not given."""
+    """Class of the samples, for a network or a prior by class; one after the other if not given."""
 
     def run(self) -> None:
         import torch
@@ -105,12 +105,14 @@ class Sample(_WithModel):
         folder = model_folder(self.model)
         ddn = load_model(folder, self.device)
         prior = None if self.uniform else load_prior(ddn, folder)
-        labels = None
-        if prior is not None and prior.num_classes is not None:
-            every = torch.arange(self.num) % prior.num_classes
+        labels, classes = None, ddn.num_classes or (None if prior is None else prior.num_classes)
+        if classes is not None:
+            every = torch.arange(self.num) % classes
             labels = every if self.label is None else torch.full((self.num,), self.label)
         elif self.label is not None:
-            raise InvalidInput("expected a prior by class for --label, found none; fit one: ddn prior --by-class")
+            raise InvalidInput(
+                "expected a network or a prior by class for --label, found neither; fit one: ddn prior --by-class"
+            )
         temperature = self.temperature
         if temperature is None:
             temperature = 1.0 if prior is None else TEMPERATURE
@@ -137,8 +139,8 @@ class Prior(_OfRun):
     minutes: float = 5.0
     """How long."""
     by_class: bool = False
-    """One that takes the class of a sample; the data set must have labels."""
-    dim: int = 128
+    """One that takes the class of a sample, as one of a network by class does anyway; the data set must have labels."""
+    dim: int = 96
     """Its width."""
     seed: int = 0
     """Of its weights and of the order of the images."""

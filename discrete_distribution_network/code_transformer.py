@@ -45,7 +45,7 @@ class CodeTransformer(LearnedPrior):
     def __init__(
         self,
         ddn: DDN,
-        dim: int = 128,
+        dim: int = 96,
         num_classes: int | None = None,
         depth: int = 4,
         heads: int = 4,
@@ -83,7 +83,7 @@ class CodeTransformer(LearnedPrior):
         return state._replace(codes=torch.cat((state.codes, codes.reshape(len(codes), -1)), 1))
 
     def bits(self, ddn: DDN, images: Tensor, labels: Tensor | None = None) -> Tensor:
-        codes = ddn.encode(images)
+        codes = ddn.encode(images, labels if ddn.num_classes is not None else None)
         scores = self._scores(codes, range(len(self.codes_per_level)), self.wanted(len(images), labels))
         return torch.stack(
             [

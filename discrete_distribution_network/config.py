@@ -66,6 +66,10 @@ class TrainConfig:
     whole image."""
     res_blocks: int | None = None
     """Residual blocks of a resolution, divided among its levels; each level has at least one."""
+    by_class: bool = False
+    """Let the network learn with the labels of the images, so that classes can be asked for."""
+    cond: Literal["none", "grey", "edges", "low"] = "none"
+    """Let the network learn with another image made of each: its grey values, its edges, or itself in few pixels."""
     chain_dropout: float = 0.05
     """Chance that a choice is replaced by a random one in training."""
 

@@ -18,10 +18,13 @@ from torch import Tensor, nn
 from torch.optim import Optimizer
 
 from discrete_distribution_network.blocks import AttentionBlock, ResidualBlock
+from discrete_distribution_network.conditions import Condition, Custom, Match, Scores
 from discrete_distribution_network.errors import InvalidInput, require
+from discrete_distribution_network.guidance import Guidance, Guided
 from discrete_distribution_network.guided_sampler import GuidedSampler, check_codes
 from discrete_distribution_network.pretrained import Pretrained
 from discrete_distribution_network.selection import (
+    Branches,
     Drawn,
     Given,
     Likely,
@@ -82,6 +85,10 @@ class DDN(
             each pass sees the image so far through an encoder (the paper's recurrence paradigm).
         attention_resolutions: longer sides of the resolutions whose levels have an attention block.
         patch_size: choose per patch of this size; or a list, one per resolution (None: one choice for the image).
+        num_classes: of the labels that it may be trained and asked with; None for a network that knows no classes.
+        cond_channels: channels of the images that it may be trained and asked with, such as 1 for grey values.
+        cond_dropout: in training, chance that an image is shown without its label, and without its condition, so
+            that the network can do without.
 
     Attributes:
         sizes: (height, width) of each resolution, from the smallest to the full one.
@@ -110,6 +117,9 @@ class DDN(
         recurrence: int = 1,
         attention_resolutions: Sequence[int] = (),
         patch_size: int | Sequence[int | None] | None = None,
+        num_classes: int | None = None,
+        cond_channels: int = 0,
+        cond_dropout: float = 0.1,
     ):
         super().__init__()
         size = (image_size, image_size) if isinstance(image_size, int) else (*image_size,)
@@ -126,7 +136,11 @@ class DDN(
             "True",
             "the adversarial term is not part of this release",
         )
+        require(num_classes is None or num_classes >= 1, "num_classes of at least 1, or None", num_classes)
+        require(cond_channels >= 0, "cond_channels of at least 0", cond_channels)
+        require(0 <= cond_dropout <= 1, "cond_dropout in [0, 1]", cond_dropout)
         self.image_size, self.channels, self.recurrence = (size[0], size[1]), channels, recurrence
+        self.num_classes, self.cond_channels, self.cond_dropout = num_classes, cond_channels, cond_dropout
         self.sizes = resolutions(self.image_size)
         levels_at = self._levels_at(levels_per_resolution)
         patches = per_resolution("patch_size", patch_size, len(self.sizes))
@@ -173,6 +187,7 @@ class DDN(
                     blocks=max(1, num_resnet_blocks // max(levels, 1)),
                     dropout=dropout,
                     attention=max(side) in attention_resolutions,
+                    conditioning=Conditioning(num_classes, cond_channels, width),
                 )
             )
         self.codebook_sizes = codebook_sizes * recurrence
@@ -221,18 +236,31 @@ class DDN(
 
     # the walk
 
-    def walk(self, select: Selection, batch_size: int, levels: int | None = None) -> Walk:
-        """Walk the levels, choosing by `select`; only the first `levels` of them if given."""
+    def walk(
+        self,
+        select: Selection,
+        batch_size: int,
+        levels: int | None = None,
+        labels: Tensor | None = None,
+        cond: Tensor | None = None,
+    ) -> Walk:
+        """Walk the levels, choosing by `select`; only the first `levels` of them if given.
+
+        Args:
+            labels: classes (B,), for a network with `num_classes`; None for no class.
+            cond: what the images are to fit (B, cond_channels, H, W), for one with `cond_channels`; None for nothing.
+        """
         levels = self.num_levels if levels is None else levels
         image = self.start.new_zeros(batch_size, self.channels, *self.sizes[-1 if self.encoder is not None else 0])
-        steps: list[SamplerOutput] = []
+        wanted = self._wanted(batch_size, labels, cond)
+        steps: list[SamplerOutput | Branches] = []
         for _ in range(self.recurrence):
-            features = low_precision(self.start).expand(batch_size, -1, -1, -1)
-            skips: Sequence[Tensor | None] = [None] * len(self.stages)
+            features = low_precision(self.start).expand(len(image), -1, -1, -1)
+            skips: list[Tensor | None] = [None] * len(self.stages)
             if self.encoder is not None:
-                skips = self.encoder(image)
-            for stage, skip in zip(self._stages(), skips, strict=True):
-                features = stage.enter(features, skip)
+                skips = list(self.encoder(image))
+            for index, stage in enumerate(self._stages()):
+                features = stage.enter(features, skips[index], wanted)
                 if self.encoder is None:
                     image = resize(image, stage.size)
                 for level in cast("Iterable[Level]", stage.levels):
@@ -244,44 +272,102 @@ class DDN(
                     # from the data they are chosen for, and nodes die (docs/log.md)
                     image = step.output.detach()
                     steps.append(step)
+                    if isinstance(step, Branches):
+                        features = features[step.rows]
+                        skips = [None if own is None else own[step.rows] for own in skips]
+                        wanted = wanted.of(step.rows)
                     if len(steps) == levels:
                         return collect(steps)
         return collect(steps)
 
+    def _wanted(self, batch_size: int, labels: Tensor | None, cond: Tensor | None) -> Wanted:
+        """What the network is asked with, once it is checked; in training some of it is left out by chance."""
+        device, presence = self.start.device, None
+        require(labels is None or self.num_classes is not None, "no labels for a network without num_classes", "some")
+        require(cond is None or self.cond_channels > 0, "no cond for a network without cond_channels", "some")
+        if labels is not None:
+            require(tuple(labels.shape) == (batch_size,), f"labels of shape ({batch_size},)", tuple(labels.shape))
+            require(not labels.is_floating_point(), "integer labels", labels.dtype)
+            if labels.device.type == "cpu" and not torch.compiler.is_compiling():  # elsewhere, looking is waiting
+                highest = int(labels.max())
+                require(highest < (self.num_classes or 0), f"labels below {self.num_classes}", highest)
+            labels = labels.to(device, torch.long)
+            if self.training:
+                dropped = torch.rand(batch_size, device=device) < self.cond_dropout
+                labels = labels.masked_fill(dropped, -1)
+        if cond is not None:
+            shape = (batch_size, self.cond_channels, *self.image_size)
+            require(tuple(cond.shape) == shape, f"cond of shape {shape}", tuple(cond.shape))
+            cond, presence = cond.to(device), torch.ones(batch_size, 1, 1, 1, device=device)
+            if self.training:
+                presence = (torch.rand_like(presence) >= self.cond_dropout).to(presence)
+        return Wanted(labels, cond, presence)
+
     def forward(
-        self, images: Tensor, return_intermediates: bool = False, *, reduction: Literal["mean", "none"] = "mean"
+        self,
+        images: Tensor,
+        return_intermediates: bool = False,
+        *,
+        labels: Tensor | None = None,
+        cond: Tensor | None = None,
+        reduction: Literal["mean", "none"] = "mean",
     ) -> Tensor | tuple[Tensor, tuple[Tensor, tuple[Tensor, ...]]]:
         """The training loss of images (B, C, H, W): the mean over levels of the chosen candidate's squared error.
 
         Args:
             images: pixels in [0, 1].
             return_intermediates: give the loss and (codes, outputs) as `Walk` describes them.
+            labels, cond: see `walk`.
             reduction: "none" for the loss of each level, (L,).
         """
         require(reduction in ("mean", "none"), 'reduction "mean" or "none"', repr(reduction))
         self._check_images(images)
-        walk = self.walk(Nearest(images), images.shape[0])
+        walk = self.walk(Nearest(images), images.shape[0], None, labels, cond)
         assert walk.losses is not None
         loss = walk.losses.mean() if reduction == "mean" else walk.losses
         return (loss, (walk.codes, walk.outputs)) if return_intermediates else loss
 
     # use
 
-    def encode(self, images: Tensor) -> Tensor:
-        """The codes of images (B, C, H, W): int64 (B, number of codes), by the nearest candidate at each level."""
-        return self.encode_walk(images).codes
+    def encode(
+        self, images: Tensor, labels: Tensor | None = None, cond: Tensor | None = None, *, beams: int = 1
+    ) -> Tensor:
+        """The codes of images (B, C, H, W): int64 (B, number of codes), by the nearest candidate at each level.
+
+        Args:
+            labels, cond: see `walk`; they are needed to decode, too.
+            beams: follow so many walks of each image and take the best: better codes, in about as many times the time.
+        """
+        return self.encode_walk(images, None, labels, cond, beams=beams).codes
 
     @torch.no_grad()
-    def encode_walk(self, images: Tensor, levels: int | None = None) -> Walk:
+    def encode_walk(
+        self,
+        images: Tensor,
+        levels: int | None = None,
+        labels: Tensor | None = None,
+        cond: Tensor | None = None,
+        *,
+        beams: int = 1,
+    ) -> Walk:
         """The whole walk of `encode`: codes, the image at every level, each level's error; or of the first levels."""
         require(levels is None or 1 <= levels <= self.num_levels, f"levels from 1 to {self.num_levels}", levels)
         self._check_images(images)
+        batch = images.shape[0]
+        if beams > 1:
+            guidance = Guidance([Match(images)], batch, levels or self.num_levels, self.image_size, beams=beams)
+            with self._evaluating():
+                walk = self.walk(guidance, batch, levels, labels, cond)
+            return walk._replace(losses=-torch.cat(guidance.scores, 1).mean(0))
         with self._evaluating():
-            return self.walk(Nearest(images), images.shape[0], levels)
+            return self.walk(Nearest(images), batch, levels, labels, cond)
 
     @torch.no_grad()
-    def decode(self, codes: Tensor) -> Tensor:
+    def decode(self, codes: Tensor, labels: Tensor | None = None, cond: Tensor | None = None) -> Tensor:
         """The images (B, C, H, W) of codes; of the codes of the first levels alone, a coarser image.
+
+        Args:
+            labels, cond: see `walk`; those with which the codes were made.
 
         Raises:
             InvalidInput: a ValueError, if the codes are no integers in range or end inside a level. (Inside
@@ -290,12 +376,73 @@ class DDN(
         levels = self._levels_of(codes)
         codes = codes.to(self.start.device, torch.long)
         with self._evaluating():
-            walk = self.walk(Given(self._by_level(codes, levels)), codes.shape[0], levels)
+            walk = self.walk(Given(self._by_level(codes, levels)), codes.shape[0], levels, labels, cond)
         return resize(walk.outputs[-1], self.image_size)
 
-    def reconstruct(self, images: Tensor, levels: int | None = None) -> Tensor:
+    def reconstruct(
+        self, images: Tensor, levels: int | None = None, labels: Tensor | None = None, cond: Tensor | None = None
+    ) -> Tensor:
         """What the codes of the images give back, (B, C, H, W); by the first `levels` levels alone, if given."""
-        return resize(self.encode_walk(images, levels).outputs[-1], self.image_size)
+        return resize(self.encode_walk(images, levels, labels, cond).outputs[-1], self.image_size)
+
+    @torch.no_grad()
+    def guide(
+        self,
+        conditions: Condition | Scores | Sequence[Condition | Scores],
+        batch_size: int | None = None,
+        top_k: int = 1,
+        generator: torch.Generator | None = None,
+        *,
+        beams: int = 1,
+        prior: Likely | None = None,
+        proposals: int = 32,
+        temperature: float = 1.0,
+        labels: Tensor | None = None,
+        cond: Tensor | None = None,
+    ) -> Guided:
+        """Images as conditions want them, without a gradient or training: each level takes what they like best.
+
+        Args:
+            conditions: see `conditions.py`; a bare callable, images (N, C, H, W) -> scores (N,), is one too.
+            batch_size: B; that of the conditions (or labels, or cond) if not given.
+            top_k: choose at random among the k best candidates of each choice.
+            generator: source of what is random.
+            beams: follow so many walks of each image, and take the best.
+            prior: how likely each code is (see `prior.py`): it proposes the candidates of each choice, and chooses
+                where no condition holds. Pictures then look like the data even where nothing is asked of them.
+            proposals: how many candidates the prior proposes.
+            temperature: of the prior.
+            labels: classes (B,), for a prior by class, for a network with `num_classes`, or both.
+            cond: see `walk`.
+
+        Raises:
+            InvalidInput: a condition does not fit, or gives what are no scores; the message names it.
+        """
+        several = conditions if isinstance(conditions, Sequence) else [conditions]
+        require(len(several) >= 1, "at least one condition", "none")
+        own = [one if isinstance(one, Condition) else Custom(one) for one in several]
+        if batch_size is None:
+            given = [len(tensor) for tensor in (labels, cond) if tensor is not None]
+            batch_size = max([1, *given, *(one.batch_size for one in own)])
+        require(batch_size >= 1, "a batch_size of at least 1", batch_size)
+        for one in own:
+            one.check(batch_size, self.channels, self.image_size)
+        guidance = Guidance(
+            own,
+            batch_size,
+            self.num_levels,
+            self.image_size,
+            top_k=top_k,
+            beams=beams,
+            generator=generator,
+            prior=prior,
+            proposals=proposals,
+            temperature=temperature,
+            labels=labels if takes_labels(prior) else None,
+        )
+        with self._evaluating():
+            walk = self.walk(guidance, batch_size, None, labels if self.num_classes is not None else None, cond)
+        return Guided(walk.outputs[-1], walk.codes, torch.stack(guidance.scores, 1))
 
     @overload
     def sample(
@@ -308,6 +455,7 @@ class DDN(
         temperature: float = 1.0,
         top_p: float = 1.0,
         labels: Tensor | None = None,
+        cond: Tensor | None = None,
     ) -> Tensor: ...
 
     @overload
@@ -322,6 +470,7 @@ class DDN(
         temperature: float = 1.0,
         top_p: float = 1.0,
         labels: Tensor | None = None,
+        cond: Tensor | None = None,
     ) -> tuple[Tensor, Tensor]: ...
 
     @torch.no_grad()
@@ -335,6 +484,7 @@ class DDN(
         temperature: float = 1.0,
         top_p: float = 1.0,
         labels: Tensor | None = None,
+        cond: Tensor | None = None,
     ) -> Tensor | tuple[Tensor, Tensor]:
         """Images (B, C, H, W) of random codes, uniformly or as a prior says, or of the given ones.
 
@@ -346,23 +496,28 @@ class DDN(
             prior: how likely each code is (see `prior.py`); None for each with chance 1/K.
             temperature: of the prior: below 1 likely codes become likelier, 0 takes the likeliest.
             top_p: of the prior: only the likeliest codes are drawn whose chances together reach this.
-            labels: classes (B,), for a prior by class; they give the batch size too.
+            labels: classes (B,), for a prior by class, for a network with `num_classes`, or both; they give the batch
+                size too.
+            cond: see `walk`.
         """
         if codes is not None:
             require(batch_size in (None, codes.shape[0]), f"batch_size {codes.shape[0]} as the codes", batch_size)
-            images = self.decode(codes)
+            images = self.decode(codes, labels, cond)
         else:
             if batch_size is None:
-                batch_size = 1 if labels is None else len(labels)
+                batch_size = next((len(given) for given in (labels, cond) if given is not None), 1)
             require(batch_size >= 1, "a batch_size of at least 1", batch_size)
             select: Selection = Uniform(generator)
             if prior is not None:
-                select = Drawn(prior, batch_size, labels, temperature, top_p, generator)
+                of_prior = labels if takes_labels(prior) else None
+                select = Drawn(prior, batch_size, of_prior, temperature, top_p, generator)
             else:
-                plain = (temperature, top_p, labels) == (1.0, 1.0, None)
-                require(plain, "a prior where temperature, top_p or labels are given", "none")
+                plain = (temperature, top_p) == (1.0, 1.0)
+                require(plain, "a prior where temperature or top_p are given", "none")
+            known = self.num_classes is not None or takes_labels(prior)
+            require(labels is None or known, "labels for a network with num_classes or a prior by class", "neither")
             with self._evaluating():
-                walk = self.walk(select, batch_size)
+                walk = self.walk(select, batch_size, None, labels if self.num_classes is not None else None, cond)
             images, codes = walk.outputs[-1], walk.codes
         return (images, codes) if return_codes else images
 
@@ -453,9 +608,11 @@ class Stage(nn.Module):
         blocks: int,
         dropout: float,
         attention: bool,
+        conditioning: Conditioning,
     ):
         super().__init__()
         self.size = size
+        self.conditioning = conditioning
         self.widen = nn.Conv2d(dim_in, dim, 1) if dim_in != dim else nn.Identity()
         self.levels = nn.ModuleList(
             Level(channels, dim, blocks, dropout, attention, sampler)
@@ -466,10 +623,49 @@ class Stage(nn.Module):
         levels = cast("Iterable[Level]", self.levels)
         return [level.sampler for level in levels if level.sampler is not None]
 
-    def enter(self, features: Tensor, skip: Tensor | None) -> Tensor:
-        """The features of the resolution before, at this one's size, plus what the encoder says."""
+    def enter(self, features: Tensor, skip: Tensor | None, wanted: Wanted) -> Tensor:
+        """The features of the resolution before, at this one's size, plus what the encoder and the conditions say."""
         features = resize(self.widen(features), self.size)
-        return features if skip is None else features + skip
+        features = features if skip is None else features + skip
+        return self.conditioning(features, wanted)
+
+
+class Wanted(NamedTuple):
+    """What a network is trained and asked with: classes (B,) and images (B, cond_channels, H, W), or None.
+
+    A class below 0 is none; so is an image with a presence (B, 1, 1, 1) of 0.
+    """
+
+    labels: Tensor | None = None
+    images: Tensor | None = None
+    presence: Tensor | None = None
+
+    def of(self, rows: Tensor) -> Wanted:
+        """The same for these rows of the batch."""
+        return Wanted(*(None if own is None else own[rows] for own in self))
+
+
+class Conditioning(nn.Module):
+    """Adds to a resolution's features what its network is asked for; nothing at first, and where it is not asked."""
+
+    def __init__(self, num_classes: int | None, cond_channels: int, width: int):
+        super().__init__()
+        self.classes = None if num_classes is None else nn.Embedding(num_classes, width)
+        if self.classes is not None:
+            nn.init.zeros_(self.classes.weight)
+        # one more channel: whether there is a condition
+        self.images = nn.Conv2d(cond_channels + 1, width, 3, padding=1, bias=False) if cond_channels else None
+
+    def forward(self, features: Tensor, wanted: Wanted) -> Tensor:
+        if self.classes is not None and wanted.labels is not None:
+            there = (wanted.labels >= 0).unsqueeze(1)
+            rows = self.classes(wanted.labels.clamp_min(0)) * there
+            features = features + rows.to(features.dtype)[:, :, None, None]
+        if self.images is not None and wanted.images is not None and wanted.presence is not None:
+            images = resize(wanted.images, features.shape[2:]) * wanted.presence
+            images = torch.cat((images, wanted.presence.expand_as(images[:, :1])), 1)
+            features = features + self.images(images)
+        return features
 
 
 class Encoder(nn.Module):
@@ -511,10 +707,23 @@ def low_precision(tensor: Tensor) -> Tensor:
     return tensor.to(torch.get_autocast_dtype(device)) if torch.is_autocast_enabled(device) else tensor
 
 
-def collect(steps: Sequence[SamplerOutput]) -> Walk:
-    codes = torch.cat([step.codes.flatten(1) if step.codes.ndim > 1 else step.codes.unsqueeze(1) for step in steps], 1)
+def collect(steps: Sequence[SamplerOutput | Branches]) -> Walk:
+    outputs: list[Tensor] = []
+    codes: list[Tensor] = []
+    rows: Tensor | None = None  # of each walk that reached the end its row at the step that is looked at
+    for step in reversed(steps):
+        outputs.insert(0, step.output if rows is None else step.output[rows])
+        own = step.codes if rows is None else step.codes[rows]
+        codes.insert(0, own.flatten(1) if own.ndim > 1 else own.unsqueeze(1))
+        if isinstance(step, Branches):
+            rows = step.rows if rows is None else step.rows[rows]
     losses = [step.commit_loss for step in steps if step.commit_loss is not None]
-    return Walk(tuple(step.output for step in steps), codes, torch.stack(losses) if losses else None)
+    return Walk(tuple(outputs), torch.cat(codes, 1), torch.stack(losses) if losses else None)
+
+
+def takes_labels(prior: Likely | None) -> bool:
+    """Whether it is a prior by class."""
+    return getattr(prior, "num_classes", None) is not None
 
 
 def resolutions(size: tuple[int, int]) -> list[tuple[int, int]]:

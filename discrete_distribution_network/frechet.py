@@ -16,8 +16,9 @@ from torch import Tensor
 
 from discrete_distribution_network.ddn import DDN
 from discrete_distribution_network.errors import DataError, ModelFileError, require
-from discrete_distribution_network.loader import in_order
+from discrete_distribution_network.loader import Batch, in_order
 from discrete_distribution_network.selection import Likely
+from discrete_distribution_network.shown_with import shown_with
 
 FeatureNet = Callable[[Tensor], Tensor]
 """Images (B, C, H, W) in [0, 1] -> features (B, F)."""
@@ -97,19 +98,28 @@ def frechet_figures(
         net: any callable; see `inception` and `classifier.py`.
         train, test: data sets; see `data.py`.
         max_bad_images: how many images that cannot be decoded are left out of each before it is an error.
-        prior: how the samples are drawn, of one class after the other if it is one by class; uniformly if None.
+        prior: how the samples are drawn, of one class after the other if it, or the network, is one by
+            class; uniformly if None.
         temperature: of the prior.
     """
     device, generator = ddn.start.device, torch.Generator().manual_seed(seed)
 
+    def batches(dataset: Any, limit: int | None = None) -> Iterator[Batch]:
+        return in_order(dataset, ddn, batch_size, limit=limit, max_bad_images=max_bad_images)
+
     def images(dataset: Any, limit: int | None = None) -> Iterator[Tensor]:
-        for batch in in_order(dataset, ddn, batch_size, limit=limit, max_bad_images=max_bad_images):
+        for batch in batches(dataset, limit):
             yield batch.images.to(device)
+
+    def reconstructed() -> Iterator[Tensor]:
+        for batch in batches(test):
+            shown = batch.images.to(device)
+            yield ddn.reconstruct(shown, **shown_with(ddn, shown, batch.labels, None)).clamp(0, 1)
 
     real = statistics(net, images(test))
     learnt = statistics(net, images(train, limit=count))
-    again = statistics(net, (ddn.reconstruct(some).clamp(0, 1) for some in images(test)))
-    classes = getattr(prior, "num_classes", None)
+    again = statistics(net, reconstructed())
+    classes = ddn.num_classes or getattr(prior, "num_classes", None)
 
     def samples() -> Iterator[Tensor]:
         for done in range(0, count, batch_size):

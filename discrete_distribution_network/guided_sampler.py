@@ -142,14 +142,20 @@ class GuidedSampler(nn.Module):
 
     # the candidates
 
-    def candidates(self, features: Tensor, residual: Tensor | None = None) -> Candidates:
+    def candidates(self, features: Tensor, residual: Tensor | None = None, patch: int | None = None) -> Candidates:
         """The K candidates for features (B, D, ...) and a residual (B, C, ...), computed only when asked.
 
-        With patches, each patch is a sample of its own: B * H / p * W / p of them, p x p pixels each.
+        With patches, each patch is a sample of its own: B * H / p * W / p of them, p x p pixels each; or only one
+        patch of every image, counted row by row, if `patch` is given.
         """
         self._check_features(features)
         self._check_image(residual, features, "residual")
-        return self.keys(self._prepare(features), self._residual(residual))
+        batch = features.shape[0]
+        features, residual = self._prepare(features), self._residual(residual)
+        if patch is not None:
+            features = features.unflatten(0, (batch, -1))[:, patch]
+            residual = None if residual is None else residual.unflatten(0, (batch, -1))[:, patch]
+        return self.keys(features, residual)
 
     def codes_shape(self, features: Tensor) -> tuple[int, ...]:
         """The shape of the codes for these features: (B,), or (B, H / p, W / p)."""
@@ -315,13 +321,7 @@ class GuidedSampler(nn.Module):
     # patches
 
     def _to_patches(self, images: Tensor) -> Tensor:
-        """(B, X, H, W) -> (B * H / p * W / p, X, p, p)."""
-        p = self.patch_size
-        if p is None:
-            return images
-        batch, channels, height, width = images.shape
-        images = images.reshape(batch, channels, height // p, p, width // p, p)
-        return images.permute(0, 2, 4, 1, 3, 5).reshape(-1, channels, p, p)
+        return images if self.patch_size is None else to_patches(images, (self.patch_size, self.patch_size))
 
     def _from_patches(self, patches: Tensor, image_shape: torch.Size) -> Tensor:
         p = self.patch_size
@@ -353,6 +353,13 @@ class GuidedSampler(nn.Module):
         expected = (features.shape[0], self.dim_query, *features.shape[2:])
         require(tuple(image.shape) == expected, f"{name} of shape {expected}", tuple(image.shape))
         require(image.is_floating_point(), f"{name} as floating-point numbers", image.dtype, "divide by 255")
+
+
+def to_patches(images: Tensor, size: tuple[int, int]) -> Tensor:
+    """(B, X, H, W) -> (B * H / h * W / w, X, h, w), row by row, for patches of this size (h, w)."""
+    (batch, channels, height, width), (h, w) = images.shape, size
+    images = images.reshape(batch, channels, height // h, h, width // w, w)
+    return images.permute(0, 2, 4, 1, 3, 5).reshape(-1, channels, h, w)
 
 
 class LinearHeads(nn.Module):

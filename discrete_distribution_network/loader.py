@@ -374,9 +374,9 @@ def _in_unit_range(batch: Batch) -> Batch:
     return batch._replace(images=in_unit_range(batch.images))
 
 
-def first_images(dataset: Any, shape: Sized, number: int, max_bad_images: int = 0) -> Tensor:
-    """The first images of a data set, as many as there are up to `number`: float32 in [0, 1], (B, C, H, W)."""
+def first_batch(dataset: Any, shape: Sized, number: int, max_bad_images: int = 0) -> Batch:
+    """The first images of a data set, as many as there are up to `number`."""
     batch = next(in_order(dataset, shape, number, max_bad_images=max_bad_images), None)
     if batch is None:
         raise DataError("expected images in the data set, got none; add some")
-    return batch.images
+    return batch

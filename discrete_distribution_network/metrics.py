@@ -12,6 +12,7 @@ from torch import Tensor
 from discrete_distribution_network.ddn import DDN
 from discrete_distribution_network.errors import DataError
 from discrete_distribution_network.loader import in_order
+from discrete_distribution_network.shown_with import MakeCond, shown_with
 
 
 def psnr(error: float) -> float:
@@ -74,6 +75,7 @@ def evaluate(
     total: Callable[[Tensor], Tensor] | None = None,
     stopped: Callable[[], bool] = lambda: False,
     max_bad_images: int = 0,
+    make_cond: MakeCond | None = None,
 ) -> Evaluation:
     """Reconstruct images, each once, and measure.
 
@@ -84,6 +86,7 @@ def evaluate(
             over all of them.
         stopped: asked after each batch; ends early if true.
         max_bad_images: how many images that cannot be decoded are left out before it is an error.
+        make_cond: what images are shown with; see `shown_with.py`.
     """
     sizes = ddn.codebook_sizes
     errors = torch.zeros(2 + ddn.num_levels, dtype=torch.float64)  # images, error, error of each level
@@ -91,7 +94,7 @@ def evaluate(
     share = in_order(dataset, ddn, batch_size, rank=rank, ranks=ranks, limit=limit, max_bad_images=max_bad_images)
     for batch in share:
         images = batch.images.to(ddn.start.device)
-        walk = ddn.encode_walk(images)
+        walk = ddn.encode_walk(images, **shown_with(ddn, images, batch.labels, make_cond))
         assert walk.losses is not None
         error = (walk.outputs[-1].float() - images).square().mean()
         weights = torch.cat((error.new_ones(1), error[None], walk.losses.float()))

@@ -35,7 +35,7 @@ from discrete_distribution_network.loader import Loader, in_order, in_unit_range
 from discrete_distribution_network.pretrained import load_strictly, read_tensors, write_tensors
 from discrete_distribution_network.processes import fast_precision
 from discrete_distribution_network.schedule import learning_rate as rate_at
-from discrete_distribution_network.selection import Nearest, SamplerOutput, Selection
+from discrete_distribution_network.selection import Branches, Nearest, SamplerOutput, Selection
 from discrete_distribution_network.whole_folder import sha256
 
 WEIGHTS, CONFIG = "prior.safetensors", "prior.json"
@@ -237,7 +237,7 @@ class Prior(LearnedPrior):
 
     kind = "heads"
 
-    def __init__(self, ddn: DDN, dim: int = 128, num_classes: int | None = None, dropout: float = 0.1):
+    def __init__(self, ddn: DDN, dim: int = 96, num_classes: int | None = None, dropout: float = 0.1):
         super().__init__(ddn, dim, num_classes)
         self.heads = nn.ModuleList(
             Head(one.dim, dim, one.codebook_size, one.patch_size, dropout) for one in ddn.samplers * ddn.recurrence
@@ -260,7 +260,7 @@ class Prior(LearnedPrior):
     def bits(self, ddn: DDN, images: Tensor, labels: Tensor | None = None) -> Tensor:
         watch = _Watch(Nearest(images))
         with torch.no_grad():
-            ddn.walk(watch, len(images))
+            ddn.walk(watch, len(images), None, labels if ddn.num_classes is not None else None)
         state, costs = self.begin(len(images), labels), []
         for level, (features, codes) in enumerate(watch.seen):
             losses = F.cross_entropy(self.logits(level, features, state), codes, reduction="sum")
@@ -346,7 +346,9 @@ class _Watch:
         self.select = select
         self.seen: list[tuple[Tensor, Tensor]] = []
 
-    def __call__(self, level: int, sampler: GuidedSampler, features: Tensor, residual: Tensor | None) -> SamplerOutput:
+    def __call__(
+        self, level: int, sampler: GuidedSampler, features: Tensor, residual: Tensor | None
+    ) -> SamplerOutput | Branches:
         chosen = self.select(level, sampler, features, residual)
         self.seen.append((features, chosen.codes))
         return chosen

@@ -35,6 +35,7 @@ from discrete_distribution_network.pretrained import MODEL
 from discrete_distribution_network.prior import CONFIG as PRIOR
 from discrete_distribution_network.prior import Fitted, LearnedPrior, Prior, fit, read_config
 from discrete_distribution_network.report import read_metrics
+from discrete_distribution_network.shown_with import CONDS
 from discrete_distribution_network.whole_folder import MANIFEST
 
 RUNS = Path("runs")
@@ -129,7 +130,9 @@ def fit_prior(
         folder == run / MODEL or folder == run, f"a run that has ended, with {run / MODEL}", "one still in training"
     )
     split = _data_of(config, dataset, ddn)
-    classes = num_classes(split.train, ddn, config.max_bad_images) if by_class else None
+    classes = ddn.num_classes
+    if by_class and classes is None:
+        classes = num_classes(split.train, ddn, config.max_bad_images)
     torch.manual_seed(seed)
     prior = PRIORS[kind](ddn, dim=dim, num_classes=classes)
     fitted = fit(prior, ddn, split.train, split.test, minutes=minutes, seed=seed, max_bad_images=config.max_bad_images)
@@ -168,6 +171,7 @@ def info(run: Path) -> str:
     told = [
         f"model      {folder}",
         f"network    {parameters:,} parameters, images {height}x{width} with {ddn.channels} channels",
+        *([f"classes    {ddn.num_classes}, which may be asked for"] if ddn.num_classes is not None else []),
         f"latent     {ddn.num_levels} levels, {ddn.bits_per_image:g} bits ({ddn.bits_per_image / 8:g} bytes) an image",
     ]
     if trained:
@@ -246,9 +250,12 @@ def evaluate_run(
     folder, config = model_folder(run), _config_of(run)
     ddn = load_model(folder, device)
     split = _data_of(config, dataset, ddn)
+    require(
+        features == "none" or not ddn.cond_channels, "--features none for a network that learnt with images", features
+    )
     prior = None if uniform or features == "none" else load_prior(ddn, folder)
     bad = config.max_bad_images
-    figures: dict[str, Any] = evaluate(ddn, split.test, max_bad_images=bad)._asdict()
+    figures: dict[str, Any] = evaluate(ddn, split.test, max_bad_images=bad, make_cond=CONDS.get(config.cond))._asdict()
     if features != "none":
         net, name = feature_net(features, ddn, split, seed, bad)
         how: dict[str, Any] = {} if prior is None else {"prior": prior, "temperature": temperature}

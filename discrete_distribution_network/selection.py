@@ -34,8 +34,24 @@ class SamplerOutput(NamedTuple):
     commit_loss: Tensor | None
 
 
+class Branches(NamedTuple):
+    """What a selection gives that follows several walks of an image: a `SamplerOutput`, and which walks go on.
+
+    Attributes:
+        output, codes, commit_loss: as there, for R' walks.
+        rows: of each the row of the walk before, (R',); a walk may go on more than once, or not at all.
+    """
+
+    output: Tensor
+    codes: Tensor
+    commit_loss: Tensor | None
+    rows: Tensor
+
+
 class Selection(Protocol):
-    def __call__(self, level: int, sampler: GuidedSampler, features: Tensor, residual: Tensor | None) -> SamplerOutput:
+    def __call__(
+        self, level: int, sampler: GuidedSampler, features: Tensor, residual: Tensor | None
+    ) -> SamplerOutput | Branches:
         """Choose at `level` (0 is the first) among the sampler's candidates for `features` and `residual`."""
 
 

@@ -25,7 +25,7 @@ from discrete_distribution_network.checkpoints import STATE, Checkpoints, read_s
 from discrete_distribution_network.data import is_stream
 from discrete_distribution_network.ddn import DDN
 from discrete_distribution_network.errors import DDNError, InvalidInput, ModelFileError, require
-from discrete_distribution_network.loader import Augment, Batch, Loader, first_images, in_unit_range, key
+from discrete_distribution_network.loader import Augment, Batch, Loader, first_batch, in_unit_range, key
 from discrete_distribution_network.metrics import Evaluation, evaluate, usage
 from discrete_distribution_network.moving_average import MovingAverage
 from discrete_distribution_network.pictures import grid, reconstructions
@@ -33,6 +33,7 @@ from discrete_distribution_network.pretrained import MODEL, load_strictly, read_
 from discrete_distribution_network.processes import Precision, Processes, accelerator_for
 from discrete_distribution_network.report import Report
 from discrete_distribution_network.schedule import learning_rate
+from discrete_distribution_network.shown_with import MakeCond, shown_with
 from discrete_distribution_network.signals import Interrupted, Signals
 
 WEIGHTS, TRAINING = constants.SAFETENSORS_SINGLE_FILE, "training.safetensors"
@@ -99,6 +100,8 @@ class Trainer:
         split_every: steps between two calls of split-and-prune.
         split_until: share of the training after which nodes stay where they are.
         augment: of one image (C, H, W); see `Loader`.
+        make_cond: images -> what a network with `cond_channels` is shown with them; see `shown_with.py`. One with
+            `num_classes` is shown the labels of the data set.
         max_bad_images: how many images that cannot be decoded are replaced by others (left out, when evaluating)
             before it is an error; in each process.
         num_workers: processes that load images; None for none on a CPU, two on a GPU.
@@ -157,6 +160,7 @@ class Trainer:
         split_every: int = 1,
         split_until: float = 1.0,
         augment: Augment | None = None,
+        make_cond: MakeCond | None = None,
         max_bad_images: int = 0,
         num_workers: int | None = None,
         mixed_precision: Precision = "no",
@@ -211,7 +215,8 @@ class Trainer:
         self.checkpoints = Checkpoints(checkpoints_folder, max_checkpoints)
         self.step, self.images, self.seconds, self.splits = 0, 0, 0.0, 0
         self._saved: tuple[int, Path] | None = None
-        self._shown: Tensor | None = None
+        self.make_cond = make_cond
+        self._shown: Batch | None = None
         self._overflows = 0
 
         self.accelerator = accelerator_for(
@@ -292,7 +297,7 @@ class Trainer:
         if self._shown is None and self.ddn.channels in (1, 3):
             # before the training takes its first batch: a stream may be its own iterator
             shown = self.loader.dataset if self.test_dataset is None else self.test_dataset
-            self._shown = first_images(shown, self.ddn, self.num_samples, self.loader.max_bad_images)
+            self._shown = first_batch(shown, self.ddn, self.num_samples, self.loader.max_bad_images)
         batches = self.loader.batches(self.images // self._images_a_batch)
         figures: Evaluation | None = None
         recent: list[Step] = []
@@ -353,7 +358,9 @@ class Trainer:
         for part in range(self.grad_accum_every):
             last = part == self.grad_accum_every - 1
             with nullcontext() if last else self.accelerator.no_sync(self.model):
-                by_level = self.model(self._to_device(next(batches)))
+                batch = next(batches)
+                images = self._to_device(batch)
+                by_level = self.model(images, **shown_with(self.ddn, images, batch.labels, self.make_cond))
                 self.accelerator.backward(by_level.mean() / self.grad_accum_every)
             losses += by_level.detach().float() / self.grad_accum_every
         norm = self.accelerator.clip_grad_norm_(self._parameters, self.max_grad_norm or math.inf)
@@ -444,6 +451,7 @@ class Trainer:
             total=self.processes.sum,
             stopped=lambda: bool(signals.received),
             max_bad_images=self.loader.max_bad_images,
+            make_cond=self.make_cond,
         )
         stop = round(max(one[0] for one in self.processes.gather(signals.received or 0)))
         if stop:
@@ -455,14 +463,16 @@ class Trainer:
         """Grids of samples and of reconstructions, by the same codes and of the same images each time."""
         if self._shown is None:
             return
-        images = self._shown.to(self.processes.device)
+        images = self._shown.images.to(self.processes.device)
+        given = shown_with(self.result, images, self._shown.labels, self.make_cond)
 
         def draw() -> None:
             folder = self.results_folder / "pictures"
             folder.mkdir(parents=True, exist_ok=True)
-            samples = self.result.sample(self.num_samples, generator=torch.Generator().manual_seed(self.seed))
+            count = len(images) if given else self.num_samples
+            samples = self.result.sample(count, generator=torch.Generator().manual_seed(self.seed), **given)
             grid(samples).save(folder / f"samples-{self.step:08d}.png")
-            walk = self.result.encode_walk(images)
+            walk = self.result.encode_walk(images, **given)
             reconstructions(self.result, walk, images).save(folder / f"reconstructions-{self.step:08d}.png")
 
         self.processes.on_main(draw)
@@ -593,8 +603,8 @@ class LossByLevel(nn.Module):
         super().__init__()
         self.ddn = ddn
 
-    def forward(self, images: Tensor) -> Tensor:
-        return cast("Tensor", self.ddn(images, reduction="none"))
+    def forward(self, images: Tensor, labels: Tensor | None = None, cond: Tensor | None = None) -> Tensor:
+        return cast("Tensor", self.ddn(images, labels=labels, cond=cond, reduction="none"))
 
 
 def _holds_files(folder: Path) -> bool:

@@ -9,20 +9,23 @@ from contextlib import contextmanager, suppress
 from dataclasses import replace
 from itertools import count
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import torch
 
+from discrete_distribution_network.classifier import num_classes
 from discrete_distribution_network.config import CONFIG, TrainConfig
 from discrete_distribution_network.data import Split, from_torchvision, is_stream, open_data
 from discrete_distribution_network.ddn import DDN
 from discrete_distribution_network.errors import InvalidInput
-from discrete_distribution_network.loader import Augment, first_images, in_order
+from discrete_distribution_network.loader import Augment, Batch, first_batch, in_order
 from discrete_distribution_network.metrics import evaluate
 from discrete_distribution_network.pictures import grid, loss_curve, reconstructions
 from discrete_distribution_network.presets import preset
 from discrete_distribution_network.report import read_metrics
 from discrete_distribution_network.runs import CHECKPOINTS, EVALUATION, RUNS, newest_run, place, write_figures
+from discrete_distribution_network.shown_with import CONDS, MakeCond, cond_channels, shown_with
 from discrete_distribution_network.trainer import Trainer
 from discrete_distribution_network.tree import tree_picture
 
@@ -38,8 +41,10 @@ def train(config: TrainConfig, name: str = "train") -> None:
     place(config.device)  # says at once if it is not there
     split = open_data(config.dataset, config.size, config.channels, config.test_share, config.streaming)
     config = with_preset(config)  # so that the run's config.json repeats it, whatever later presets are
+    shape = SimpleNamespace(image_size=config.size, channels=config.channels)
+    classes = num_classes(split.train, shape, config.max_bad_images) if config.by_class else None
     torch.manual_seed(config.seed)
-    ddn = network(config)
+    ddn = network(config, classes)
     with _folder(config, name) as out:
         trainer = trainer_for(config, ddn, split, out)
     if trainer.processes.is_main:
@@ -54,7 +59,7 @@ def train(config: TrainConfig, name: str = "train") -> None:
         )
     trainer()
     if trainer.processes.is_main:
-        _finish(trainer.result, split, out, config.max_bad_images)
+        _finish(trainer.result, split, out, config)
     trainer.accelerator.end_training()
 
 
@@ -79,6 +84,7 @@ def trainer_for(config: TrainConfig, ddn: DDN, split: Split, out: Path) -> Train
         split_until=config.split_until,
         use_ema=config.ema,
         augment=augmentation(config.augment),
+        make_cond=make_cond_of(config),
         max_bad_images=config.max_bad_images,
         num_workers=config.workers,
         mixed_precision=config.precision,
@@ -128,15 +134,21 @@ def _folder(config: TrainConfig, name: str) -> Iterator[Path]:
         raise
 
 
-def _finish(ddn: DDN, split: Split, out: Path, max_bad_images: int) -> None:
-    figures = evaluate(ddn, split.test, max_bad_images=max_bad_images)
+def _finish(ddn: DDN, split: Split, out: Path, config: TrainConfig) -> None:
+    device, bad, make_cond = ddn.start.device, config.max_bad_images, make_cond_of(config)
+    figures = evaluate(ddn, split.test, max_bad_images=bad, make_cond=make_cond)
     write_figures(out, figures._asdict())
-    many = in_order(split.train, ddn, 100, limit=2000, max_bad_images=max_bad_images)
-    codes = torch.cat([ddn.encode(batch.images.to(ddn.start.device)) for batch in many])
-    some = first_images(split.test, ddn, 10, max_bad_images).to(ddn.start.device)
-    grid(ddn.sample(64, generator=torch.Generator().manual_seed(0))).save(out / "samples.png")
-    reconstructions(ddn, ddn.encode_walk(some), some).save(out / "reconstructions.png")
-    if ddn.codes_per_level[0] == 1:
+    some = first_batch(split.test, ddn, 64, bad)
+    images = some.images.to(device)
+    given = shown_with(ddn, images, some.labels, make_cond)
+    count = len(images) if given else 64
+    grid(ddn.sample(count, generator=torch.Generator().manual_seed(0), **given)).save(out / "samples.png")
+    shown = Batch(images[:10], None if some.labels is None else some.labels[:10])
+    walk = ddn.encode_walk(shown.images, **shown_with(ddn, *shown[:2], make_cond))
+    reconstructions(ddn, walk, shown.images).save(out / "reconstructions.png")
+    if ddn.codes_per_level[0] == 1 and not given:
+        many = in_order(split.train, ddn, 100, limit=2000, max_bad_images=bad)
+        codes = torch.cat([ddn.encode(batch.images.to(device)) for batch in many])
         tree_picture(ddn, codes, out / "tree.png")
     lines = [line for line in read_metrics(out) if "loss" in line]
     loss_curve([line["step"] for line in lines], [line["loss"] for line in lines], out / "loss.png")
@@ -160,7 +172,12 @@ def with_preset(config: TrainConfig) -> TrainConfig:
     return replace(config, **{name: value for name, value in named.items() if getattr(config, name) is None})
 
 
-def network(config: TrainConfig) -> DDN:
+def make_cond_of(config: TrainConfig) -> MakeCond | None:
+    """What makes the images that a run's network is shown beside its own; None if it learns without."""
+    return CONDS.get(config.cond)
+
+
+def network(config: TrainConfig, num_classes: int | None = None) -> DDN:
     config = with_preset(config)
     arguments: dict[str, Any] = {
         "dim": config.dim,
@@ -172,6 +189,8 @@ def network(config: TrainConfig) -> DDN:
         "levels_per_resolution": list(config.levels or ()),
         "patch_size": [patch or None for patch in config.patches or ()],
         "guided_sampler_kwargs": {"chain_dropout_prob": config.chain_dropout},
+        "num_classes": num_classes,
+        "cond_channels": 0 if config.cond == "none" else cond_channels(config.cond, config.channels),
     }
     return DDN(**arguments)
 

@@ -9,7 +9,7 @@ from PIL import Image
 from torch.utils.data import Dataset, IterableDataset
 
 from discrete_distribution_network.errors import DataError, InvalidInput
-from discrete_distribution_network.loader import Loader, Order, first_images, in_order, key
+from discrete_distribution_network.loader import Loader, Order, first_batch, in_order, key
 
 
 class Shape:
@@ -202,6 +202,6 @@ def test_in_order_gives_every_image_once_over_all_processes():
     parts = [torch.cat([b.images for b in in_order(numbered(11), Shape, 2, rank=rank, ranks=3)]) for rank in range(3)]
     assert sorted((torch.cat(parts)[:, 0, 0, 0] * 255).round().tolist()) == list(range(11))
     assert torch.cat([b.images for b in in_order(numbered(11), Shape, 4, limit=7)]).shape[0] == 7
-    assert first_images(Numbers(5), Shape, 10).shape == (5, 1, 2, 2)
+    assert first_batch(Numbers(5), Shape, 10).images.shape == (5, 1, 2, 2)
     with pytest.raises(DataError, match="got none"):
-        first_images(Numbers(0), Shape, 10)
+        first_batch(Numbers(0), Shape, 10)

@@ -247,7 +247,7 @@ def test_a_prior_by_class(tmp_path, kind):
     ):
         with pytest.raises(InvalidInput, match=said):
             made.ddn.sample(1, prior=prior, labels=labels)
-    with pytest.raises(InvalidInput, match="fitted without"):
+    with pytest.raises(InvalidInput, match="prior by class"):
         made.ddn.sample(1, prior=Prior(made.ddn), labels=torch.tensor([0]))
     with pytest.raises(DataError, match="by class"):
         fit(prior, made.ddn, digits(), digits(), steps=1, progress=False, batch_size=8)
@@ -286,7 +286,7 @@ def test_bad_input_is_one_sentence():
     ddn = small_ddn()
     for settings, said in (
         ({"temperature": 0.5}, "a prior where"),
-        ({"labels": torch.zeros(1)}, "a prior where"),
+        ({"labels": torch.zeros(1)}, "a prior by class"),
         ({"top_p": 0.5}, "a prior where"),
     ):
         with pytest.raises(InvalidInput, match=said):

@@ -1,0 +1,363 @@
+"""How a guided walk chooses: at every level what the conditions like best, on one path or along several at once.
+
+Linear conditions (`Measurement`) add up to one distance, which a level computes for all K candidates without drawing
+one. Black boxes (`Scorer`) get the candidates in chunks. Where both are there, or several black boxes, the nodes are
+ranked by each and the ranks are added, weighted (as in zero-shot generation of arXiv 2401.00036), since their scores
+have no common unit.
+
+With patches each patch chooses for itself: by a measurement at once; by a black box one patch after the other, the
+others staying as they are. Where no condition says anything of a patch, its node is drawn by the prior, or uniformly.
+
+Letters: B images, M walks of each (beams), P patches of the level, n nodes that are looked at, K of them without a
+prior.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from functools import partial
+from typing import Any, NamedTuple
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+from discrete_distribution_network.candidates import Candidates, nodes_at_once
+from discrete_distribution_network.conditions import Condition, Measured, Measurement, Scorer, Size
+from discrete_distribution_network.errors import require
+from discrete_distribution_network.guided_sampler import GuidedSampler, to_patches
+from discrete_distribution_network.selection import Branches, Likely, resize
+
+SEEN_AT_ONCE = 16
+"""A black box makes about so many numbers of each pixel that it sees; chunks are smaller by this factor."""
+
+
+class Guided(NamedTuple):
+    """What a guided walk gives.
+
+    Attributes:
+        images: (B, C, H, W).
+        codes: int64 (B, number of codes).
+        scores: what each condition says of the image chosen at each level, (B, L, number of conditions), higher is
+            better: minus a mean squared error, or what the black box gave; NaN where a condition does not hold.
+    """
+
+    images: Tensor
+    codes: Tensor
+    scores: Tensor
+
+
+class Guidance:
+    """A selection for `DDN.walk`: what the conditions like best.
+
+    Args:
+        conditions: see `conditions.py`; already checked.
+        batch_size: B.
+        num_levels: L; the best of the walks is taken at the last.
+        image_size: (height, width) at which black boxes see the candidates.
+        top_k: choose at random among the k best.
+        beams: M, how many walks of each image are followed.
+        prior: draws the `proposals` nodes of each choice, among which the conditions choose; see `prior.py`.
+        temperature: of the prior.
+        labels: for a prior by class, (B,).
+    """
+
+    def __init__(
+        self,
+        conditions: Sequence[Condition],
+        batch_size: int,
+        num_levels: int,
+        image_size: Size,
+        top_k: int = 1,
+        beams: int = 1,
+        generator: torch.Generator | None = None,
+        prior: Likely | None = None,
+        proposals: int = 32,
+        temperature: float = 1.0,
+        labels: Tensor | None = None,
+    ):
+        require(top_k >= 1, "top_k of at least 1", top_k)
+        require(beams >= 1, "beams of at least 1", beams)
+        require(beams == 1 or top_k == 1, "top_k=1 with beams, which follow the best", top_k)
+        require(proposals >= 1, "proposals of at least 1", proposals)
+        require(temperature > 0, "a temperature above 0", temperature)
+        self.conditions, self.batch_size, self.num_levels = conditions, batch_size, num_levels
+        self.image_size, self.top_k, self.beams, self.generator = image_size, top_k, beams, generator
+        self.prior, self.proposals, self.temperature = prior, proposals, temperature
+        self.state = None if prior is None else prior.begin(batch_size, labels)
+        self.scores: list[Tensor] = []
+        """Of each level so far what each condition says of every walk, (B * M, number of conditions)."""
+
+    def __call__(self, level: int, sampler: GuidedSampler, features: Tensor, residual: Tensor | None) -> Branches:
+        choice = _Choice(self, level, sampler, features, residual)
+        last = level == self.num_levels - 1
+        rows, nodes = choice.best(1 if last else self.beams)
+        codes = nodes.reshape(len(rows), *sampler.codes_shape(features)[1:])
+        step = sampler.draw(features[rows], codes, None if residual is None else residual[rows])
+        if self.prior is not None:
+            self.state = self.prior.follow(level, codes, take_rows(self.state, rows))
+        self.scores = [own[rows] for own in self.scores] + [choice.said]
+        return Branches(step.output, codes, None, rows)
+
+    def random(self, shape: Sequence[int], device: torch.device) -> Tensor:
+        """Uniform numbers in (0, 1), from the generator."""
+        source = device if self.generator is None else self.generator.device
+        numbers = torch.rand(*shape, generator=self.generator, device=source).to(device)
+        return numbers.clamp(torch.finfo(numbers.dtype).tiny, 1 - torch.finfo(numbers.dtype).eps)
+
+
+class _Choice:
+    """The choice at one level, among n nodes (K, or those that the prior proposes) in R = B * M rows of P patches.
+
+    Attributes:
+        said: what each condition says of the chosen images, (rows, number of conditions), once they are chosen.
+    """
+
+    said: Tensor
+
+    def __init__(
+        self, guidance: Guidance, level: int, sampler: GuidedSampler, features: Tensor, residual: Tensor | None
+    ):
+        self.guidance, self.level, self.sampler = guidance, level, sampler
+        self.features, self.residual, self.device = features, residual, features.device
+        self.rows = len(features)
+        self.walks = self.rows // guidance.batch_size
+        self.size: Size = (features.shape[2], features.shape[3])
+        grid = sampler.codes_shape(features)[1:] or (1, 1)
+        self.grid: Size = (grid[0], grid[1])
+        self.patches = self.grid[0] * self.grid[1]
+        self.active = [(i, one) for i, one in enumerate(guidance.conditions) if one.holds_at(level)]
+        self.nodes = None if guidance.prior is None else self._proposed(guidance.prior)
+        self.count = sampler.codebook_size if self.nodes is None else self.nodes.shape[2]
+
+    def best(self, walks: int) -> tuple[Tensor, Tensor]:
+        """The best `walks` of each image: the rows (R',) that they continue and their nodes (R', P)."""
+        errors = self._errors()
+        scorers = [(i, one) for i, one in self.active if isinstance(one, Scorer)]
+        cost = torch.zeros(self.rows, self.patches, self.count, device=self.device)
+        for i, error in errors.items():
+            cost += self._weight(self.guidance.conditions[i]).unsqueeze(2) * error
+        loose = self._without_evidence()
+        scores: dict[int, Tensor] = {}
+        if not scorers:
+            best = self._pick(cost, loose)
+        elif self.patches == 1:
+            scores = {i: own.unsqueeze(1) for i, own in self._scores(scorers).items()}
+            cost = self._added(cost[:, 0], {i: own[:, 0] for i, own in scores.items()}, pooled=True).unsqueeze(1)
+            best, loose = self._pick(cost, None), None
+        else:
+            best, scores = self._patch_after_patch(scorers, cost, self._pick(cost, loose))
+        rows = torch.arange(self.rows, device=self.device)
+        if self.walks > 1 or walks > 1:
+            rows, best = self._branch(cost, loose, best, walks, scores if self.patches > 1 else {})
+        columns = []
+        for i in range(len(self.guidance.conditions)):
+            own = errors.get(i, scores.get(i))
+            if own is None:
+                columns.append(torch.full((len(rows),), torch.nan, device=self.device))
+            elif own.ndim == 1:
+                columns.append(own[rows])
+            else:
+                chosen = own[rows].gather(2, best.unsqueeze(2)).sum((1, 2))
+                columns.append(-chosen if i in errors else chosen)
+        self.said = torch.stack(columns, 1)
+        nodes = best if self.nodes is None else self.nodes[rows].gather(2, best.unsqueeze(2)).squeeze(2)
+        return rows, nodes
+
+    # what is looked at
+
+    def _proposed(self, prior: Likely) -> Tensor:
+        """Nodes (R, P, n) as the prior would draw them one after the other, none twice."""
+        logits = prior.logits(self.level, self.features, self.guidance.state).float()
+        logits = logits.reshape(self.rows, self.sampler.codebook_size, self.patches).mT / self.guidance.temperature
+        noise = -(-self.guidance.random(logits.shape, self.device).log()).log()
+        return (logits + noise).topk(min(self.guidance.proposals, logits.shape[2])).indices
+
+    # what the conditions say
+
+    def _errors(self) -> dict[int, Tensor]:
+        """The error (R, P, n) of every node by each measurement; those of the patches add up to that of the image."""
+        measurements = [(i, one) for i, one in self.active if isinstance(one, Measurement)]
+        if not measurements:
+            return {}
+        candidates = self.sampler.candidates(self.features, self.residual)
+        errors = {}
+        for i, measurement in measurements:
+            error = self._error(candidates, measurement.at(self.size, self.grid))
+            errors[i] = error if self.nodes is None else error.gather(2, self.nodes)
+        return errors
+
+    def _error(self, candidates: Candidates, measured: Measured) -> Tensor:
+        target = measured.target
+        cell = target.shape[2] // self.grid[0], target.shape[3] // self.grid[1]
+        own = self.size[0] // self.grid[0], self.size[1] // self.grid[1]
+        distances = candidates.distances(
+            self._cut(target),
+            mask=None if measured.weight is None else self._cut(measured.weight),
+            pixel_map=None if cell == own else partial(F.adaptive_avg_pool2d, output_size=cell),
+            channel_map=None if measured.channel_map is None else measured.channel_map.to(self.device),
+        )
+        return distances.unflatten(0, (self.rows, self.patches)) / target[0].numel()
+
+    def _without_evidence(self) -> Tensor | None:
+        """Of which patches (R, P) no measurement says anything; None if that is so of none."""
+        loose = torch.ones(self.rows, self.patches, dtype=torch.bool, device=self.device)
+        for _, one in self.active:
+            if not isinstance(one, Measurement):
+                continue
+            weight = one.at(self.size, self.grid).weight
+            if weight is None and not isinstance(one.weight, Tensor) and one.weight > 0:
+                return None
+            silent = self._weight(one) == 0
+            if weight is not None:
+                silent = silent | (self._cut(weight).flatten(1).amax(1) == 0).unflatten(0, (self.rows, self.patches))
+            loose &= silent
+        return loose
+
+    def _scores(
+        self, scorers: list[tuple[int, Scorer]], patch: int | None = None, image: Tensor | None = None
+    ) -> dict[int, Tensor]:
+        """The scores (R, n) of all nodes; of one patch's nodes, with the rest of the image (R, C, h, w) as it is."""
+        candidates = self.sampler.candidates(self.features, self.residual, patch)
+        size = self.guidance.image_size
+        pixels = candidates.shape[0] * size[0] * size[1]
+        step = nodes_at_once(self.device, SEEN_AT_ONCE * self.rows * pixels)
+        parts: dict[int, list[Tensor]] = {i: [] for i, _ in scorers}
+        for start in range(0, self.count, step):
+            stop = min(start + step, self.count)
+            if self.nodes is None:
+                images = candidates.nodes(start, stop)
+            else:
+                proposed = self.nodes[:, patch or 0, start:stop]
+                images = torch.stack([candidates.at(own) for own in proposed.unbind(1)], 1)
+            if patch is not None and image is not None:
+                whole = image.unsqueeze(1).repeat(1, stop - start, 1, 1, 1)
+                self._area(whole, patch).copy_(images)
+                images = whole
+            seen = resize(images.flatten(0, 1), size).unflatten(0, images.shape[:2])
+            for i, scorer in scorers:
+                parts[i].append(scorer.checked(seen, self.level, self.walks))
+        return {i: torch.cat(own, 1) for i, own in parts.items()}
+
+    def _patch_after_patch(
+        self, scorers: list[tuple[int, Scorer]], cost: Tensor, best: Tensor
+    ) -> tuple[Tensor, dict[int, Tensor]]:
+        """Every patch in turn, by measurements and black boxes, from the nodes (R, P) of a first choice.
+
+        Returns:
+            nodes (R, P), and what the black boxes say of the image in the end, (R,) each.
+        """
+        best = best.clone()
+        nodes = best if self.nodes is None else self.nodes.gather(2, best.unsqueeze(2)).squeeze(2)
+        codes = nodes.reshape(-1, *self.grid)
+        image = self.sampler.draw(self.features, codes, self.residual).output
+        said: dict[int, Tensor] = {}
+        for patch in range(self.patches):
+            scores = self._scores(scorers, patch, image)
+            best[:, patch] = self._pick(self._added(cost[:, patch], scores).unsqueeze(1), None)[:, 0]
+            index = best[:, patch].unsqueeze(1)
+            said = {i: own.gather(1, index).squeeze(1) for i, own in scores.items()}
+            node = index if self.nodes is None else self.nodes[:, patch].gather(1, index)
+            chosen = self.sampler.candidates(self.features, self.residual, patch).at(node.squeeze(1))
+            self._area(image, patch).copy_(chosen)
+        return best, said
+
+    def _added(self, cost: Tensor, scores: dict[int, Tensor], pooled: bool = False) -> Tensor:
+        """One cost (R, n) of the measurements' cost and the black boxes' scores: their ranks, if they are several.
+
+        Nodes are ranked among those of their row, or (pooled) among those of all walks of the image.
+        """
+        measured = sum(self._weight(one) for _, one in self.active if isinstance(one, Measurement))
+        parts = [(self._weight(self.guidance.conditions[i]), -own) for i, own in scores.items()]
+        if isinstance(measured, Tensor):
+            parts.append((measured, cost))
+        if len(parts) == 1:
+            return parts[0][1]
+        total = torch.zeros_like(cost)
+        for weight, own in parts:
+            pool = own.reshape(self.guidance.batch_size, -1) if pooled else own
+            total += weight * pool.argsort(1).argsort(1).reshape_as(own)
+        return total
+
+    # the choice
+
+    def _pick(self, cost: Tensor, loose: Tensor | None) -> Tensor:
+        """The cheapest node (or one of the `top_k`) of each patch, (R, P); any node where there is no evidence."""
+        top_k = min(self.guidance.top_k, self.count)
+        if top_k == 1:
+            best = cost.argmin(2)
+        else:
+            several = cost.topk(top_k, largest=False).indices
+            which = (self.guidance.random(cost.shape[:2], self.device) * top_k).long()
+            best = several.gather(2, which.unsqueeze(2)).squeeze(2)
+        if loose is None:
+            return best
+        anything = torch.zeros_like(best)  # what the prior would have drawn
+        if self.nodes is None:
+            anything = (self.guidance.random(best.shape, self.device) * self.count).long()
+        return torch.where(loose, anything, best)
+
+    def _branch(
+        self, cost: Tensor, loose: Tensor | None, best: Tensor, walks: int, scores: dict[int, Tensor]
+    ) -> tuple[Tensor, Tensor]:
+        """The best `walks` of all continuations of an image's walks: rows (R',) and nodes (R', P).
+
+        Continuations of a walk are, with one patch, its nodes; with more, the best of every patch, and the same with
+        another node in the one patch where that costs least. After black boxes with patches there is but one.
+        """
+        batch = self.guidance.batch_size
+        if scores:
+            cost = cost.gather(2, best.unsqueeze(2)).sum(1)
+            total = self._added(cost, {i: own.unsqueeze(1) for i, own in scores.items()}, pooled=True)
+            options = best.unsqueeze(1)
+        elif self.patches == 1:
+            total = cost[:, 0]
+            if loose is not None:
+                total = torch.where(loose, self.guidance.random(total.shape, self.device), total)
+            options = torch.arange(self.count, device=self.device).expand(self.rows, -1).unsqueeze(2)
+        else:
+            lowest = cost.gather(2, best.unsqueeze(2))
+            if loose is not None:
+                lowest = lowest.masked_fill(loose.unsqueeze(2), 0)
+            more = (cost - lowest).scatter(2, best.unsqueeze(2), torch.inf)
+            if loose is not None:
+                more = more.masked_fill(loose.unsqueeze(2), torch.inf)
+            others = min(walks - 1, more[0].numel())
+            increase, place = more.flatten(1).topk(others, largest=False)
+            total = lowest.sum((1, 2)).unsqueeze(1) + torch.cat((torch.zeros_like(lowest[:, 0]), increase), 1)
+            options = best.unsqueeze(1).repeat(1, 1 + others, 1)
+            options[:, 1:].scatter_(2, (place // self.count).unsqueeze(2), (place % self.count).unsqueeze(2))
+        pool = total.reshape(batch, -1)
+        taken = pool.topk(min(walks, pool.shape[1]), largest=False).indices
+        offset = torch.arange(batch, device=self.device).unsqueeze(1) * pool.shape[1]
+        taken = (taken + offset).flatten()
+        return taken // total.shape[1], options.flatten(0, 1)[taken]
+
+    # rows and patches
+
+    def _of_rows(self, tensor: Tensor) -> Tensor:
+        """(1 or B, ...) -> (R, ...)."""
+        tensor = tensor.to(self.device).expand(self.guidance.batch_size, *tensor.shape[1:])
+        return tensor if self.walks == 1 else tensor.repeat_interleave(self.walks, 0)
+
+    def _weight(self, condition: Condition) -> Tensor:
+        """(R, 1)."""
+        return self._of_rows(torch.as_tensor(condition.weight, dtype=torch.float32).reshape(-1, 1))
+
+    def _cut(self, images: Tensor) -> Tensor:
+        """(1 or B, X, h, w) -> (R * P, X, height of a cell, width)."""
+        images = self._of_rows(images)
+        return to_patches(images, (images.shape[2] // self.grid[0], images.shape[3] // self.grid[1]))
+
+    def _area(self, images: Tensor, patch: int) -> Tensor:
+        """The part (..., h / rows, w / columns) of images (..., h, w) that is one patch."""
+        height, width = self.size[0] // self.grid[0], self.size[1] // self.grid[1]
+        top, left = patch // self.grid[1] * height, patch % self.grid[1] * width
+        return images[..., top : top + height, left : left + width]
+
+
+def take_rows(state: Any, rows: Tensor) -> Any:
+    """The state of a prior (a tensor, a named tuple of them, or a batch size) for these rows of its batch."""
+    if isinstance(state, Tensor):
+        return state[rows]
+    return len(rows) if isinstance(state, int) else type(state)(*(take_rows(own, rows) for own in state))
