@@ -16,7 +16,6 @@ from discrete_distribution_network.config import TEMPERATURE, TrainConfig, confi
 from discrete_distribution_network.errors import DDNError, InvalidInput
 
 if TYPE_CHECKING:
-    from PIL.Image import Image
     from torch import Tensor
 
     from discrete_distribution_network.ddn import DDN
@@ -99,17 +98,14 @@ class Sample(_WithModel):
     def run(self) -> None:
         import torch
 
-        from discrete_distribution_network.pictures import grid
-        from discrete_distribution_network.runs import load_model, load_prior, model_folder
+        from discrete_distribution_network.pictures import grid, save_picture
+        from discrete_distribution_network.runs import labels_for, load_model, load_prior, model_folder
 
         folder = model_folder(self.model)
         ddn = load_model(folder, self.device)
         prior = None if self.uniform else load_prior(ddn, folder)
-        labels, classes = None, ddn.num_classes or (None if prior is None else prior.num_classes)
-        if classes is not None:
-            every = torch.arange(self.num) % classes
-            labels = every if self.label is None else torch.full((self.num,), self.label)
-        elif self.label is not None:
+        labels = labels_for(ddn, prior, self.num, self.label)
+        if labels is None and self.label is not None:
             raise InvalidInput(
                 "expected a network or a prior by class for --label, found neither; fit one: ddn prior --by-class"
             )
@@ -159,6 +155,57 @@ class Prior(_OfRun):
 
 
 @dataclass
+class Guide(_WithModel):
+    """Draw images that fit what is known of them: no gradient, no training, any model."""
+
+    kinds: tyro.conf.Positional[str] = "inpaint"
+    """inpaint, colorize, superres, strokes, lowbit, edges, like, classify or clip; several joined by +."""
+    files: tyro.conf.Positional[tuple[Path, ...]] = ()
+    """Image files or folders, of which a part is taken as known; none for classify and clip."""
+    out: Path = Path("guided.png")
+    """Picture to write: a row for each file: what is known, results, the original."""
+    folder: Path | None = None
+    """Folder for one PNG a result, too."""
+    num: int = 4
+    """Results for each file, or in all where there is none."""
+    missing: str = "right"
+    """Of inpaint: left, right, top, bottom or centre; or a picture that is white where the image is missing."""
+    pixels: int | None = None
+    """Of superres: how many pixels high the image is known; a quarter of the model's if not given."""
+    bits: int = 1
+    """Of lowbit."""
+    levels: int | None = None
+    """Of like: how many of the first levels are as in the file; a third if not given."""
+    label: int | None = None
+    """Of classify, and for a network or a prior by class: the class."""
+    classifier: Path | None = None
+    """Of classify: weights that `ddn` wrote; those beside the model, or trained from the run's data, if not given."""
+    text: str | None = None
+    """Of clip: what the image is to show."""
+    clip_model: str = "ViT-B-32"
+    """Of clip: a model of open_clip."""
+    clip_weights: str = "laion2b_s34b_b79k"
+    """Of clip: its weights, by their name there or their file."""
+    beams: int = 1
+    """Walks of each result that are followed, of which the best is taken."""
+    top_k: int = 1
+    """Choose at random among the k best candidates."""
+    uniform: bool = False
+    """Look at all candidates, although `ddn prior` has fitted a prior that would propose some."""
+    proposals: int = 32
+    """How many candidates the prior proposes at each choice."""
+    temperature: float = 1.0
+    """Of the prior."""
+    seed: int | None = None
+    """Of the random choices; new ones each time if not given."""
+
+    def run(self) -> None:
+        from discrete_distribution_network.guide_run import guide
+
+        print(guide(self))
+
+
+@dataclass
 class Reconstruct(_WithImages):
     """Encode image files and draw what each number of levels gives back."""
 
@@ -166,7 +213,7 @@ class Reconstruct(_WithImages):
     """Picture to write: a row for each file, at growing numbers of levels, the original last."""
 
     def run(self) -> None:
-        from discrete_distribution_network.pictures import reconstructions
+        from discrete_distribution_network.pictures import reconstructions, save_picture
 
         ddn, paths, images = self.load()
         walk = ddn.encode_walk(images)
@@ -256,13 +303,6 @@ class Info:
         print(info(self.folder or newest_run()))
 
 
-def save_picture(picture: Image, path: Path) -> None:
-    try:
-        picture.save(path)
-    except ValueError as error:
-        raise InvalidInput(f"expected --out with the ending of a picture, such as .png, got {path}") from error
-
-
 def commands(training: dict[str, Any]) -> Any:
     """All commands; `training` goes over the defaults of those that train."""
     return (
@@ -270,6 +310,7 @@ def commands(training: dict[str, Any]) -> Any:
         | Annotated[Train, tyro.conf.subcommand("train", default=Train(**training))]
         | Annotated[Prior, tyro.conf.subcommand("prior")]
         | Annotated[Sample, tyro.conf.subcommand("sample")]
+        | Annotated[Guide, tyro.conf.subcommand("guide")]
         | Annotated[Reconstruct, tyro.conf.subcommand("reconstruct")]
         | Annotated[Encode, tyro.conf.subcommand("encode")]
         | Annotated[Decode, tyro.conf.subcommand("decode")]

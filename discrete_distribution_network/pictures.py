@@ -12,7 +12,7 @@ from PIL import Image
 from torch import Tensor
 
 from discrete_distribution_network.ddn import DDN, Walk
-from discrete_distribution_network.errors import require
+from discrete_distribution_network.errors import InvalidInput, require
 from discrete_distribution_network.selection import resize
 
 MARGIN = 2
@@ -39,6 +39,14 @@ def grid(images: Tensor, columns: int | None = None, background: float = 1.0) ->
         top, left = index // columns * height + MARGIN, index % columns * width + MARGIN
         sheet[:, top : top + image.shape[1], left : left + image.shape[2]] = image
     return to_pil(sheet)
+
+
+def save_picture(picture: Image.Image, path: Path) -> None:
+    """Write a picture, in the format of the path's ending."""
+    try:
+        picture.save(path)
+    except ValueError as error:
+        raise InvalidInput(f"expected --out with the ending of a picture, such as .png, got {path}") from error
 
 
 def growing_levels(num_levels: int, steps: int = 7) -> list[int]:

@@ -20,7 +20,7 @@ import torch
 from huggingface_hub import constants
 
 from discrete_distribution_network.checkpoints import Checkpoints
-from discrete_distribution_network.classifier import accuracy, num_classes, train_classifier
+from discrete_distribution_network.classifier import Classifier, accuracy, num_classes, train_classifier
 from discrete_distribution_network.code_transformer import CodeTransformer
 from discrete_distribution_network.config import CONFIG, TrainConfig, load_config
 from discrete_distribution_network.data import Split, open_data
@@ -31,7 +31,7 @@ from discrete_distribution_network.images import find_images, load_image
 from discrete_distribution_network.loader import in_unit_range
 from discrete_distribution_network.metrics import evaluate
 from discrete_distribution_network.pictures import to_pil
-from discrete_distribution_network.pretrained import MODEL
+from discrete_distribution_network.pretrained import MODEL, load_strictly, read_tensors, write_tensors
 from discrete_distribution_network.prior import CONFIG as PRIOR
 from discrete_distribution_network.prior import Fitted, LearnedPrior, Prior, fit, read_config
 from discrete_distribution_network.report import read_metrics
@@ -117,6 +117,43 @@ def load_prior(ddn: DDN, folder: Path) -> LearnedPrior | None:
     if kind not in PRIORS:
         raise ModelFileError(f"expected a prior of kind {' or '.join(PRIORS)} in {folder}, got {kind}; fit one anew")
     return PRIORS[kind].load(folder, ddn)
+
+
+def labels_for(ddn: DDN, prior: LearnedPrior | None, count: int, label: int | None) -> torch.Tensor | None:
+    """Classes (count,) to draw with, one after the other or all the same; None if there is nothing that knows them."""
+    classes = ddn.num_classes or (None if prior is None else prior.num_classes)
+    if classes is None:
+        return None
+    return torch.arange(count) % classes if label is None else torch.full((count,), label)
+
+
+CLASSIFIER = "classifier.safetensors"
+"""Weights of a `Classifier` of the classes of a model's images, in its folder."""
+
+
+def classifier_of(ddn: DDN, folder: Path | None, weights: Path | None = None) -> Classifier:
+    """The classifier in a file, or beside a model; it is trained from the data set of the run if there is none yet.
+
+    Args:
+        folder: of the run or the model; the newest run if None.
+    """
+    own = model_folder(folder) / CLASSIFIER
+    path = own if weights is None else weights
+    if path.is_file():
+        tensors = read_tensors(path)
+        try:
+            classifier = Classifier(ddn.channels, len(tensors["head.bias"]))
+        except KeyError as error:
+            raise ModelFileError(f"expected the weights of a classifier in {path}, got others; train one") from error
+        load_strictly(classifier, tensors, path)
+        return classifier.to(ddn.start.device).eval().requires_grad_(False)
+    if weights is not None:
+        raise ModelFileError(f"expected the weights of a classifier in {path}, found no file; check the path")
+    config = _config_of(folder or newest_run())
+    split = _data_of(config, None, ddn)
+    classifier = train_classifier(split.train, ddn, device=ddn.start.device, max_bad_images=config.max_bad_images)
+    write_tensors(own, classifier.state_dict())
+    return classifier
 
 
 def fit_prior(
