@@ -6,6 +6,9 @@ Each command is a dataclass whose fields are its options. PyTorch is imported wh
 from __future__ import annotations
 
 import sys
+import tempfile
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, Literal
@@ -130,8 +133,9 @@ class Sample(_WithModel):
 class Prior(_OfRun):
     """Fit a prior to the codes of a run's data set, so that samples look like it; it is kept beside the model."""
 
-    kind: Literal["heads", "transformer"] = "heads"
-    """heads look at the network's own features; a transformer looks at the codes alone."""
+    kind: Literal["heads", "transformer", "counts"] = "heads"
+    """heads look at the network's own features; a transformer looks at the codes alone; counts of how often each code
+    occurs make the files of `ddn encode` smaller, and do nothing for samples."""
     minutes: float = 5.0
     """How long."""
     by_class: bool = False
@@ -142,9 +146,12 @@ class Prior(_OfRun):
     """Of its weights and of the order of the images."""
 
     def run(self) -> None:
-        from discrete_distribution_network.runs import fit_prior
+        from discrete_distribution_network.runs import count_codes, fit_prior
 
         folder = self.run_folder or self.model
+        if self.kind == "counts":
+            print(f"counts in {count_codes(folder, self.dataset, self.device)}, by which `ddn encode` packs codes")
+            return
         fitted, where = fit_prior(
             folder, self.dataset, self.kind, self.minutes, self.by_class, self.dim, self.seed, self.device
         )
@@ -225,37 +232,70 @@ class Reconstruct(_WithImages):
 
 
 @dataclass
-class Encode(_WithImages):
-    """Write the codes of image files: integers below K, one for each level."""
+class Encode(_WithModel):
+    """Write image files as codes: one .ddn file of a few bytes an image."""
 
-    out: Path = Path("codes.json")
-    """File to write: for each image its name and its codes."""
+    files: tyro.conf.Positional[tuple[Path, ...]] = ()
+    """Image files or folders; each image is resized to cover the model's size and cropped at the centre. - reads one
+    image from the standard input."""
+    out: Annotated[Path, tyro.conf.arg(aliases=["-o"])] = Path("codes.ddn")
+    """File to write; - is the standard output. One that ends in .json lists the codes for people."""
+    tile: bool = False
+    """Keep the images' own size, the same for all, and cut them into tiles of the model's size."""
+    levels: int | None = None
+    """Only the first so many levels: smaller files, coarser images."""
+    beams: int = 1
+    """Walks of each image that are followed, of which the best is taken: better images in the same bytes."""
+    rate: float = 0.0
+    """What a bit costs, in mean squared error, where there are counts (ddn prior --kind counts): smaller files."""
 
     def run(self) -> None:
-        from discrete_distribution_network.runs import write_codes
+        from discrete_distribution_network.runs import codec_of, model_folder, write_codes
 
-        ddn, paths, images = self.load()
-        write_codes(self.out, paths, ddn.encode(images))
-        print(f"{len(paths)} images, {ddn.bits_per_image / 8:g} bytes each, as codes in {self.out}")
+        codec = codec_of(model_folder(self.model), self.device, self.beams, self.rate)
+        with standard_input(self.files) as files:
+            out = sys.stdout.buffer if str(self.out) == "-" else self.out
+            if told := write_codes(codec, files, out, self.tile, self.levels):
+                print(told)
 
 
 @dataclass
 class Decode(_WithModel):
     """Write the images of codes that `ddn encode` wrote."""
 
-    codes: tyro.conf.Positional[Path] = Path("codes.json")
-    """The file of codes."""
-    out: Path = Path("decoded")
-    """Folder for one PNG an image; files of the same names are not replaced."""
+    codes: tyro.conf.Positional[Path] = Path("codes.ddn")
+    """The file of codes; - is the standard input."""
+    out: Annotated[Path, tyro.conf.arg(aliases=["-o"])] = Path("decoded")
+    """Folder for one PNG an image; files of the same names are not replaced. - writes one to the standard output."""
     levels: int | None = None
     """Only the first so many levels: coarser images."""
 
     def run(self) -> None:
-        from discrete_distribution_network.runs import decode_to_folder, load_model, model_folder
+        from discrete_distribution_network.pictures import to_pil
+        from discrete_distribution_network.runs import codec_of, model_folder, read_codes, write_images
 
-        ddn = load_model(model_folder(self.model), self.device)
-        written = decode_to_folder(ddn, self.codes, self.out, self.levels)
-        print(f"{written} images in {self.out}")
+        codec = codec_of(model_folder(self.model), self.device)
+        source = sys.stdin.buffer if str(self.codes) == "-" else self.codes
+        names, images = read_codes(codec, source, self.levels)
+        if str(self.out) != "-":
+            write_images(names, images, self.out)
+            print(f"{len(images)} images in {self.out}")
+            return
+        if len(images) != 1:
+            raise InvalidInput(f"expected codes of one image for the standard output, got {len(images)}; use a folder")
+        to_pil(images[0]).save(sys.stdout.buffer, format="PNG")
+
+
+@contextmanager
+def standard_input(files: Sequence[Path]) -> Iterator[Sequence[Path]]:
+    """The files; a - among them stands for one that holds what the standard input gives."""
+    if not any(str(file) == "-" for file in files):
+        yield files
+        return
+    with tempfile.TemporaryDirectory() as folder:
+        path = Path(folder, "standard input")
+        path.write_bytes(sys.stdin.buffer.read())
+        yield [path if str(file) == "-" else file for file in files]
 
 
 @dataclass

@@ -206,6 +206,21 @@ class ColorStrokes(Measurement):
         super().__init__(colors, mask, finest, **shared)
 
 
+class Cheap(Condition):
+    """Codes that take few bits.
+
+    Args:
+        bits: for each level what its codes take, (codes of the level, K).
+    """
+
+    def __init__(self, bits: Sequence[Tensor], **shared: Any):
+        super().__init__(**shared)
+        self.bits = bits
+
+    def holds_at(self, level: int) -> bool:
+        return super().holds_at(level) and level < len(self.bits)
+
+
 class Scorer(Condition):
     """A black box: it gets the candidates, at the model's image size, and says which are better.
 

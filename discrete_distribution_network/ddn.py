@@ -349,16 +349,22 @@ class DDN(
         cond: Tensor | None = None,
         *,
         beams: int = 1,
+        also: Sequence[Condition] = (),
     ) -> Walk:
-        """The whole walk of `encode`: codes, the image at every level, each level's error; or of the first levels."""
+        """The whole walk of `encode`: codes, the image at every level, each level's error; or of the first levels.
+
+        Args:
+            also: further conditions, beside being near to the images; see `conditions.py`.
+        """
         require(levels is None or 1 <= levels <= self.num_levels, f"levels from 1 to {self.num_levels}", levels)
         self._check_images(images)
         batch = images.shape[0]
-        if beams > 1:
-            guidance = Guidance([Match(images)], batch, levels or self.num_levels, self.image_size, beams=beams)
+        if beams > 1 or also:
+            conditions = [Match(images), *also]
+            guidance = Guidance(conditions, batch, levels or self.num_levels, self.image_size, beams=beams)
             with self._evaluating():
                 walk = self.walk(guidance, batch, levels, labels, cond)
-            return walk._replace(losses=-torch.cat(guidance.scores, 1).mean(0))
+            return walk._replace(losses=-torch.stack(guidance.scores, 1)[:, :, 0].mean(0))
         with self._evaluating():
             return self.walk(Nearest(images), batch, levels, labels, cond)
 
@@ -547,6 +553,19 @@ class DDN(
         parts = codes.split(self.codes_per_level[:levels], dim=1)
         return [part.reshape(-1, *shape) for part, shape in zip(parts, self.code_shapes, strict=False)]
 
+    def levels_of(self, count: int) -> int:
+        """How many of the first levels have so many codes in all.
+
+        Raises:
+            InvalidInput: none: they end inside a level.
+        """
+        levels = number = 0
+        while number < count and levels < self.num_levels:
+            number += self.codes_per_level[levels]
+            levels += 1
+        require(number == count, "codes that end with a level", f"{count} codes", f"give {number}")
+        return levels
+
     def _levels_of(self, codes: Tensor) -> int:
         """How many levels these codes are for, once they are checked."""
         total = sum(self.codes_per_level)
@@ -555,11 +574,7 @@ class DDN(
             f"codes of shape (B, {total}), or fewer columns for a coarser image",
             tuple(codes.shape),
         )
-        levels = number = 0
-        while number < codes.shape[1]:
-            number += self.codes_per_level[levels]
-            levels += 1
-        require(number == codes.shape[1], "codes that end with a level", f"{codes.shape[1]} codes", f"give {number}")
+        levels = self.levels_of(codes.shape[1])
         if not torch.compiler.is_compiling():  # looking at values would break the graph
             for level, part in enumerate(codes.split(self.codes_per_level[:levels], dim=1)):
                 try:

@@ -23,7 +23,7 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from discrete_distribution_network.candidates import Candidates, nodes_at_once
-from discrete_distribution_network.conditions import Condition, Measured, Measurement, Scorer, Size
+from discrete_distribution_network.conditions import Cheap, Condition, Measured, Measurement, Scorer, Size
 from discrete_distribution_network.errors import require
 from discrete_distribution_network.guided_sampler import GuidedSampler, to_patches
 from discrete_distribution_network.selection import Branches, Likely, resize
@@ -176,14 +176,17 @@ class _Choice:
     # what the conditions say
 
     def _errors(self) -> dict[int, Tensor]:
-        """The error (R, P, n) of every node by each measurement; those of the patches add up to that of the image."""
-        measurements = [(i, one) for i, one in self.active if isinstance(one, Measurement)]
-        if not measurements:
-            return {}
-        candidates = self.sampler.candidates(self.features, self.residual)
-        errors = {}
-        for i, measurement in measurements:
-            error = self._error(candidates, measurement.at(self.size, self.grid))
+        """The error (R, P, n), or the bits, of every node; those of the patches add up to those of the image."""
+        errors: dict[int, Tensor] = {}
+        candidates = None
+        for i, one in self.active:
+            if isinstance(one, Measurement):
+                candidates = candidates or self.sampler.candidates(self.features, self.residual)
+                error = self._error(candidates, one.at(self.size, self.grid))
+            elif isinstance(one, Cheap):
+                error = one.bits[self.level].float().to(self.device).expand(self.rows, -1, -1)
+            else:
+                continue
             errors[i] = error if self.nodes is None else error.gather(2, self.nodes)
         return errors
 

@@ -43,6 +43,13 @@ def load_image(
         return _pixels(image, size, channels, background)
 
 
+def load_whole(file: str | Path | BinaryIO, channels: int, background: int = 255, name: object = None) -> Tensor:
+    """One image file as uint8 (C, H, W) in its own size; see `load_image`."""
+    with faults_named(file if name is None else name), Image.open(file) as image:
+        size = ImageOps.exif_transpose(image).size
+        return _pixels(image, (size[1], size[0]), channels, background)
+
+
 def to_pixels(
     image: Image.Image, size: tuple[int, int], channels: int, background: int = 255, name: object = "an image"
 ) -> Tensor:

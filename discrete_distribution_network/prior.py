@@ -33,7 +33,7 @@ from discrete_distribution_network.errors import DataError, DDNError, InvalidInp
 from discrete_distribution_network.guided_sampler import GuidedSampler
 from discrete_distribution_network.loader import Loader, in_order, in_unit_range
 from discrete_distribution_network.pretrained import load_strictly, read_tensors, write_tensors
-from discrete_distribution_network.processes import fast_precision
+from discrete_distribution_network.processes import fast_autocast
 from discrete_distribution_network.schedule import learning_rate as rate_at
 from discrete_distribution_network.selection import Branches, Nearest, SamplerOutput, Selection
 from discrete_distribution_network.whole_folder import sha256
@@ -398,7 +398,7 @@ def fit(
     require(steps is None or steps >= 1, "steps of at least 1", steps)
     require(minutes is None or minutes > 0, "minutes above 0", minutes)
     device = ddn.start.device
-    fast = torch.autocast(device.type, torch.bfloat16, enabled=fast_precision(device.type == "cpu") == "bf16")
+    fast = fast_autocast(device)
     prior.to(device).train()
     was_training = ddn.training
     ddn.eval()

@@ -64,6 +64,11 @@ def fast_precision(cpu: bool = False) -> Precision:
     return "bf16" if getattr(torch.cpu, "_is_amx_tile_supported", lambda: False)() else "no"
 
 
+def fast_autocast(device: torch.device) -> torch.autocast:
+    """Autocast to bfloat16 where that is fast, else none. Enter it anew at every step: it keeps copies of weights."""
+    return torch.autocast(device.type, torch.bfloat16, enabled=fast_precision(device.type == "cpu") == "bf16")
+
+
 class Processes:
     """This process among all that train together.
 

@@ -125,10 +125,10 @@ def test_sample_reconstruct_encode_decode(trained, photograph_folder, capsys):
     run("reconstruct", *files, "--out", "rows.png")
     assert Image.open("rows.png").size[0] > 100
     assert "000.jpg: error" in capsys.readouterr().out
-    run("encode", photograph_folder)
+    run("encode", photograph_folder, "-o", "codes.json")
     codes = json.loads(Path("codes.json").read_text())["images"]
     assert len(codes) == 24
-    run("decode")
+    run("decode", "codes.json")
     pictures = sorted(Path("decoded").iterdir())
     assert len(pictures) == 24
     assert pictures[0].name == "00000-000.png"
@@ -239,7 +239,7 @@ def test_bad_input_is_one_line(photograph_folder, tmp_path, monkeypatch, capsys)
     assert "got none" in refused(capsys, "encode")
     assert "ending" in refused(capsys, "sample", "--out", "picture")
     assert "nowhere" in refused(capsys, "sample", "--out", "nowhere/picture.png")
-    assert "codes.json" in refused(capsys, "decode")
+    assert "codes.ddn" in refused(capsys, "decode")
     for codes, said in (
         ("[1, 77]", "level 1"),
         ("[0.5, 1]", "integer"),
@@ -247,7 +247,7 @@ def test_bad_input_is_one_line(photograph_folder, tmp_path, monkeypatch, capsys)
         ("7", "codes.json"),
     ):
         Path("codes.json").write_text(f'{{"images": [{{"name": "a", "codes": {codes}}}]}}')
-        assert said in refused(capsys, "decode", "--model", "runs/small/model"), codes
+        assert said in refused(capsys, "decode", "codes.json", "--model", "runs/small/model"), codes
     assert "--dataset" in refused(capsys, "evaluate", "runs/small/model")
     (photograph_folder / "broken.png").write_text("no image")
     with pytest.raises(SystemExit):

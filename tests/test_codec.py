@@ -1,0 +1,204 @@
+import math
+import subprocess
+import sys
+
+import pytest
+import torch
+from small import digits, small_ddn
+from test_guidance import colour_ddn
+
+from discrete_distribution_network.bitstream import (
+    CodeFileError,
+    DamagedCodes,
+    ExtendedCodes,
+    NewerCodes,
+    OtherModelsCodes,
+    Reader,
+    TruncatedCodes,
+)
+from discrete_distribution_network.codec import COUNTS, CodeCounts, ImageCodec, fingerprint
+from discrete_distribution_network.ddn import DDN
+from discrete_distribution_network.errors import InvalidInput, ModelFileError
+from discrete_distribution_network.selection import resize
+
+HEADER = 39
+
+
+def photo(height, width, channels=3):
+    """Smooth colours of any size."""
+    rows, columns = torch.linspace(0, 1, height)[:, None], torch.linspace(0, 1, width)
+    return torch.stack([(rows * (i + 1) + columns).sin().abs() for i in range(channels)])
+
+
+@pytest.mark.parametrize(("height", "width"), [(16, 16), (5, 7), (16, 40), (33, 17)])
+def test_an_image_of_any_size_comes_back_as_its_tiles(height, width):
+    ddn = colour_ddn()
+    codec, image = ImageCodec(ddn), photo(height, width)
+    data = codec.compress(image)
+    back = codec.decompress(data)
+    assert back.shape == image.shape
+    rows, columns = -(-height // 16), -(-width // 16)
+    bits = rows * columns * ddn.bits_per_image
+    header = Reader(data).header
+    assert header.tiles == rows * columns
+    assert len(Reader(data)[0]) == math.ceil(bits / 8)
+    assert len(data) == HEADER + math.ceil(bits / 8)
+    for row in range(rows):
+        for column in range(columns):
+            part = (slice(None), slice(16 * row, 16 * row + 16), slice(16 * column, 16 * column + 16))
+            if part[1].stop <= height and part[2].stop <= width:
+                own = ddn.reconstruct(image[part].unsqueeze(0))[0].clamp(0, 1)
+                torch.testing.assert_close(back[part], own)
+
+
+def test_fewer_levels_are_a_coarser_image_and_a_smaller_file():
+    ddn, image = colour_ddn(), photo(16, 16)
+    codec = ImageCodec(ddn)
+    whole = codec.compress(image)
+    for levels in (1, 2, 4):
+        coarse = resize(ddn.reconstruct(image.unsqueeze(0), levels), (16, 16))[0].clamp(0, 1)
+        torch.testing.assert_close(codec.decompress(whole, levels), coarse)
+        short = codec.compress(image, levels)
+        assert len(short) < len(whole)
+        torch.testing.assert_close(codec.decompress(short), coarse)
+    with pytest.raises(InvalidInput, match="levels from 1 to 4"):
+        codec.decompress(short, 5)
+
+
+def test_many_images_in_one_file_with_random_access():
+    ddn, images = small_ddn().eval(), digits(30) / 255
+    codec = ImageCodec(ddn, batch_size=7)
+    data = codec.compress_batch(images)
+    torch.testing.assert_close(codec.decompress_batch(data), ddn.reconstruct(images).clamp(0, 1))
+    some = codec.decompress_batch(data, only=[29, 3])
+    torch.testing.assert_close(some, ddn.reconstruct(images[[29, 3]]).clamp(0, 1))
+    assert len(data) == HEADER - 3 + 30 * math.ceil(ddn.bits_per_image / 8)
+    with pytest.raises(InvalidInput, match="decompress_batch"):
+        codec.decompress(data)
+
+
+def test_headerless_codes():
+    ddn, images = colour_ddn(codebook_size=[10, 7, 32, 3, 256, 5]), photo(16, 16).unsqueeze(0)
+    codes = ddn.encode(images)
+    codec = ImageCodec(ddn)
+    (part,) = codec.pack(codes)
+    assert len(part) == math.ceil(ddn.bits_per_image / 8)
+    assert torch.equal(codec.unpack([part]), codes)
+    first = codes[:, : sum(ddn.codes_per_level[:3])]
+    assert torch.equal(codec.unpack(codec.pack(first), 3), first)
+
+
+def test_five_faults_five_errors():
+    ddn = colour_ddn()
+    codec = ImageCodec(ddn)
+    data = codec.compress(photo(16, 16))
+    with pytest.raises(TruncatedCodes):
+        codec.decompress(data[:-1])
+    with pytest.raises(ExtendedCodes):
+        codec.decompress(data + b"x")
+    flipped = bytearray(data)
+    flipped[-1] ^= 4
+    with pytest.raises(DamagedCodes):
+        codec.decompress(bytes(flipped))
+    from test_bitstream import sealed
+
+    with pytest.raises(NewerCodes):
+        codec.decompress(sealed(data, _4=9))
+    with pytest.raises(OtherModelsCodes):
+        ImageCodec(small_ddn(channels=3, image_size=16)).decompress(data)
+    huge = sealed(data, **{f"_{place}": 255 for place in (17, 18, 19, 20)})
+    with pytest.raises(CodeFileError):
+        codec.decompress(huge)
+
+
+def test_the_fingerprint_is_of_the_weights_in_any_precision(tmp_path):
+    ddn = small_ddn()
+    own = fingerprint(ddn)
+    ddn.save_pretrained(tmp_path)
+    assert fingerprint(DDN.from_pretrained(tmp_path)) == own
+    assert fingerprint(small_ddn(seed=4)) != own
+    assert fingerprint(small_ddn().bfloat16()) == own
+    ddn.samplers[0].counts += 1
+    assert fingerprint(ddn) == own
+    with torch.no_grad():
+        ddn.start[0, 0, 0, 0] += 0.1
+    assert fingerprint(ddn) != own
+
+
+def test_any_batch_size_number_of_threads_and_precision_reads_the_same_codes():
+    ddn, images = small_ddn().eval(), digits(40) / 255
+    data = ImageCodec(ddn).compress_batch(images)
+    want = ImageCodec(ddn).decompress_batch(data)
+    threads = torch.get_num_threads()
+    for number in (1, 2, 3):
+        torch.set_num_threads(number)
+        torch.testing.assert_close(ImageCodec(ddn, batch_size=number).decompress_batch(data), want, atol=1e-5, rtol=0)
+    torch.set_num_threads(threads)
+    half = small_ddn().eval().bfloat16()
+    torch.testing.assert_close(ImageCodec(half).decompress_batch(data), want, atol=0.03, rtol=0)
+    torch.testing.assert_close(ImageCodec(small_ddn().eval().double()).decompress_batch(data), want, atol=1e-5, rtol=0)
+
+
+def skewed(ddn, images):
+    return CodeCounts.of(ddn, ddn.encode(images))
+
+
+def test_range_coded_files_are_smaller_where_codes_are_uneven(tmp_path):
+    pytest.importorskip("constriction")
+    ddn, images = colour_ddn(), photo(16, 16).unsqueeze(0) * torch.rand(200, 1, 1, 1)
+    counts = skewed(ddn, images)
+    counts.save(tmp_path)
+    counts = CodeCounts.load(tmp_path)
+    codec, plain = ImageCodec(ddn, counts), ImageCodec(ddn)
+    data = codec.compress_batch(images)
+    torch.testing.assert_close(codec.decompress_batch(data), plain.decompress_batch(plain.compress_batch(images)))
+    torch.testing.assert_close(codec.decompress_batch(data, only=[150]), codec.decompress_batch(data)[150:151])
+    codes = ddn.encode(images)
+    bits = sum(
+        counts.bits(level).gather(1, part.T).sum() for level, part in enumerate(codes.split(ddn.codes_per_level, 1))
+    )
+    packed = codec.pack(codes)
+    assert torch.equal(codec.unpack(packed), codes)
+    assert bits / 8 <= sum(map(len, packed)) <= bits / 8 + 1.5 * len(images)
+    big = photo(64, 64)
+    assert len(data) < len(plain.compress_batch(images))
+    torch.testing.assert_close(codec.decompress(codec.compress(big)), plain.decompress(plain.compress(big)))
+    with pytest.raises(InvalidInput, match="the counts of the model's codes"):
+        plain.decompress_batch(data)
+    uniform = plain.compress_batch(images)
+    torch.testing.assert_close(codec.decompress_batch(uniform), plain.decompress_batch(uniform))
+
+
+def test_a_rate_makes_files_smaller_and_images_worse():
+    pytest.importorskip("constriction")
+    ddn, images = colour_ddn(), photo(16, 16).unsqueeze(0) * torch.rand(64, 1, 1, 1)
+    counts = skewed(ddn, images)
+    careful, cheap = ImageCodec(ddn, counts), ImageCodec(ddn, counts, rate=1e-2)
+    sizes = [len(codec.compress_batch(images)) for codec in (careful, cheap)]
+    errors = [
+        float((codec.decompress_batch(codec.compress_batch(images)) - images).square().mean())
+        for codec in (careful, cheap)
+    ]
+    assert sizes[1] < 0.9 * sizes[0]
+    assert errors[1] > errors[0]
+
+
+def test_counts_that_do_not_fit_are_told(tmp_path):
+    ddn = colour_ddn()
+    with pytest.raises(ModelFileError, match="found none"):
+        CodeCounts.load(tmp_path)
+    other = skewed(small_ddn().eval(), digits(20) / 255)
+    with pytest.raises(InvalidInput, match="counts of shape"):
+        ImageCodec(ddn, other)
+    with pytest.raises(InvalidInput, match="sum to"):
+        CodeCounts([torch.ones(1, 4, dtype=torch.long)])
+    with pytest.raises(InvalidInput, match="counts where rate"):
+        ImageCodec(ddn, rate=0.1)
+    (tmp_path / COUNTS).write_bytes(b"nothing")
+    with pytest.raises(ModelFileError):
+        CodeCounts.load(tmp_path)
+
+
+def test_bitstream_knows_no_torch():
+    code = "import sys; from discrete_distribution_network import bitstream; assert 'torch' not in sys.modules"
+    subprocess.run([sys.executable, "-c", code], check=True)
