@@ -299,6 +299,84 @@ def standard_input(files: Sequence[Path]) -> Iterator[Sequence[Path]]:
 
 
 @dataclass
+class Tree(_WithModel):
+    """Draw the latent tree: which images the first choices lead to, and how many take them."""
+
+    files: tyro.conf.Positional[tuple[Path, ...]] = ()
+    """Of path and walk: the image files."""
+    kind: Literal["grids", "branches", "path", "walk"] = "grids"
+    """grids within grids, branches from left to right, the path of one image, or an animation of walks."""
+    out: Path = Path("tree.png")
+    """Picture to write; of walk one that ends in .gif, .webp or .png."""
+    dataset: str | None = None
+    """Whose images are counted; the run's own if not given."""
+    images: int = 2000
+    """How many of them."""
+
+    def run(self) -> None:
+        from discrete_distribution_network.tree_run import draw_tree
+
+        print(draw_tree(self.kind, self.model, self.files, self.dataset, self.images, self.out, self.device))
+
+
+@dataclass
+class Interpolate(_WithModel):
+    """Draw what lies between two images."""
+
+    one: tyro.conf.Positional[Path] = Path()
+    """An image file."""
+    other: tyro.conf.Positional[Path] = Path()
+    """Another."""
+    steps: int = 8
+    """Pictures."""
+    beams: int = 4
+    """Walks of each picture that are followed, of which the best is taken."""
+    out: Path = Path("between.png")
+    """Picture to write."""
+
+    def run(self) -> None:
+        from discrete_distribution_network.tree_run import interpolate
+
+        print(interpolate(self.model, self.one, self.other, self.steps, self.beams, self.out, self.device))
+
+
+@dataclass
+class Neighbours(_WithModel):
+    """Find the images of a folder that are nearest to an image, by their codes alone."""
+
+    image: tyro.conf.Positional[Path] = Path()
+    """An image file."""
+    folder: tyro.conf.Positional[Path] = Path()
+    """Where to look, also in the folders below."""
+    num: int = 10
+    """How many."""
+    out: Path = Path("neighbours.png")
+    """Picture to write: the image first."""
+
+    def run(self) -> None:
+        from discrete_distribution_network.tree_run import show_neighbours
+
+        print(show_neighbours(self.model, self.image, self.folder, self.num, self.out, self.device))
+
+
+@dataclass
+class Cluster(_WithModel):
+    """Sort the images of a folder by the first choices of their codes."""
+
+    folder: tyro.conf.Positional[Path] = Path()
+    """The images, also in the folders below."""
+    levels: int = 1
+    """How many of the first levels."""
+    out: Path = Path("clusters.png")
+    """Picture to write: a row for each of the largest clusters, what its images share first."""
+
+    def run(self) -> None:
+        from discrete_distribution_network.tree_run import show_clusters
+
+        print(show_clusters(self.model, self.folder, self.levels, self.out, self.device))
+
+
+@dataclass
 class Evaluate(_OfRun):
     """Measure a run's model on its test images, and its samples by Fréchet distance."""
 
@@ -331,6 +409,25 @@ class Evaluate(_OfRun):
 
 
 @dataclass
+class Demo(_WithModel):
+    """Open a page to play with a model: walk its tree, sample, compress, guide, watch a training."""
+
+    model: Path | None = None
+    """Run or model folder; the released model of Fashion-MNIST if not given."""
+    host: str = "127.0.0.1"
+    """Address to listen on; 0.0.0.0 lets others in."""
+    port: int | None = None
+    """Port to listen on; a free one from 7860 on if not given."""
+    browser: bool = True
+    """Open the page in a browser."""
+
+    def run(self) -> None:
+        from discrete_distribution_network.runs import demo_of
+
+        demo_of(self.model, self.device, self.host, self.port, self.browser)
+
+
+@dataclass
 class Info:
     """Tell a run's or a model's network, bits, levels, use of nodes by level, and last figures."""
 
@@ -354,7 +451,12 @@ def commands(training: dict[str, Any]) -> Any:
         | Annotated[Reconstruct, tyro.conf.subcommand("reconstruct")]
         | Annotated[Encode, tyro.conf.subcommand("encode")]
         | Annotated[Decode, tyro.conf.subcommand("decode")]
+        | Annotated[Tree, tyro.conf.subcommand("tree")]
+        | Annotated[Interpolate, tyro.conf.subcommand("interpolate")]
+        | Annotated[Neighbours, tyro.conf.subcommand("neighbours")]
+        | Annotated[Cluster, tyro.conf.subcommand("cluster")]
         | Annotated[Evaluate, tyro.conf.subcommand("evaluate")]
+        | Annotated[Demo, tyro.conf.subcommand("demo")]
         | Annotated[Info, tyro.conf.subcommand("info")]
     )
 

@@ -90,9 +90,7 @@ class CodeCounts:
         """
         path = Path(folder) / COUNTS
         if not path.is_file():
-            raise ModelFileError(
-                f"expected counts of codes in {path}, found none; run `ddn prior --kind counts`"
-            )
+            raise ModelFileError(f"expected counts of codes in {path}, found none; run `ddn prior --kind counts`")
         tables = [table.long() for _, table in sorted(read_tensors(path).items())]
         try:
             return cls(tables)

@@ -20,8 +20,17 @@ from torch import Tensor, nn
 from discrete_distribution_network import whole_folder
 from discrete_distribution_network.errors import InvalidInput, ModelFileError
 
+RELEASED = Path(__file__).parent / "released"
+"""Folder of the small models that come with the library, each in one of its name."""
+
 MODEL = "model"
 """Folder, inside that of a training's results, of the model at its end."""
+
+
+def released(name: str | Path) -> Path | None:
+    """The folder of a model that comes with the library, by its name, unless there is a folder of that name here."""
+    path = RELEASED / name
+    return path if len(Path(name).parts) == 1 and not Path(name).exists() and path.is_dir() else None
 
 
 class Pretrained(PyTorchModelHubMixin):
@@ -57,12 +66,14 @@ class Pretrained(PyTorchModelHubMixin):
 
     @classmethod
     def from_pretrained(cls, pretrained_model_name_or_path: str | Path, **kwargs: Any) -> Self:
-        """Load a model from a folder or, by its name, from the Hugging Face hub. A run's folder stands for its model.
+        """Load a model from a folder or, by its name, one that comes with the library ("fashion-mnist",
+        "fashion-mnist-by-class") or lies on the Hugging Face hub. A run's folder stands for its model.
 
         Raises:
             ModelFileError: the folder, a file of it or a parameter is missing, extra, damaged or of another
                 shape; the message says which.
         """
+        pretrained_model_name_or_path = released(pretrained_model_name_or_path) or pretrained_model_name_or_path
         folder = Path(pretrained_model_name_or_path)
         if (folder / MODEL / constants.CONFIG_NAME).is_file():
             pretrained_model_name_or_path = folder = folder / MODEL

@@ -33,7 +33,7 @@ from discrete_distribution_network.images import find_images, load_image, load_w
 from discrete_distribution_network.loader import in_order, in_unit_range
 from discrete_distribution_network.metrics import evaluate, psnr
 from discrete_distribution_network.pictures import to_pil
-from discrete_distribution_network.pretrained import MODEL, load_strictly, read_tensors, write_tensors
+from discrete_distribution_network.pretrained import MODEL, load_strictly, read_tensors, released, write_tensors
 from discrete_distribution_network.prior import CONFIG as PRIOR
 from discrete_distribution_network.prior import Fitted, LearnedPrior, Prior, fit, read_config
 from discrete_distribution_network.processes import fast_autocast
@@ -77,8 +77,11 @@ def newest_run(pattern: str = "*", dataset: str | None = None) -> Path:
 def model_folder(folder: Path | None) -> Path:
     """The folder of the model that a path stands for: a model's own, or of a run the newest that is whole.
 
-    None is the newest run under ./runs. To look for it reads all of a checkpoint: once is enough.
+    None is the newest run under ./runs; a name may be that of a model that comes with the library. To look for it reads
+    all of a checkpoint: once is enough.
     """
+    if folder is not None and (there := released(folder)) is not None:
+        return there
     folder = folder or newest_run()
     if not folder.is_dir():
         raise ModelFileError(f"expected a run or a model folder at {folder}, found none; give one that training wrote")
@@ -195,6 +198,31 @@ def _data_of(config: TrainConfig, dataset: str | None, ddn: DDN) -> Split:
     return open_data(name, ddn.image_size, ddn.channels, config.test_share, config.streaming)
 
 
+def demo_of(model: Path | None, device: str, host: str, port: int | None, browser: bool) -> None:
+    """Serve the page of a model, by default the released one, until it is stopped."""
+    try:
+        from discrete_distribution_network.demo.page import Demo, serve
+    except ImportError as error:
+        raise InvalidInput(
+            f"expected gradio for the page, but {error}; pip install 'discrete-distribution-network[demo]'"
+        ) from error
+    folder = model_folder(Path("fashion-mnist") if model is None else model)
+    ddn = load_model(folder, device)
+    net = classifier_of(ddn, folder) if (folder / CLASSIFIER).is_file() else None
+    card = folder / CARD
+    classes = json.loads(card.read_text(encoding="utf-8"))["classes"] if card.is_file() else None
+    example = (
+        in_unit_range(load_image(folder / EXAMPLE, ddn.image_size, ddn.channels))
+        if (folder / EXAMPLE).is_file()
+        else None
+    )
+    serve(Demo(ddn, load_prior(ddn, folder), net, classes, example), host, port, browser)
+
+
+CARD, EXAMPLE = "classes.json", "example.png"
+"""Beside a released model: the names of its classes, and an image to begin with."""
+
+
 def info(run: Path) -> str:
     """What there is to say of a run or a model: network, bits, levels, usage by level, last figures."""
     folder = model_folder(run)
@@ -240,6 +268,13 @@ def load_images(files: Sequence[Path], ddn: DDN) -> tuple[list[Path], torch.Tens
     return paths, in_unit_range(images.to(ddn.start.device))
 
 
+def data_of_run(run: Path | None, dataset: str | None, ddn: DDN) -> Any:
+    """The training images of a run, or another data set; those of Fashion-MNIST for a released model."""
+    if dataset is None and run is not None and released(run) is not None:
+        dataset = "fashion-mnist"
+    return _data_of(_config_of(run or newest_run()), dataset, ddn).train
+
+
 def codec_of(folder: Path, device: str, beams: int = 1, rate: float = 0.0) -> ImageCodec:
     """The codec of a model's folder, which range codes if counts lie there."""
     counts = CodeCounts.load(folder) if (folder / COUNTS).is_file() else None
@@ -277,7 +312,9 @@ def write_codes(codec: ImageCodec, files: Sequence[Path], out: Path | BinaryIO, 
         images = in_unit_range(torch.stack(whole))
     if isinstance(out, Path) and out.suffix == ".json":
         require(not tile, "a .ddn file for --tile", out)
-        codes = ddn.encode_walk(images, levels, beams=codec.beams).codes.tolist()
+        codes: list[Any] = ddn.encode_walk(images, levels, beams=codec.beams).codes.tolist()
+        if set(ddn.codebook_sizes) == {2}:  # Taiji-DDN: a string of bits
+            codes = ["".join(map(str, own)) for own in codes]
         listed = [{"name": path.stem, "codes": own} for path, own in zip(paths, codes, strict=True)]
         out.write_text(json.dumps({"images": listed}) + "\n", encoding="utf-8")
         return f"{len(paths)} images, {ddn.bits_per_image / 8:g} bytes each, as codes in {out}"
@@ -309,8 +346,8 @@ def read_codes(codec: ImageCodec, source: Path | BinaryIO, levels: int | None) -
         images = codec.decompress_batch(data, levels)
         return [f"{index:05d}" for index in range(len(images))], images
     try:
-        listed = [(str(image["name"]), list(image["codes"])) for image in json.loads(data.decode())["images"]]
-        codes = torch.tensor([own for _, own in listed])
+        listed = [(str(image["name"]), image["codes"]) for image in json.loads(data.decode())["images"]]
+        codes = torch.tensor([list(map(int, own)) if isinstance(own, str) else list(own) for _, own in listed])
     except (UnicodeDecodeError, ValueError, KeyError, TypeError) as error:
         raise DataError(f"expected codes that `ddn encode` wrote in {source}, got something else ({error})") from error
     require(len(listed) >= 1, f"at least one image in {source}", "none")

@@ -26,7 +26,19 @@ from discrete_distribution_network.training_run import _folder
 FAST = ["--steps", "6", "--dim", "4", "--dim-max", "8", "--codebook-size", "4", "--batch-size", "8", "--device", "cpu"]
 FAST += ["--size", "8", "12"]
 PICTURES = {"samples.png", "reconstructions.png", "tree.png", "loss.png"}
-COMMANDS = ["quickstart", "train", "prior", "sample", "guide", "reconstruct", "encode", "decode", "evaluate", "info"]
+COMMANDS = [
+    "quickstart",
+    "train",
+    "prior",
+    "sample",
+    "guide",
+    "reconstruct",
+    "encode",
+    "decode",
+    "evaluate",
+    "demo",
+    "info",
+]
 
 
 def run(*arguments):

@@ -1,0 +1,1 @@
+"""The page to play with, `ddn demo`: `walking.py` is what its first tab does, `page.py` the page."""

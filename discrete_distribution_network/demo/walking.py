@@ -1,0 +1,207 @@
+"""A walk through the latent tree, one choice after the other, as a person makes it.
+
+A place in the tree is nothing but the codes chosen so far, a tuple of integers: so it can be copied, pasted, shared,
+and belongs to nobody. At a level with patches the choices are made one patch after the other, row by row.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import NamedTuple
+
+import torch
+from torch import Tensor
+
+from discrete_distribution_network.candidates import Candidates
+from discrete_distribution_network.ddn import DDN
+from discrete_distribution_network.errors import InvalidInput, require
+from discrete_distribution_network.guided_sampler import GuidedSampler
+from discrete_distribution_network.selection import Given, Likely, SamplerOutput, resize
+
+Codes = tuple[int, ...]
+
+
+class Choice(NamedTuple):
+    """What can be chosen at a place in the tree.
+
+    Attributes:
+        level, patch: where the choice is; patch is None at a level that chooses for the whole image.
+        images: the image so far with each of the K candidates in its place, (K, C, h, w).
+        chances: of the candidates by the prior, (K,); None without one.
+    """
+
+    level: int
+    patch: int | None
+    images: Tensor
+    chances: Tensor | None
+
+
+class Walker:
+    """Looks into the tree of a model.
+
+    Args:
+        prior: says how likely candidates are, if there is one.
+        label: class, for a network or a prior by class.
+    """
+
+    def __init__(self, ddn: DDN, prior: Likely | None = None, label: int | None = None):
+        self.ddn, self.prior, self.label = ddn, prior, label
+        self.starts = [sum(ddn.codes_per_level[:level]) for level in range(ddn.num_levels)]
+
+    def level_of(self, codes: Codes) -> tuple[int, int]:
+        """The level of the next choice, and how many of its choices are made."""
+        level = next(i for i in reversed(range(self.ddn.num_levels)) if self.starts[i] <= len(codes))
+        return level, len(codes) - self.starts[level]
+
+    def done(self, codes: Codes) -> bool:
+        return len(codes) == sum(self.ddn.codes_per_level)
+
+    @torch.no_grad()
+    def choice(self, codes: Codes) -> Choice:
+        """What can be chosen after these codes, which are not all."""
+        level, made = self.level_of(codes)
+        look = _Look(self._by_level(codes[: self.starts[level]]), self.prior, self._labels(self.prior))
+        self.ddn.walk(look, 1, level + 1, self._labels(self.ddn))
+        sampler = look.sampler
+        patch = None if sampler.patch_size is None else made
+        images = look.candidates(patch).nodes(0, sampler.codebook_size)[0]
+        if patch is not None:
+            images = self._in_place(look, codes[self.starts[level] :], images)
+        chances = None
+        if look.logits is not None:
+            chances = look.logits[0].reshape(sampler.codebook_size, -1)[:, made].softmax(0)
+        return Choice(level, patch, images, chances)
+
+    def _in_place(self, look: _Look, made: Codes, images: Tensor) -> Tensor:
+        """The candidates (K, C, p, p) of the next patch, each in the image so far."""
+        p = images.shape[-1]
+        assert look.residual is not None
+        columns = look.residual.shape[3] // p
+
+        def area(whole: Tensor, patch: int) -> Tensor:
+            top, left = patch // columns * p, patch % columns * p
+            return whole[..., top : top + p, left : left + p]
+
+        image = look.residual.clone()
+        for patch, code in enumerate(made):
+            area(image, patch).copy_(look.candidates(patch).at(torch.tensor([code])))
+        whole = image.repeat(len(images), 1, 1, 1)
+        area(whole, len(made)).copy_(images)
+        return whole
+
+    def _labels(self, of: object) -> Tensor | None:
+        knows = getattr(of, "num_classes", None) is not None
+        return torch.tensor([self.label or 0]) if knows else None
+
+    def _by_level(self, codes: Codes) -> list[Tensor]:
+        return self.ddn._by_level(torch.tensor([codes], dtype=torch.long), self.ddn.levels_of(len(codes)))
+
+    @torch.no_grad()
+    def image(self, codes: Codes) -> Tensor:
+        """The image (C, H, W) so far, in [0, 1]; grey before the first choice."""
+        ddn = self.ddn
+        if not codes:
+            return torch.full((ddn.channels, *ddn.image_size), 0.5)
+        if self.done(codes) or self.level_of(codes)[1] == 0:
+            return ddn.decode(torch.tensor([codes]), self._labels(ddn))[0].clamp(0, 1)
+        chosen = self.choice(codes[:-1]).images[codes[-1]]
+        return resize(chosen.unsqueeze(0), ddn.image_size)[0].clamp(0, 1)
+
+    @torch.no_grad()
+    def finish(self, codes: Codes, seed: int | None = None, temperature: float = 1.0) -> Codes:
+        """All codes: those that are missing drawn by the prior, or uniformly."""
+        start = self.starts[self.level_of(codes)[0]]
+        generator = torch.Generator()
+        generator.seed() if seed is None else generator.manual_seed(seed)
+        drawn = _Finish(self._by_level(codes[:start]), codes[start:], self, generator, temperature)
+        return tuple(self.ddn.walk(drawn, 1, None, self._labels(self.ddn)).codes[0].tolist())
+
+    def follow(self, image: Tensor) -> Codes:
+        """The codes of an image (C, H, W)."""
+        return tuple(self.ddn.encode(image.unsqueeze(0), self._labels(self.ddn))[0].tolist())
+
+    def parse(self, text: str) -> Codes:
+        """Codes from text, as `written` has them.
+
+        Raises:
+            InvalidInput: it is something else, or too long, or a code is not below K.
+        """
+        words = text.replace("|", " ").replace(",", " ").split()
+        if not all(word.isdecimal() and len(word) < 10 for word in words):
+            raise InvalidInput(f"expected numbers and bars, such as 12 | 7, got {text[:40]!r}; paste a copied code")
+        total = sum(self.ddn.codes_per_level)
+        require(len(words) <= total, f"at most {total} codes", len(words))
+        codes = tuple(map(int, words))
+        sizes = [
+            size
+            for size, count in zip(self.ddn.codebook_sizes, self.ddn.codes_per_level, strict=True)
+            for _ in range(count)
+        ]
+        for code, size in zip(codes, sizes, strict=False):
+            require(code < size, f"codes below {size}", code)
+        return codes
+
+    def written(self, codes: Codes) -> str:
+        """Codes as text: levels between bars."""
+        ends = [*self.starts[1:], sum(self.ddn.codes_per_level)]
+        parts = [codes[start:end] for start, end in zip(self.starts, ends, strict=True)]
+        return " | ".join(" ".join(map(str, part)) for part in parts if part)
+
+
+class _Look:
+    """A selection that takes given codes, and remembers what the level after them offers."""
+
+    sampler: GuidedSampler
+    features: Tensor
+    residual: Tensor | None
+    logits: Tensor | None = None
+
+    def __init__(self, codes: Sequence[Tensor], prior: Likely | None, labels: Tensor | None):
+        self.given, self.prior = Given(codes), prior
+        self.state = None if prior is None else prior.begin(1, labels)
+
+    def __call__(self, level: int, sampler: GuidedSampler, features: Tensor, residual: Tensor | None) -> SamplerOutput:
+        if level < len(self.given.codes):
+            step = self.given(level, sampler, features, residual)
+            if self.prior is not None:
+                self.state = self.prior.follow(level, step.codes, self.state)
+            return step
+        self.sampler, self.features, self.residual = sampler, features, residual
+        if self.prior is not None:
+            self.logits = self.prior.logits(level, features, self.state).float()
+        return sampler.draw(features, torch.zeros(sampler.codes_shape(features), dtype=torch.long), residual)
+
+    def candidates(self, patch: int | None) -> Candidates:
+        return self.sampler.candidates(self.features, self.residual, patch)
+
+
+class _Finish:
+    """A selection that takes the given codes, also of a part of a level, and draws the rest."""
+
+    def __init__(
+        self,
+        whole: Sequence[Tensor],
+        part: Codes,
+        walker: Walker,
+        generator: torch.Generator,
+        temperature: float,
+    ):
+        self.given, self.part, self.prior = Given(whole), part, walker.prior
+        self.generator, self.temperature = generator, temperature
+        self.state = None if self.prior is None else self.prior.begin(1, walker._labels(self.prior))
+
+    def __call__(self, level: int, sampler: GuidedSampler, features: Tensor, residual: Tensor | None) -> SamplerOutput:
+        shape = sampler.codes_shape(features)
+        if level < len(self.given.codes):
+            codes = self.given.codes[level]
+        else:
+            logits = torch.zeros(1, sampler.codebook_size, *shape[1:])
+            if self.prior is not None:
+                logits = self.prior.logits(level, features, self.state).float() / self.temperature
+            chances = logits.flatten(2).softmax(1) if logits.ndim > 2 else logits.unsqueeze(2).softmax(1)
+            codes = torch.multinomial(chances[0].T, 1, generator=self.generator).reshape(shape)
+            if level == len(self.given.codes) and self.part:
+                codes.view(-1)[: len(self.part)] = torch.tensor(self.part)
+        if self.prior is not None:
+            self.state = self.prior.follow(level, codes, self.state)
+        return sampler.draw(features, codes, residual)
