@@ -1,0 +1,235 @@
+"""How many bytes for which quality: our code files beside WebP, AVIF, JPEG and JPEG XL at their smallest.
+
+    python benchmarks/rate_distortion.py                     # the released model of Fashion-MNIST
+    python benchmarks/rate_distortion.py --model RUN...      # others; with --colour on photographs
+
+Fashion-MNIST: the 10,000 test images, at 32x32. Photographs: squares cut from those that scikit-image and scikit-learn
+ship, at the model's size (the model must not have been trained on the same squares). Bytes are of the whole file, and
+without header where a format's header is the same for all files: for ours the packed codes, for the others the file
+less the smallest file that they make of a grey image of that size. Writes `benchmarks/results/rate_distortion.json` and
+`docs/rate_distortion.png`. JPEG XL needs pillow-jxl-plugin.
+"""
+
+from __future__ import annotations
+
+import argparse
+import io
+import json
+import time
+from pathlib import Path
+from statistics import mean
+from typing import Any
+
+import numpy as np
+import torch
+from guided_sampler import machine
+from PIL import Image
+from skimage.metrics import structural_similarity
+from torch import Tensor
+
+from discrete_distribution_network.bitstream import Reader
+from discrete_distribution_network.codec import COUNTS, CodeCounts, ImageCodec
+from discrete_distribution_network.data import open_data
+from discrete_distribution_network.ddn import DDN
+from discrete_distribution_network.loader import in_order
+from discrete_distribution_network.metrics import psnr
+from discrete_distribution_network.pictures import to_pil
+from discrete_distribution_network.runs import load_model, model_folder
+
+ROOT = Path(__file__).resolve().parent.parent
+RESULTS, PLOT = ROOT / "benchmarks" / "results" / "rate_distortion.json", ROOT / "docs" / "rate_distortion.png"
+OTHERS = 1000
+"""Images that the other formats are measured on: they are slow to no purpose on all."""
+
+FORMATS: dict[str, list[dict[str, Any]]] = {
+    "WebP": [{"format": "WEBP", "quality": quality, "method": 6} for quality in (0, 5, 10, 20, 40, 60)],
+    "AVIF": [{"format": "AVIF", "quality": quality, "speed": 0} for quality in (0, 10, 20, 30, 50)],
+    "JPEG": [{"format": "JPEG", "quality": quality, "optimize": True} for quality in (1, 5, 10, 20, 40)],
+    "JPEG XL": [{"format": "JXL", "quality": quality, "effort": 9} for quality in (1, 10, 20, 40, 60)],
+}
+
+
+def figures_of(images: Tensor, back: Tensor) -> dict[str, float]:
+    """PSNR of the mean error over all images, and the mean structural similarity."""
+    error = float((images - back).square().mean())
+    pairs = zip(images.numpy(), back.numpy(), strict=True)
+    likeness = mean(
+        float(structural_similarity(one, other, data_range=1.0, channel_axis=0, win_size=7)) for one, other in pairs
+    )
+    return {"error": error, "PSNR": psnr(error), "SSIM": likeness}
+
+
+def ours(ddn: DDN, counts: CodeCounts | None, images: Tensor) -> list[dict[str, Any]]:
+    """Greedy and with beams; whole and by prefixes; with counts, and with a rate."""
+    rows = []
+    ways: list[tuple[str, dict[str, Any], CodeCounts | None, list[int]]] = [
+        ("greedy", {}, None, prefixes(ddn)),
+        ("8 beams", {"beams": 8}, None, [ddn.num_levels]),
+    ]
+    if counts is not None:
+        ways += [
+            ("range coded", {}, counts, [ddn.num_levels]),
+            *((f"range coded, rate {rate:g}", {"rate": rate}, counts, [ddn.num_levels]) for rate in RATES),
+            *(
+                (f"range coded, rate {rate:g}, 8 beams", {"rate": rate, "beams": 8}, counts, [ddn.num_levels])
+                for rate in RATES
+            ),
+        ]
+    for name, how, own, numbers in ways:
+        codec = ImageCodec(ddn, own, batch_size=250, **how)
+        for levels in numbers:
+            some = images if own is None else images[:OTHERS]
+            started = time.perf_counter()
+            data = codec.compress_batch(some, levels)
+            encoded = time.perf_counter()
+            back = codec.decompress_batch(data)
+            decoded = time.perf_counter()
+            reader, single = Reader(data), codec.compress(some[0], levels)
+            packed = mean(len(reader[place]) for place in range(len(reader)))
+            rows.append(
+                {
+                    "name": f"ours, {name}" + ("" if levels == ddn.num_levels else f", {levels} levels"),
+                    "images": len(some),
+                    "bytes": packed + len(single) - len(Reader(single)[0]),
+                    "bytes without header": packed,
+                    **figures_of(some, back),
+                    "encoded a second": len(some) / (encoded - started),
+                    "decoded a second": len(some) / (decoded - encoded),
+                }
+            )
+            told(rows[-1])
+    return rows
+
+
+RATES = (3e-6, 1e-5)
+
+
+def prefixes(ddn: DDN) -> list[int]:
+    """All levels, and those before each change of the number of codes."""
+    changes = [i for i in range(1, ddn.num_levels) if ddn.codes_per_level[i] != ddn.codes_per_level[i - 1]]
+    return [*changes, ddn.num_levels]
+
+
+def others(images: Tensor) -> list[dict[str, Any]]:
+    rows = []
+    pictures = [to_pil(image) for image in images]
+    blank = Image.new(pictures[0].mode, pictures[0].size, 128 if len(pictures[0].getbands()) == 1 else (128,) * 3)
+    for name, settings in FORMATS.items():
+        try:
+            written(blank, settings[0])
+        except (KeyError, ValueError, OSError):
+            print(f"{name}: not there")
+            continue
+        header = min(len(written(blank, one)) for one in settings)
+        for one in settings:
+            started = time.perf_counter()
+            files = [written(picture, one) for picture in pictures]
+            encoded = time.perf_counter()
+            back = torch.stack([opened(file, len(images[0])) for file in files])
+            decoded = time.perf_counter()
+            size = mean(map(len, files))
+            rows.append(
+                {
+                    "name": f"{name}, quality {one['quality']}",
+                    "images": len(files),
+                    "bytes": size,
+                    "bytes without header": size - header,
+                    **figures_of(images, back),
+                    "encoded a second": len(files) / (encoded - started),
+                    "decoded a second": len(files) / (decoded - encoded),
+                }
+            )
+            told(rows[-1])
+    return rows
+
+
+def written(picture: Image.Image, settings: dict[str, Any]) -> bytes:
+    file = io.BytesIO()
+    picture.save(file, **settings)
+    return file.getvalue()
+
+
+def opened(file: bytes, channels: int) -> Tensor:
+    picture = Image.open(io.BytesIO(file)).convert("L" if channels == 1 else "RGB")
+    return torch.from_numpy(np.asarray(picture).reshape(*picture.size[::-1], channels)).permute(2, 0, 1).float() / 255
+
+
+def told(row: dict[str, Any]) -> None:
+    print(
+        ", ".join(f"{key} {value:.4g}" if isinstance(value, float) else str(value) for key, value in row.items()),
+        flush=True,
+    )
+
+
+def photographs(size: int, count: int = 1000) -> Tensor:
+    """Squares cut at random from the photographs that the libraries ship, with a fixed seed."""
+    import skimage
+    from sklearn.datasets import load_sample_images
+
+    whole = [Image.fromarray(image) for image in load_sample_images().images]
+    shipped = Path(skimage.__file__).parent / "data"
+    names = ("astronaut.png", "chelsea.png", "coffee.png", "rocket.jpg", "hubble_deep_field.jpg", "retina.jpg")
+    whole += [Image.open(shipped / name).convert("RGB") for name in names if (shipped / name).is_file()]
+    generator, cut = np.random.default_rng(1), []
+    while len(cut) < count:
+        image = whole[len(cut) % len(whole)]
+        side = int(generator.integers(2 * size, 5 * size))
+        if min(image.size) <= side:
+            side = min(image.size) - 1
+        left, top = (int(generator.integers(0, length - side)) for length in image.size)
+        part = image.crop((left, top, left + side, top + side)).resize((size, size), Image.Resampling.LANCZOS)
+        cut.append(torch.from_numpy(np.asarray(part)).permute(2, 0, 1).float() / 255)
+    return torch.stack(cut)
+
+
+def plot(sets: dict[str, list[dict[str, Any]]]) -> None:
+    from matplotlib.figure import Figure
+
+    figure = Figure(figsize=(6.5 * len(sets), 4.5), layout="constrained")
+    for axes, (name, rows) in zip(np.atleast_1d(figure.subplots(1, len(sets))), sets.items(), strict=True):
+        groups: dict[str, list[dict[str, Any]]] = {}
+        for row in rows:
+            groups.setdefault(row["name"].split(", quality")[0].split(", ")[0], []).append(row)
+        for group, own in groups.items():
+            own = sorted(own, key=lambda row: row["bytes without header"])
+            style = "o" if group.startswith("ours") else ".-"
+            axes.plot(
+                [max(row["bytes without header"], 1) for row in own], [row["PSNR"] for row in own], style, label=group
+            )
+        axes.set(title=name, xscale="log", xlabel="bytes an image, without header", ylabel="PSNR, dB")
+        axes.grid(alpha=0.3, which="both")
+        axes.legend()
+    figure.savefig(PLOT, dpi=120)
+
+
+def main() -> None:
+    arguments = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    arguments.add_argument("--model", type=Path, nargs="+", default=[Path("fashion-mnist")])
+    arguments.add_argument("--colour", action="store_true", help="photographs, with models of colour images")
+    arguments.add_argument("--count", type=int, default=10_000)
+    given = arguments.parse_args()
+    results = json.loads(RESULTS.read_text(encoding="utf-8")) if RESULTS.is_file() else {}
+    models = [(folder, load_model(model_folder(folder), "cpu")) for folder in given.model]
+    first = models[0][1]
+    if given.colour:
+        images = photographs(first.image_size[0], min(given.count, 1000))
+    else:
+        split = open_data("fashion-mnist", first.image_size, 1)
+        images = torch.cat([batch.images for batch in in_order(split.test, first, 500, limit=given.count)])
+    rows = []
+    for folder, ddn in models:
+        counts = CodeCounts.load(model_folder(folder)) if (model_folder(folder) / COUNTS).is_file() else None
+        print(f"{folder}: {ddn.bits_per_image / 8:g} bytes")
+        rows += [
+            row | {"name": row["name"].replace("ours", f"ours {ddn.bits_per_image / 8:g}")}
+            for row in ours(ddn, counts, images)
+        ]
+    rows += others(images[:OTHERS])
+    results["photographs" if given.colour else "Fashion-MNIST"] = rows
+    results["machine"] = machine()
+    RESULTS.write_text(json.dumps(results, indent=2) + "\n", encoding="utf-8")
+    plot({name: own for name, own in results.items() if isinstance(own, list)})
+
+
+if __name__ == "__main__":
+    main()
