@@ -7,6 +7,7 @@ from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
+    from discrete_distribution_network.codec import ImageCodec
     from discrete_distribution_network.ddn import DDN
     from discrete_distribution_network.guided_sampler import GuidedSampler
     from discrete_distribution_network.prior import Prior
@@ -14,11 +15,12 @@ if TYPE_CHECKING:
     from discrete_distribution_network.split_and_prune import split_and_prune_
     from discrete_distribution_network.trainer import Trainer
 
-__all__ = ["DDN", "GuidedSampler", "Prior", "SamplerOutput", "Trainer", "split_and_prune_"]
+__all__ = ["DDN", "GuidedSampler", "ImageCodec", "Prior", "SamplerOutput", "Trainer", "split_and_prune_"]
 
 _HOME = {
     "DDN": "ddn",
     "GuidedSampler": "guided_sampler",
+    "ImageCodec": "codec",
     "Prior": "prior",
     "SamplerOutput": "selection",
     "Trainer": "trainer",

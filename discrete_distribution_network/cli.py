@@ -422,9 +422,12 @@ class Demo(_WithModel):
     """Open the page in a browser."""
 
     def run(self) -> None:
-        from discrete_distribution_network.runs import demo_of
+        from discrete_distribution_network.runs import demo_model
 
-        demo_of(self.model, self.device, self.host, self.port, self.browser)
+        demo = demo_model(self.model, self.device)
+        from discrete_distribution_network.demo.page import serve
+
+        serve(demo, self.host, self.port, self.browser)
 
 
 @dataclass

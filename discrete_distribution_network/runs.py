@@ -14,7 +14,7 @@ from __future__ import annotations
 import json
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Any, BinaryIO
+from typing import TYPE_CHECKING, Any, BinaryIO
 
 import torch
 from huggingface_hub import constants
@@ -40,6 +40,9 @@ from discrete_distribution_network.processes import fast_autocast
 from discrete_distribution_network.report import read_metrics
 from discrete_distribution_network.shown_with import CONDS
 from discrete_distribution_network.whole_folder import MANIFEST
+
+if TYPE_CHECKING:
+    from discrete_distribution_network.demo.page import Demo
 
 RUNS = Path("runs")
 CHECKPOINTS = "checkpoints"
@@ -198,10 +201,14 @@ def _data_of(config: TrainConfig, dataset: str | None, ddn: DDN) -> Split:
     return open_data(name, ddn.image_size, ddn.channels, config.test_share, config.streaming)
 
 
-def demo_of(model: Path | None, device: str, host: str, port: int | None, browser: bool) -> None:
-    """Serve the page of a model, by default the released one, until it is stopped."""
+def demo_model(model: Path | None, device: str) -> Demo:
+    """What the page shows of a model, by default of the released one: with its prior, classifier and classes.
+
+    Raises:
+        InvalidInput: gradio is not there.
+    """
     try:
-        from discrete_distribution_network.demo.page import Demo, serve
+        from discrete_distribution_network.demo.page import Demo
     except ImportError as error:
         raise InvalidInput(
             f"expected gradio for the page, but {error}; pip install 'discrete-distribution-network[demo]'"
@@ -211,12 +218,8 @@ def demo_of(model: Path | None, device: str, host: str, port: int | None, browse
     net = classifier_of(ddn, folder) if (folder / CLASSIFIER).is_file() else None
     card = folder / CARD
     classes = json.loads(card.read_text(encoding="utf-8"))["classes"] if card.is_file() else None
-    example = (
-        in_unit_range(load_image(folder / EXAMPLE, ddn.image_size, ddn.channels))
-        if (folder / EXAMPLE).is_file()
-        else None
-    )
-    serve(Demo(ddn, load_prior(ddn, folder), net, classes, example), host, port, browser)
+    example = load_images([folder / EXAMPLE], ddn)[1][0] if (folder / EXAMPLE).is_file() else None
+    return Demo(ddn, load_prior(ddn, folder), net, classes, example)
 
 
 CARD, EXAMPLE = "classes.json", "example.png"
