@@ -18,9 +18,9 @@ from torch import Tensor, nn
 from torch.optim import Optimizer
 
 from discrete_distribution_network.blocks import AttentionBlock, ResidualBlock
-from discrete_distribution_network.conditions import Condition, Custom, Match, Scores
+from discrete_distribution_network.conditions import Condition, Custom, Match, Scorer, Scores
 from discrete_distribution_network.errors import InvalidInput, require
-from discrete_distribution_network.guidance import Guidance, Guided
+from discrete_distribution_network.guidance import Guidance, Guided, search
 from discrete_distribution_network.guided_sampler import GuidedSampler, check_codes
 from discrete_distribution_network.pretrained import Pretrained
 from discrete_distribution_network.selection import (
@@ -32,6 +32,7 @@ from discrete_distribution_network.selection import (
     SamplerOutput,
     Selection,
     Uniform,
+    of_rows,
     resize,
 )
 from discrete_distribution_network.split_and_prune import split_and_prune_
@@ -273,9 +274,9 @@ class DDN(
                     image = step.output.detach()
                     steps.append(step)
                     if isinstance(step, Branches):
-                        features = features[step.rows]
-                        skips = [None if own is None else own[step.rows] for own in skips]
-                        wanted = wanted.of(step.rows)
+                        features = of_rows(features, step.rows)
+                        skips = [None if own is None else of_rows(own, step.rows) for own in skips]
+                        wanted = wanted.of(step.rows if step.rows.ndim == 1 else step.rows[:, 0, 0])
                     if len(steps) == levels:
                         return collect(steps)
         return collect(steps)
@@ -360,11 +361,9 @@ class DDN(
         self._check_images(images)
         batch = images.shape[0]
         if beams > 1 or also:
-            conditions = [Match(images), *also]
-            guidance = Guidance(conditions, batch, levels or self.num_levels, self.image_size, beams=beams)
-            with self._evaluating():
-                walk = self.walk(guidance, batch, levels, labels, cond)
-            return walk._replace(losses=-torch.stack(guidance.scores, 1)[:, :, 0].mean(0))
+            how = {"beams": beams}
+            walk, scores = self._guided([Match(images), *also], batch, levels or self.num_levels, labels, cond, how)
+            return walk._replace(losses=-scores[:, :, 0].mean(0))
         with self._evaluating():
             return self.walk(Nearest(images), batch, levels, labels, cond)
 
@@ -433,22 +432,41 @@ class DDN(
         require(batch_size >= 1, "a batch_size of at least 1", batch_size)
         for one in own:
             one.check(batch_size, self.channels, self.image_size)
-        guidance = Guidance(
-            own,
-            batch_size,
-            self.num_levels,
-            self.image_size,
-            top_k=top_k,
-            beams=beams,
-            generator=generator,
-            prior=prior,
-            proposals=proposals,
-            temperature=temperature,
-            labels=labels if takes_labels(prior) else None,
-        )
+        how = {
+            "top_k": top_k,
+            "beams": beams,
+            "generator": generator,
+            "prior": prior,
+            "proposals": proposals,
+            "temperature": temperature,
+            "labels": labels if takes_labels(prior) else None,
+        }
+        known = labels if self.num_classes is not None else None
+        walk, scores = self._guided(own, batch_size, self.num_levels, known, cond, how)
+        return Guided(walk.outputs[-1], walk.codes, scores)
+
+    def _guided(
+        self,
+        conditions: Sequence[Condition],
+        batch: int,
+        levels: int,
+        labels: Tensor | None,
+        cond: Tensor | None,
+        how: dict[str, Any],
+    ) -> tuple[Walk, Tensor]:
+        """A guided walk of the first levels, and what each condition says at each of them, (B, levels, conditions)."""
+
+        def guidance(num_levels: int = levels, **more: Any) -> Guidance:
+            return Guidance(conditions, batch, num_levels, self.image_size, **how, **more)
+
+        def walk(select: Selection, stop: int) -> Walk:
+            return self.walk(select, batch, stop, labels, cond)
+
+        linear = not any(isinstance(one, Scorer) for one in conditions)
         with self._evaluating():
-            walk = self.walk(guidance, batch_size, None, labels if self.num_classes is not None else None, cond)
-        return Guided(walk.outputs[-1], walk.codes, torch.stack(guidance.scores, 1))
+            given = search(walk, self.code_shapes[:levels], guidance) if linear and how["beams"] > 1 else []
+            last = guidance(given=given)
+            return walk(last, levels), torch.stack(last.scores, 1)
 
     @overload
     def sample(
@@ -727,13 +745,22 @@ def collect(steps: Sequence[SamplerOutput | Branches]) -> Walk:
     codes: list[Tensor] = []
     rows: Tensor | None = None  # of each walk that reached the end its row at the step that is looked at
     for step in reversed(steps):
-        outputs.insert(0, step.output if rows is None else step.output[rows])
-        own = step.codes if rows is None else step.codes[rows]
-        codes.insert(0, own.flatten(1) if own.ndim > 1 else own.unsqueeze(1))
+        own = step.codes if step.codes.ndim > 1 else step.codes[:, None, None]
+        own = own if rows is None else of_rows(own.unsqueeze(1), rows)[:, 0]
+        outputs.insert(0, step.output if rows is None else of_rows(step.output, rows))
+        codes.insert(0, own.flatten(1))
         if isinstance(step, Branches):
-            rows = step.rows if rows is None else step.rows[rows]
+            rows = step.rows if rows is None else before(step.rows, rows)
     losses = [step.commit_loss for step in steps if step.commit_loss is not None]
     return Walk(tuple(outputs), torch.cat(codes, 1), torch.stack(losses) if losses else None)
+
+
+def before(rows: Tensor, later: Tensor) -> Tensor:
+    """The rows that walks come from, one step further back: `rows` of that step, for the walks of the rows `later`."""
+    if rows.ndim == 1 or later.ndim == 1:
+        return rows[later]
+    down, across = (torch.arange(side, device=rows.device) for side in rows.shape[1:])
+    return rows[later, down[:, None], across]
 
 
 def takes_labels(prior: Likely | None) -> bool:

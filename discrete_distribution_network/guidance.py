@@ -14,9 +14,11 @@ prior.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+import math
+from collections.abc import Callable, Sequence
 from functools import partial
-from typing import Any, NamedTuple
+from itertools import groupby
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 import torch
 import torch.nn.functional as F
@@ -26,7 +28,10 @@ from discrete_distribution_network.candidates import Candidates, nodes_at_once
 from discrete_distribution_network.conditions import Cheap, Condition, Measured, Measurement, Scorer, Size
 from discrete_distribution_network.errors import require
 from discrete_distribution_network.guided_sampler import GuidedSampler, to_patches
-from discrete_distribution_network.selection import Branches, Likely, resize
+from discrete_distribution_network.selection import Branches, Likely, Selection, of_rows, resize
+
+if TYPE_CHECKING:
+    from discrete_distribution_network.ddn import Walk
 
 SEEN_AT_ONCE = 16
 """A black box makes about so many numbers of each pixel that it sees; chunks are smaller by this factor."""
@@ -60,6 +65,8 @@ class Guidance:
         prior: draws the `proposals` nodes of each choice, among which the conditions choose; see `prior.py`.
         temperature: of the prior.
         labels: for a prior by class, (B,).
+        given: the codes of the first levels, which are taken as they are, shaped as the samplers give them.
+        by_patch: let every patch have beams of its own, as `search` does.
     """
 
     def __init__(
@@ -75,6 +82,8 @@ class Guidance:
         proposals: int = 32,
         temperature: float = 1.0,
         labels: Tensor | None = None,
+        given: Sequence[Tensor] = (),
+        by_patch: bool = False,
     ):
         require(top_k >= 1, "top_k of at least 1", top_k)
         require(beams >= 1, "beams of at least 1", beams)
@@ -84,19 +93,31 @@ class Guidance:
         self.conditions, self.batch_size, self.num_levels = conditions, batch_size, num_levels
         self.image_size, self.top_k, self.beams, self.generator = image_size, top_k, beams, generator
         self.prior, self.proposals, self.temperature = prior, proposals, temperature
+        self.given, self.by_patch = given, by_patch
         self.state = None if prior is None else prior.begin(batch_size, labels)
         self.scores: list[Tensor] = []
         """Of each level so far what each condition says of every walk, (B * M, number of conditions)."""
 
     def __call__(self, level: int, sampler: GuidedSampler, features: Tensor, residual: Tensor | None) -> Branches:
+        if level < len(self.given):
+            codes = self.given[level]
+            if len(self.given) == self.num_levels:  # nothing is left to choose, so this is to tell what was chosen
+                self.scores.append(
+                    _Choice(self, level, sampler, features, residual).told(codes.reshape(len(codes), -1))
+                )
+            elif self.prior is not None:
+                self.state = self.prior.follow(level, codes, self.state)
+            return Branches(*sampler.draw(features, codes, residual), torch.arange(len(codes), device=codes.device))
         choice = _Choice(self, level, sampler, features, residual)
-        last = level == self.num_levels - 1
-        rows, nodes = choice.best(1 if last else self.beams)
+        rows, nodes = choice.best(1 if level == self.num_levels - 1 else self.beams)
         codes = nodes.reshape(len(rows), *sampler.codes_shape(features)[1:])
-        step = sampler.draw(features[rows], codes, None if residual is None else residual[rows])
+        step = sampler.draw(of_rows(features, rows), codes, None if residual is None else of_rows(residual, rows))
         if self.prior is not None:
-            self.state = self.prior.follow(level, codes, take_rows(self.state, rows))
-        self.scores = [own[rows] for own in self.scores] + [choice.said]
+            self.state = self.prior.follow(
+                level, codes, take_rows(self.state, rows if rows.ndim == 1 else rows[:, 0, 0])
+            )
+        if not self.by_patch:
+            self.scores = [own[rows] for own in self.scores] + [choice.said]
         return Branches(step.output, codes, None, rows)
 
     def random(self, shape: Sequence[int], device: torch.device) -> Tensor:
@@ -127,7 +148,8 @@ class _Choice:
         self.grid: Size = (grid[0], grid[1])
         self.patches = self.grid[0] * self.grid[1]
         self.active = [(i, one) for i, one in enumerate(guidance.conditions) if one.holds_at(level)]
-        self.nodes = None if guidance.prior is None else self._proposed(guidance.prior)
+        known = guidance.prior is None or level < len(guidance.given)
+        self.nodes = None if known else self._proposed(guidance.prior)
         self.count = sampler.codebook_size if self.nodes is None else self.nodes.shape[2]
 
     def best(self, walks: int) -> tuple[Tensor, Tensor]:
@@ -148,8 +170,19 @@ class _Choice:
         else:
             best, scores = self._patch_after_patch(scorers, cost, self._pick(cost, loose))
         rows = torch.arange(self.rows, device=self.device)
+        if self.guidance.by_patch:
+            return self._branch_by_patch(cost, loose, walks)
         if self.walks > 1 or walks > 1:
             rows, best = self._branch(cost, loose, best, walks, scores if self.patches > 1 else {})
+        self.said = self._told(errors, scores, rows, best)
+        nodes = best if self.nodes is None else self.nodes[rows].gather(2, best.unsqueeze(2)).squeeze(2)
+        return rows, nodes
+
+    def told(self, nodes: Tensor) -> Tensor:
+        """What each linear condition says of these nodes (R, P): (R, number of conditions)."""
+        return self._told(self._errors(), {}, torch.arange(self.rows, device=self.device), nodes)
+
+    def _told(self, errors: dict[int, Tensor], scores: dict[int, Tensor], rows: Tensor, best: Tensor) -> Tensor:
         columns = []
         for i in range(len(self.guidance.conditions)):
             own = errors.get(i, scores.get(i))
@@ -160,14 +193,13 @@ class _Choice:
             else:
                 chosen = own[rows].gather(2, best.unsqueeze(2)).sum((1, 2))
                 columns.append(-chosen if i in errors else chosen)
-        self.said = torch.stack(columns, 1)
-        nodes = best if self.nodes is None else self.nodes[rows].gather(2, best.unsqueeze(2)).squeeze(2)
-        return rows, nodes
+        return torch.stack(columns, 1)
 
     # what is looked at
 
-    def _proposed(self, prior: Likely) -> Tensor:
+    def _proposed(self, prior: Likely | None) -> Tensor:
         """Nodes (R, P, n) as the prior would draw them one after the other, none twice."""
+        assert prior is not None
         logits = prior.logits(self.level, self.features, self.guidance.state).float()
         logits = logits.reshape(self.rows, self.sampler.codebook_size, self.patches).mT / self.guidance.temperature
         noise = -(-self.guidance.random(logits.shape, self.device).log()).log()
@@ -293,12 +325,13 @@ class _Choice:
             several = cost.topk(top_k, largest=False).indices
             which = (self.guidance.random(cost.shape[:2], self.device) * top_k).long()
             best = several.gather(2, which.unsqueeze(2)).squeeze(2)
-        if loose is None:
-            return best
-        anything = torch.zeros_like(best)  # what the prior would have drawn
-        if self.nodes is None:
-            anything = (self.guidance.random(best.shape, self.device) * self.count).long()
-        return torch.where(loose, anything, best)
+        return best if loose is None else torch.where(loose, self._anything(best.shape), best)
+
+    def _anything(self, shape: Sequence[int]) -> Tensor:
+        """Nodes where nothing is asked: the first that the prior proposes, or any."""
+        if self.nodes is not None:
+            return torch.zeros(*shape, dtype=torch.long, device=self.device)
+        return (self.guidance.random(shape, self.device) * self.count).long()
 
     def _branch(
         self, cost: Tensor, loose: Tensor | None, best: Tensor, walks: int, scores: dict[int, Tensor]
@@ -336,6 +369,25 @@ class _Choice:
         taken = (taken + offset).flatten()
         return taken // total.shape[1], options.flatten(0, 1)[taken]
 
+    def _branch_by_patch(self, cost: Tensor, loose: Tensor | None, walks: int) -> tuple[Tensor, Tensor]:
+        """The best `walks` continuations of every patch: rows (R', rows of the grid, columns) and nodes (R', P).
+
+        A new walk is put together of patches of several: the first of what is best for each, and so on.
+        """
+        batch, (height, width) = self.guidance.batch_size, self.grid
+        pool = cost.reshape(batch, self.walks, self.patches, -1).transpose(1, 2).flatten(2)
+        taken = pool.topk(min(walks, pool.shape[2]), largest=False).indices.mT  # (B, M', P)
+        walk, node = taken // self.count, taken % self.count
+        if loose is not None:
+            # where nothing is asked a walk goes on as it is: what is drawn there fits what was drawn before
+            loose = loose.unflatten(0, (batch, self.walks))[:, :1].expand_as(node)
+            own = torch.arange(node.shape[1], device=self.device).clamp_max(self.walks - 1)
+            walk, node = torch.where(loose, own[:, None], walk), torch.where(loose, self._anything(node.shape), node)
+        rows = walk + torch.arange(batch, device=self.device).reshape(-1, 1, 1) * self.walks
+        rows, node = rows.flatten(0, 1), node.flatten(0, 1)
+        nodes = node if self.nodes is None else self.nodes[rows, torch.arange(self.patches, device=self.device), node]
+        return rows[:, 0] if self.patches == 1 else rows.reshape(-1, height, width), nodes
+
     # rows and patches
 
     def _of_rows(self, tensor: Tensor) -> Tensor:
@@ -357,6 +409,31 @@ class _Choice:
         height, width = self.size[0] // self.grid[0], self.size[1] // self.grid[1]
         top, left = patch // self.grid[1] * height, patch % self.grid[1] * width
         return images[..., top : top + height, left : left + width]
+
+
+def search(
+    walk: Callable[[Selection, int], Walk],
+    code_shapes: Sequence[tuple[int, ...]],
+    guidance: Callable[..., Guidance],
+) -> list[Tensor]:
+    """The codes of a beam search by linear conditions, of each level as its sampler gives them.
+
+    Levels whose patches lie alike are searched together, each patch with beams of its own, since one patch's choice
+    says little of another's: features and images of a new walk are put together of those of the walks before. At their
+    edges that is not quite what the network would give, so the codes found are walked anew before the next levels.
+
+    Args:
+        walk: `walk(select, levels)` walks the first levels.
+        code_shapes: of each level, as `DDN.code_shapes` has them.
+        guidance: makes a `Guidance` of `num_levels`, `given` and `by_patch`.
+    """
+    given: list[Tensor] = []
+    for shape, group in groupby(code_shapes):
+        stop = len(given) + len(list(group))
+        codes = walk(guidance(num_levels=stop, given=given, by_patch=True), stop).codes
+        counts = [math.prod(shape) for shape in code_shapes[:stop]]
+        given = [part.reshape(-1, *own) for part, own in zip(codes.split(counts, 1), code_shapes[:stop], strict=True)]
+    return given
 
 
 def take_rows(state: Any, rows: Tensor) -> Any:

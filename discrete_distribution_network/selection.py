@@ -39,7 +39,8 @@ class Branches(NamedTuple):
 
     Attributes:
         output, codes, commit_loss: as there, for R' walks.
-        rows: of each the row of the walk before, (R',); a walk may go on more than once, or not at all.
+        rows: of each the row of the walk before, (R',); a walk may go on more than once, or not at all. Or that of each
+            part of the image, (R', rows of a grid, columns): walks that are put together of several.
     """
 
     output: Tensor
@@ -140,6 +141,22 @@ class Drawn:
         device = chances.device if self.generator is None else self.generator.device
         codes = torch.multinomial(chances.to(device), 1, generator=self.generator)
         return codes.to(logits.device).reshape(logits.shape[:-1])
+
+
+def of_rows(images: Tensor, rows: Tensor) -> Tensor:
+    """Images (R, X, H, W) of these rows, (R',), or put together of parts of several, (R', rows of a grid, columns).
+
+    Where no grid fits the images, the rows of its first part are taken.
+    """
+    if rows.ndim == 1:
+        return images[rows]
+    (channels, height, width), (grid_rows, grid_columns) = images.shape[1:], rows.shape[1:]
+    if height % grid_rows or width % grid_columns:
+        return images[rows[:, 0, 0]]
+    parts = images.reshape(-1, channels, grid_rows, height // grid_rows, grid_columns, width // grid_columns)
+    parts = parts.permute(0, 2, 4, 1, 3, 5)
+    down, across = torch.arange(grid_rows, device=rows.device)[:, None], torch.arange(grid_columns, device=rows.device)
+    return parts[rows, down, across].permute(0, 3, 1, 4, 2, 5).reshape(-1, channels, height, width)
 
 
 def resize(images: Tensor, size: Sequence[int]) -> Tensor:

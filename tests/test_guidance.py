@@ -285,6 +285,9 @@ def test_a_prior_proposes_and_the_conditions_choose():
     for beams in (1, 3):
         everything = ddn.guide(Match(images), prior=prior, proposals=32, beams=beams)
         assert torch.equal(everything.codes, ddn.encode(images, beams=beams))
+    for beams in (1, 4):
+        some = ddn.guide(Inpaint(images, half()), prior=prior, proposals=8, beams=beams)
+        torch.testing.assert_close(some.images, ddn.decode(some.codes))
     bright = ddn.guide([brightness, Inpaint(images, half())], prior=prior, proposals=4, beams=2)
     torch.testing.assert_close(bright.images, ddn.decode(bright.codes))
 
