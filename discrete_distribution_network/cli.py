@@ -199,9 +199,9 @@ class Guide(_WithModel):
     """Choose at random among the k best candidates."""
     uniform: bool = False
     """Look at all candidates, although `ddn prior` has fitted a prior that would propose some."""
-    proposals: int = 32
+    proposals: int = 128
     """How many candidates the prior proposes at each choice."""
-    temperature: float = 1.0
+    temperature: float = TEMPERATURE
     """Of the prior."""
     seed: int | None = None
     """Of the random choices; new ones each time if not given."""

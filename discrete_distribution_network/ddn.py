@@ -400,8 +400,8 @@ class DDN(
         *,
         beams: int = 1,
         prior: Likely | None = None,
-        proposals: int = 32,
-        temperature: float = 1.0,
+        proposals: int = 128,
+        temperature: float = 0.7,
         labels: Tensor | None = None,
         cond: Tensor | None = None,
     ) -> Guided:
