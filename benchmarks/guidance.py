@@ -4,9 +4,9 @@
     python benchmarks/guidance.py --model RUN --by-class RUN
     python benchmarks/guidance.py --cost                 # only time and memory of guidance with K = 512
 
-On test images (1,000 unless told otherwise): the missing part of an image against filling it from the nearest training
-image and with the mean training image; 8x8 pixels made 32x32 against bicubic; a class by a black-box classifier, and by
-a network trained by class, judged by another classifier that neither has seen. Writes
+On test images (1,000 unless told otherwise, 200 by class): the missing part of an image against filling it from the
+nearest training image and with the mean training image; 8x8 pixels made 32x32 against bicubic; a class by a black-box
+classifier, and by a network trained by class, judged by another classifier that neither has seen. Writes
 `benchmarks/results/guidance.json`. Needs Debian's package dataset-fashion-mnist.
 """
 
@@ -42,7 +42,9 @@ from discrete_distribution_network.prior import LearnedPrior
 from discrete_distribution_network.runs import load_model, load_prior, model_folder
 
 RESULTS = Path(__file__).resolve().parent / "results" / "guidance.json"
-BATCH, BEAMS, SMALL = 100, (1, 4), 8
+BATCH, BEAMS, SMALL, SEVERAL = 100, (1, 4), 8, 8
+CLASSIFIED, FEW = 200, 32
+"""Images by a black-box classifier, which takes seconds for each, and candidates that the prior proposes to it."""
 
 
 class Bench:
@@ -53,6 +55,8 @@ class Bench:
         split = open_data("fashion-mnist", self.ddn.image_size, 1)
         self.train = torch.cat([batch.images for batch in in_order(split.train, self.ddn, 500)])
         self.test = torch.cat([batch.images for batch in in_order(split.test, self.ddn, 500)])
+        # below the finest resolution, where a black box would be asked for thousands of candidates of every image
+        self.classified = self.ddn.code_shapes.index(self.ddn.code_shapes[-1])
         self.guide = train_classifier(split.train, self.ddn, 10, seed=0)
         # of another width, and from another seed
         self.judge = train_classifier(split.train, self.ddn, 10, seed=1, epochs=4)
@@ -65,13 +69,13 @@ class Bench:
             "judging classifier": accuracy(self.judge, split.test, self.ddn),
         }
 
-    def guided(self, conditions: Callable[[slice], Any], **how: Any) -> Tensor:
+    def guided(self, conditions: Callable[[slice], Any], seed: int = 0, **how: Any) -> Tensor:
         """Images (count, 1, 32, 32) by what holds for each part of the test images."""
         how = {"prior": self.prior, "proposals": self.proposals, "temperature": self.temperature} | how
         parts = []
         for start in range(0, self.count, BATCH):
             part = slice(start, min(start + BATCH, self.count))
-            generator = torch.Generator().manual_seed(start)
+            generator = torch.Generator().manual_seed(start + 10**6 * seed)
             guided = self.ddn.guide(conditions(part), part.stop - part.start, generator=generator, **how)
             parts.append(guided.images.clamp(0, 1))
         return torch.cat(parts)
@@ -93,6 +97,8 @@ class Bench:
             }
             for beams in BEAMS:
                 figures[f"guided, {beams} beams"] = error(self.guided(conditions, beams=beams))
+            several = sum(self.guided(conditions, seed=seed) for seed in range(SEVERAL)) / SEVERAL
+            figures[f"guided, mean of {SEVERAL}"] = error(several)
             figures["guided, uniform"] = error(self.guided(conditions, prior=None))
             self.told(f"inpainting, {missing} missing: error on the missing part", figures)
 
@@ -119,18 +125,30 @@ class Bench:
         return frechet_distance(own, real)
 
     def classes(self) -> None:
+        self.count = min(self.count, CLASSIFIED)
         wanted = torch.arange(self.count) % 10
         drawn = {"unguided": self.ddn.sample(self.count, prior=self.prior, temperature=TEMPERATURE)}
+
+        def conditions(part: slice) -> list[Classifier]:
+            return [Classifier(self.guide, wanted[part], levels=range(self.classified))]
+
         for beams in BEAMS:
-            name = f"guided, {beams} beams"
-            drawn[name] = self.guided(lambda part: [Classifier(self.guide, wanted[part])], beams=beams)
-        drawn["network by class"] = self.class_ddn.sample(
-            labels=wanted, prior=self.class_prior, temperature=TEMPERATURE
-        )
+            drawn[f"guided, {beams} beams"] = self.guided(conditions, beams=beams, proposals=FEW)
+        by_class = self.class_ddn.sample(labels=wanted, prior=self.class_prior, temperature=TEMPERATURE)
+        drawn["network by class"] = by_class
         for name, own in drawn.items():
-            own = own.clamp(0, 1)
-            right = float((self.judge(own).argmax(1) == wanted).float().mean())
-            self.told(f"ten classes, {name}", {"share of the wanted class": right, "distance": self.distance(own)})
+            right = float((self.judge(own.clamp(0, 1)).argmax(1) == wanted).float().mean())
+            self.told(f"{self.count} of ten classes, {name}", {"share of the wanted class": right})
+        many = torch.arange(10_000) % 10
+        for name, images in (
+            ("network by class", self.class_ddn.sample(labels=many, prior=self.class_prior, temperature=TEMPERATURE)),
+            ("network without classes", self.ddn.sample(len(many), prior=self.prior, temperature=TEMPERATURE)),
+        ):
+            own = images.clamp(0, 1)
+            figures = {"distance": self.distance(own)}
+            if name == "network by class":
+                figures["share of the wanted class"] = float((self.judge(own).argmax(1) == many).float().mean())
+            self.told(f"10,000 samples, {name}", figures)
 
     def told(self, name: str, figures: dict[str, float]) -> None:
         self.figures[name] = figures

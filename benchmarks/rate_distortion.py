@@ -16,6 +16,7 @@ import argparse
 import io
 import json
 import time
+from contextlib import suppress
 from pathlib import Path
 from statistics import mean
 from typing import Any
@@ -26,6 +27,9 @@ from guided_sampler import machine
 from PIL import Image
 from skimage.metrics import structural_similarity
 from torch import Tensor
+
+with suppress(ImportError):
+    import pillow_jxl  # noqa: F401  (it teaches Pillow the format)
 
 from discrete_distribution_network.bitstream import Reader
 from discrete_distribution_network.codec import COUNTS, CodeCounts, ImageCodec
@@ -151,7 +155,7 @@ def written(picture: Image.Image, settings: dict[str, Any]) -> bytes:
 
 def opened(file: bytes, channels: int) -> Tensor:
     picture = Image.open(io.BytesIO(file)).convert("L" if channels == 1 else "RGB")
-    return torch.from_numpy(np.asarray(picture).reshape(*picture.size[::-1], channels)).permute(2, 0, 1).float() / 255
+    return torch.from_numpy(np.array(picture).reshape(*picture.size[::-1], channels)).permute(2, 0, 1).float() / 255
 
 
 def told(row: dict[str, Any]) -> None:

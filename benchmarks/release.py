@@ -102,6 +102,8 @@ prior.{"" if by_class else " Beside it lie counts of its codes, for range-coded 
 - Licence: MIT
 """
     (out / "README.md").write_text(card, encoding="utf-8")
+    for path in out.iterdir():
+        path.chmod(0o644)
     print(card)
     large = [path.name for path in out.iterdir() if path.stat().st_size > LIMIT]
     if large:
