@@ -7,6 +7,7 @@ of its visitor. Files are looked at before they are opened: their size, their pi
 from __future__ import annotations
 
 import functools
+import hashlib
 import os
 import tempfile
 from collections.abc import Callable
@@ -39,9 +40,12 @@ os.environ.setdefault("GRADIO_ANALYTICS_ENABLED", "False")  # the page works off
 
 import gradio as gr
 
-MAX_UPLOAD, MAX_UPLOAD_PIXELS, MAX_IMAGES = "10mb", 25_000_000, 100
+MAX_UPLOAD, MAX_UPLOAD_PIXELS, MAX_DECODED_PIXELS, MAX_IMAGES = "10mb", 25_000_000, 1 << 20, 100
+MAX_GUIDED, MAX_BEAMS, MAX_SEED = 16, 8, 2**31
 SHOWN = 320
 """Pixels of a side at which one image is shown."""
+DAY = 86_400
+"""Seconds after which pictures that were shown are deleted."""
 AT_ONCE, WAITING = 2, 100
 """Visitors that are answered at the same time, and that may wait."""
 
@@ -78,6 +82,7 @@ class Demo:
         self.classes = classes or [str(number) for number in range(known or 0)]
         self.example = ddn.reconstruct(ddn.sample(1))[0].clamp(0, 1) if example is None else example
         self.columns = 16
+        self._files = tempfile.TemporaryDirectory(prefix="ddn-")  # those that may be downloaded; gone with the page
 
     def labels(self, count: int, name: str | None) -> Tensor | None:
         """Classes to draw with, for a model or prior by class."""
@@ -153,7 +158,9 @@ class Demo:
 
     def samples(self, count: float, seed: float, temperature: float, name: str | None) -> Image.Image:
         number = int(count)
-        require(1 <= number <= MAX_IMAGES, f"1 to {MAX_IMAGES} images", number)
+        within("images", number, 1, MAX_IMAGES)
+        within("seed", seed, 0, MAX_SEED)
+        within("temperature", temperature, 0.1, 1.5)
         labels = self.labels(number, name)
         how: dict[str, Any] = {} if self.prior is None else {"prior": self.prior, "temperature": temperature}
         generator = torch.Generator().manual_seed(int(seed))
@@ -170,12 +177,23 @@ class Demo:
             f"**{packed} bytes** ({len(data)} with the header), {psnr(error):.1f} dB; as pixels it is "
             f"{image.numel()} bytes."
         )
-        return to_pil(self.enlarged(image)), to_pil(self.enlarged(back)), told, kept(data, "image.ddn")
+        return to_pil(self.enlarged(image)), to_pil(self.enlarged(back)), told, self.kept(data)
+
+    def kept(self, data: bytes) -> str:
+        """A file that may be downloaded; the same one for the same bytes."""
+        path = Path(self._files.name, hashlib.sha256(data).hexdigest()[:16], "image.ddn")
+        path.parent.mkdir(exist_ok=True)
+        path.write_bytes(data)
+        return str(path)
 
     def opened(self, path: str | None) -> Image.Image:
         if path is None:
             raise InvalidInput("expected a .ddn file, got none; upload one")
-        return to_pil(self.enlarged(self.codec.decompress_batch(Path(path).read_bytes(), only=[0])[0]))
+        data = Path(path).read_bytes()
+        header = self.codec.read(data).header
+        pixels = header.height * header.width
+        require(pixels <= MAX_DECODED_PIXELS, f"an image of at most {MAX_DECODED_PIXELS} pixels here", pixels)
+        return to_pil(self.enlarged(self.codec.decompress_batch(data, only=[0])[0]))
 
     def guided(
         self,
@@ -189,7 +207,10 @@ class Demo:
     ) -> Image.Image:
         """Images by what is painted over the picture, by its few pixels, and by a class."""
         ddn, number = self.ddn, int(count)
-        require(1 <= number <= 16, "1 to 16 images", number)
+        within("images", number, 1, MAX_GUIDED)
+        within("beams", beams, 1, MAX_BEAMS)
+        within("seed", seed, 0, MAX_SEED)
+        within("pixels", pixels, 0, max(ddn.image_size))
         conditions: list[Condition] = []
         if editor is not None and editor.get("background") is not None:
             image, strokes, mask = self.painted(editor)
@@ -250,6 +271,11 @@ class Demo:
         return curves(lines), str(pictures[-1]) if pictures else None, told
 
 
+def within(name: str, value: float, least: float, most: float) -> None:
+    """What the sliders see to, for those who ask without them."""
+    require(least <= value <= most, f"{name} from {least} to {most}", value)
+
+
 MISSING, STROKES = "what is missing", "colours"
 
 
@@ -272,16 +298,10 @@ def look_at(path: Path) -> None:
 
 def pixels_of(picture: Image.Image, channels: int) -> Tensor:
     """(C, H, W) in [0, 1]."""
+    require(picture.width * picture.height <= MAX_DECODED_PIXELS, "a painting of the size shown", picture.size)
     picture = picture.convert("L" if channels == 1 else "RGB")
     values = torch.frombuffer(bytearray(picture.tobytes()), dtype=torch.uint8).float() / 255
     return values.reshape(picture.height, picture.width, channels).permute(2, 0, 1).contiguous()
-
-
-def kept(data: bytes, name: str) -> str:
-    """A file of its own for one answer, which the page may download."""
-    path = Path(tempfile.mkdtemp(prefix="ddn-"), name)
-    path.write_bytes(data)
-    return str(path)
 
 
 def curves(lines: list[dict[str, Any]]) -> Any:
@@ -321,7 +341,7 @@ def told(function: Callable[..., Any]) -> Callable[..., Any]:
 
 def page(demo: Demo) -> gr.Blocks:
     """The whole page, with a queue."""
-    with gr.Blocks(title="Discrete Distribution Networks", analytics_enabled=False) as blocks:
+    with gr.Blocks(title="Discrete Distribution Networks", analytics_enabled=False, delete_cache=(DAY, DAY)) as blocks:
         ddn = demo.ddn
         gr.Markdown(
             f"# Discrete Distribution Network\nA picture is {sum(ddn.codes_per_level)} choices, "
@@ -411,7 +431,7 @@ def _sample(demo: Demo) -> None:
     with gr.Row():
         with gr.Column(scale=1):
             count = gr.Slider(1, MAX_IMAGES, 36, step=1, label="Images")
-            seed = gr.Number(0, precision=0, minimum=0, maximum=2**31, label="Seed")
+            seed = gr.Number(0, precision=0, minimum=0, maximum=MAX_SEED, label="Seed")
             temperature = gr.Slider(
                 0.1, 1.5, TEMPERATURE, step=0.05, label="Temperature", visible=demo.prior is not None
             )
@@ -464,9 +484,9 @@ def _guide(demo: Demo) -> None:
             pixels = gr.Slider(0, side, 0, step=1, label="Keep only so many pixels a side (0: none)")
             name = _classes(demo, bool(demo.classes) and (demo.net is not None or demo.by_class is not None), "any")
             with gr.Row():
-                count = gr.Slider(1, 16, 8, step=1, label="Images")
-                beams = gr.Slider(1, 8, 1, step=1, label="Beams")
-                seed = gr.Number(0, precision=0, minimum=0, maximum=2**31, label="Seed")
+                count = gr.Slider(1, MAX_GUIDED, 8, step=1, label="Images")
+                beams = gr.Slider(1, MAX_BEAMS, 1, step=1, label="Beams")
+                seed = gr.Number(0, precision=0, minimum=0, maximum=MAX_SEED, label="Seed")
             button = gr.Button("Guide", variant="primary")
         results = _picture("Results", "guided")
 
