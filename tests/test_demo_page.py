@@ -15,6 +15,7 @@ from small import digits, small_ddn
 
 from discrete_distribution_network.classifier import Classifier
 from discrete_distribution_network.codec import ImageCodec
+from discrete_distribution_network.errors import DDNError
 from discrete_distribution_network.pictures import grid
 from discrete_distribution_network.prior import Prior
 
@@ -281,3 +282,20 @@ def test_no_file_outside_is_given_out_and_nobody_else_is_let_in(address):
     port = int(address.rstrip("/").rpartition(":")[2])
     with pytest.raises(ConnectionRefusedError), socket.create_connection(("127.0.0.2", port), timeout=5):
         pass
+
+
+def test_what_the_sliders_forbid_is_refused_without_them_too(demo, tmp_path):
+    for asked, words in (
+        (lambda: demo.samples(10_000, 0, 0.7, None), "images from 1 to 100"),
+        (lambda: demo.samples(4, -1, 0.7, None), "seed"),
+        (lambda: demo.samples(4, 0, 0, None), "temperature"),
+        (lambda: demo.guided(None, "", 10**9, None, 1, 0, 1), "pixels from 0 to 16"),
+        (lambda: demo.guided(None, "", 0, None, 1, 0, 1000), "beams from 1 to 8"),
+        (lambda: demo.compressed(None, 3), "upload one"),
+    ):
+        with pytest.raises(DDNError, match=words):
+            asked()
+    path = tmp_path / "large.ddn"
+    path.write_bytes(demo.codec.compress(torch.zeros(1, 2048, 1024)))
+    with pytest.raises(DDNError, match="at most 1048576 pixels"):
+        demo.opened(str(path))
