@@ -1,6 +1,11 @@
 import math
+import random
+import resource
+import struct
 import subprocess
 import sys
+import time
+import zlib
 
 import pytest
 import torch
@@ -18,7 +23,7 @@ from discrete_distribution_network.bitstream import (
 )
 from discrete_distribution_network.codec import COUNTS, CodeCounts, ImageCodec, fingerprint
 from discrete_distribution_network.ddn import DDN
-from discrete_distribution_network.errors import InvalidInput, ModelFileError
+from discrete_distribution_network.errors import DDNError, InvalidInput, ModelFileError
 from discrete_distribution_network.selection import resize
 
 HEADER = 39
@@ -202,3 +207,51 @@ def test_counts_that_do_not_fit_are_told(tmp_path):
 def test_bitstream_knows_no_torch():
     code = "import sys; from discrete_distribution_network import bitstream; assert 'torch' not in sys.modules"
     subprocess.run([sys.executable, "-c", code], check=True)
+
+
+@pytest.mark.slow
+def test_ten_minutes_of_broken_files_give_images_or_errors_of_the_library():
+    """Files with bytes changed, cut, doubled and put in, half of them with checksums made anew."""
+    pytest.importorskip("constriction")
+    ddn, images = colour_ddn(), torch.rand(20, 3, 16, 16, generator=torch.Generator().manual_seed(1))
+    counts = skewed(ddn, images)
+    codecs = [ImageCodec(ddn), ImageCodec(ddn, counts)]
+    whole = [codec.compress_batch(images[:n]) for codec in codecs for n in (1, 5)]
+    random_, started, tries, read = random.Random(0), time.monotonic(), 0, 0
+    while time.monotonic() - started < 600:
+        data = bytearray(random_.choice(whole))
+        for _ in range(random_.randint(1, 4)):
+            place = random_.randrange(len(data) + 1)
+            kind = random_.randrange(4)
+            if kind == 0 and place < len(data):
+                data[place] = random_.randrange(256)
+            elif kind == 1:
+                del data[place : place + random_.randint(1, 8)]
+            elif kind == 2:
+                data[place:place] = random_.randbytes(random_.randint(1, 8))
+            else:
+                data[place:place] = data[place : place + random_.randint(1, 40)]
+        if random_.random() < 0.7 and len(data) > 11:
+            data = bytearray(with_right_checksums(bytes(data)))
+        try:
+            image = random_.choice(codecs).decompress_batch(bytes(data))
+            read += 1
+            assert image.ndim == 4
+        except DDNError:
+            pass
+        tries += 1
+    assert tries > 1000
+    assert read > 0
+    used = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024
+    assert used < 2000, f"{used} MiB"
+
+
+def with_right_checksums(data):
+    """The same bytes, with header length, payload's and header's checksums as they should be."""
+    length = min(struct.unpack_from("<H", data, 5)[0], len(data))
+    if length < 19:
+        return data
+    head = bytearray(data[:length])
+    struct.pack_into("<I", head, length - 8, zlib.crc32(data[length:]))
+    struct.pack_into("<I", head, length - 4, zlib.crc32(bytes(head[: length - 4])))
+    return bytes(head) + data[length:]
