@@ -98,7 +98,7 @@ class TrainConfig:
     ema: bool = True
     """Keep a moving average of the weights; it is what is used."""
     precision: Literal["auto", "no", "bf16", "fp16"] = "auto"
-    """no is float32; auto is bf16 where the processor has matrix units for it."""
+    """no is float32; auto is bf16 where the processor has instructions for it."""
     compile: bool = False
     """Compile the network with torch.compile: minutes at the start, faster steps."""
     device: str = "auto"

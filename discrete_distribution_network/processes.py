@@ -56,12 +56,12 @@ def accelerator_for(
 
 
 def fast_precision(cpu: bool = False) -> Precision:
-    """bf16 where the processor has matrix units for it, else "no"."""
+    """bf16 where the processor multiplies it faster than float32 (AVX-512 BF16, AMX; CUDA devices), else "no"."""
     if torch.cuda.is_available() and not cpu:
         return "bf16" if torch.cuda.is_bf16_supported(including_emulation=False) else "no"
     if torch.backends.mps.is_available() and not cpu:
         return "no"
-    return "bf16" if getattr(torch.cpu, "_is_amx_tile_supported", lambda: False)() else "no"
+    return "bf16" if getattr(torch.cpu, "_is_avx512_bf16_supported", lambda: False)() else "no"
 
 
 def fast_autocast(device: torch.device) -> torch.autocast:

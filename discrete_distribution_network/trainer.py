@@ -105,7 +105,7 @@ class Trainer:
         max_bad_images: how many images that cannot be decoded are replaced by others (left out, when evaluating)
             before it is an error; in each process.
         num_workers: processes that load images; None for none on a CPU, two on a GPU.
-        mixed_precision: "no" (float32), "bf16", "fp16", or "auto": bf16 where the processor has matrix units for it.
+        mixed_precision: "no" (float32), "bf16", "fp16", or "auto": bf16 where the processor has instructions for it.
         compile: `torch.compile` the network.
         channels_last: keep weights and images in that memory format.
         seed: of the order of the images and of all that is random in training.
