@@ -4,7 +4,7 @@
     python benchmarks/guidance.py --model RUN --by-class RUN
     python benchmarks/guidance.py --cost                 # only time and memory of guidance with K = 512
 
-On test images (1,000 unless told otherwise, 200 by class): the missing part of an image against filling it from the
+On test images (1,000 unless told otherwise): the missing part of an image against filling it from the
 nearest training image and with the mean training image; 8x8 pixels made 32x32 against bicubic; a class by a black-box
 classifier, and by a network trained by class, judged by another classifier that neither has seen. Writes
 `benchmarks/results/guidance.json`. Needs Debian's package dataset-fashion-mnist.
@@ -33,18 +33,23 @@ from discrete_distribution_network.classifier import Classifier as Net
 from discrete_distribution_network.classifier import accuracy, train_classifier
 from discrete_distribution_network.conditions import Classifier, Inpaint, SuperResolve
 from discrete_distribution_network.config import TEMPERATURE
-from discrete_distribution_network.data import open_data
+from discrete_distribution_network.data import Split, open_data
 from discrete_distribution_network.frechet import frechet_distance, statistics
 from discrete_distribution_network.guide_run import known_part
 from discrete_distribution_network.loader import in_order
 from discrete_distribution_network.metrics import psnr
+from discrete_distribution_network.pretrained import load_strictly, read_tensors, write_tensors
 from discrete_distribution_network.prior import LearnedPrior
 from discrete_distribution_network.runs import load_model, load_prior, model_folder
 
 RESULTS = Path(__file__).resolve().parent / "results" / "guidance.json"
+WORK = Path(__file__).resolve().parent.parent / ".benchmark" / "guidance"
 BATCH, BEAMS, SMALL, SEVERAL = 100, (1, 4), 8, 8
-CLASSIFIED, FEW = 200, 32
-"""Images by a black-box classifier, which takes seconds for each, and candidates that the prior proposes to it."""
+ROLLOUTS, JUDGED = 32, range(6)
+"""Walks that are finished at first for a black-box classifier, and the levels from which they are finished anew."""
+
+SCALE, BY_CLASS_TEMPERATURE = 2.0, 0.8
+"""How the network by class is asked."""
 
 
 class Bench:
@@ -55,11 +60,10 @@ class Bench:
         split = open_data("fashion-mnist", self.ddn.image_size, 1)
         self.train = torch.cat([batch.images for batch in in_order(split.train, self.ddn, 500)])
         self.test = torch.cat([batch.images for batch in in_order(split.test, self.ddn, 500)])
-        # below the finest resolution, where a black box would be asked for thousands of candidates of every image
-        self.classified = self.ddn.code_shapes.index(self.ddn.code_shapes[-1])
-        self.guide = train_classifier(split.train, self.ddn, 10, seed=0)
-        # of another width, and from another seed
-        self.judge = train_classifier(split.train, self.ddn, 10, seed=1, epochs=4)
+        self.guide, self.judge = (
+            classifier("guide", split, self.ddn, seed=0),
+            classifier("judge", split, self.ddn, seed=1, epochs=4),  # from another start, and trained for longer
+        )
         self.figures: dict[str, Any] = {
             "machine": machine(),
             "images": count,
@@ -125,34 +129,68 @@ class Bench:
         return frechet_distance(own, real)
 
     def classes(self) -> None:
-        self.count = min(self.count, CLASSIFIED)
         wanted = torch.arange(self.count) % 10
         drawn = {"unguided": self.ddn.sample(self.count, prior=self.prior, temperature=TEMPERATURE)}
 
         def conditions(part: slice) -> list[Classifier]:
-            return [Classifier(self.guide, wanted[part], levels=range(self.classified))]
+            return [Classifier(self.guide, wanted[part], levels=JUDGED)]
 
         for beams in BEAMS:
-            drawn[f"guided, {beams} beams"] = self.guided(conditions, beams=beams, proposals=FEW)
-        by_class = self.class_ddn.sample(labels=wanted, prior=self.class_prior, temperature=TEMPERATURE)
-        drawn["network by class"] = by_class
+            drawn[f"guided, {beams} beams"] = self.guided(conditions, beams=beams, rollouts=ROLLOUTS)
         for name, own in drawn.items():
-            right = float((self.judge(own.clamp(0, 1)).argmax(1) == wanted).float().mean())
-            self.told(f"{self.count} of ten classes, {name}", {"share of the wanted class": right})
+            self.told(f"{self.count} of ten classes, {name}", {"share of the wanted class": self.share(own, wanted)})
         many = torch.arange(10_000) % 10
-        for name, images in (
-            ("network by class", self.class_ddn.sample(labels=many, prior=self.class_prior, temperature=TEMPERATURE)),
-            ("network without classes", self.ddn.sample(len(many), prior=self.prior, temperature=TEMPERATURE)),
-        ):
-            own = images.clamp(0, 1)
-            figures = {"distance": self.distance(own)}
-            if name == "network by class":
-                figures["share of the wanted class"] = float((self.judge(own).argmax(1) == many).float().mean())
-            self.told(f"10,000 samples, {name}", figures)
+        figures = {"distance": self.distance(self.drawn(len(many), self.ddn, self.prior, TEMPERATURE))}
+        self.told("10,000 samples, network without classes", figures)
+        for scale, temperature in ((1.0, TEMPERATURE), (SCALE, BY_CLASS_TEMPERATURE)):
+            own = self.drawn(len(many), self.class_ddn, self.class_prior, temperature, labels=many, scale=scale)
+            figures = {"distance": self.distance(own), "share of the wanted class": self.share(own, many)}
+            self.told(f"10,000 samples, network by class, scale {scale:g}, temperature {temperature:g}", figures)
+
+    def share(self, images: Tensor, wanted: Tensor) -> float:
+        said = torch.cat([self.judge(part).argmax(1) for part in images.clamp(0, 1).split(500)])
+        return float((said == wanted).float().mean())
+
+    def drawn(
+        self,
+        count: int,
+        ddn: DDN,
+        prior: LearnedPrior | None,
+        temperature: float,
+        labels: Tensor | None = None,
+        scale: float = 1.0,
+    ) -> Tensor:
+        asked = torch.zeros(count, dtype=torch.long) if labels is None else labels
+        generator = torch.Generator().manual_seed(0)
+        return torch.cat(
+            [
+                ddn.sample(
+                    len(part),
+                    prior=prior,
+                    temperature=temperature,
+                    labels=None if labels is None else part,
+                    guidance_scale=scale,
+                    generator=generator,
+                )
+                for part in asked.split(500)
+            ]
+        ).clamp(0, 1)
 
     def told(self, name: str, figures: dict[str, float]) -> None:
         self.figures[name] = figures
         print(name, ", ".join(f"{key} {value:.4g}" for key, value in figures.items()), sep=": ", flush=True)
+
+
+def classifier(name: str, split: Split, ddn: DDN, **how: Any) -> Net:
+    """Trained on first use."""
+    path, net = WORK / f"{name}.safetensors", Net(ddn.channels, 10)
+    if path.is_file():
+        load_strictly(net, read_tensors(path), path)
+    else:
+        WORK.mkdir(parents=True, exist_ok=True)
+        net = train_classifier(split.train, ddn, 10, **how)
+        write_tensors(path, net.state_dict())
+    return net.eval().requires_grad_(False)
 
 
 def loaded(folder: Path) -> tuple[DDN, LearnedPrior | None]:

@@ -24,6 +24,7 @@ from typing import Any
 import numpy as np
 import torch
 from guided_sampler import machine
+from photographs import shipped, squares
 from PIL import Image
 from skimage.metrics import structural_similarity
 from torch import Tensor
@@ -165,27 +166,6 @@ def told(row: dict[str, Any]) -> None:
     )
 
 
-def photographs(size: int, count: int = 1000) -> Tensor:
-    """Squares cut at random from the photographs that the libraries ship, with a fixed seed."""
-    import skimage
-    from sklearn.datasets import load_sample_images
-
-    whole = [Image.fromarray(image) for image in load_sample_images().images]
-    shipped = Path(skimage.__file__).parent / "data"
-    names = ("astronaut.png", "chelsea.png", "coffee.png", "rocket.jpg", "hubble_deep_field.jpg", "retina.jpg")
-    whole += [Image.open(shipped / name).convert("RGB") for name in names if (shipped / name).is_file()]
-    generator, cut = np.random.default_rng(1), []
-    while len(cut) < count:
-        image = whole[len(cut) % len(whole)]
-        side = int(generator.integers(2 * size, 5 * size))
-        if min(image.size) <= side:
-            side = min(image.size) - 1
-        left, top = (int(generator.integers(0, length - side)) for length in image.size)
-        part = image.crop((left, top, left + side, top + side)).resize((size, size), Image.Resampling.LANCZOS)
-        cut.append(torch.from_numpy(np.asarray(part)).permute(2, 0, 1).float() / 255)
-    return torch.stack(cut)
-
-
 def plot(sets: dict[str, list[dict[str, Any]]]) -> None:
     from matplotlib.figure import Figure
 
@@ -216,7 +196,8 @@ def main() -> None:
     models = [(folder, load_model(model_folder(folder), "cpu")) for folder in given.model]
     first = models[0][1]
     if given.colour:
-        images = photographs(first.image_size[0], min(given.count, 1000))
+        cut = squares(shipped(), first.image_size[0], min(given.count, 1000), seed=1)
+        images = torch.stack([opened(written(square, {"format": "PNG"}), 3) for square in cut])
     else:
         split = open_data("fashion-mnist", first.image_size, 1)
         images = torch.cat([batch.images for batch in in_order(split.test, first, 500, limit=given.count)])

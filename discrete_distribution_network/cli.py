@@ -97,6 +97,8 @@ class Sample(_WithModel):
     """Of the prior: only the likeliest candidates are drawn whose chances together reach this."""
     label: int | None = None
     """Class of the samples, for a network or a prior by class; one after the other if not given."""
+    guidance_scale: float = 1.0
+    """Of a prior by class: above 1 samples are more like their class, and less like one another."""
 
     def run(self) -> None:
         import torch
@@ -124,6 +126,7 @@ class Sample(_WithModel):
             temperature=temperature,
             top_p=self.top_p,
             labels=labels,
+            guidance_scale=self.guidance_scale,
         )
         save_picture(grid(samples), self.out)
         print(f"{self.num} samples, drawn {'uniformly' if prior is None else 'by the prior'}, in {self.out}")
@@ -133,27 +136,31 @@ class Sample(_WithModel):
 class Prior(_OfRun):
     """Fit a prior to the codes of a run's data set, so that samples look like it; it is kept beside the model."""
 
-    kind: Literal["heads", "transformer", "counts"] = "heads"
-    """heads look at the network's own features; a transformer looks at the codes alone; counts of how often each code
-    occurs make the files of `ddn encode` smaller, and do nothing for samples."""
+    kind: Literal["heads", "transformer", "codes"] = "heads"
+    """heads look at the network's own features; a transformer looks at the codes alone; codes is another that does, in
+    integers, which makes the files of `ddn encode` smaller, and does nothing for samples."""
     minutes: float = 5.0
     """How long."""
     by_class: bool = False
     """One that takes the class of a sample, as one of a network by class does anyway; the data set must have labels."""
-    dim: int = 96
-    """Its width."""
+    dim: int | None = None
+    """Its width; 96 if not given, and 64 for codes."""
     seed: int = 0
     """Of its weights and of the order of the images."""
 
     def run(self) -> None:
-        from discrete_distribution_network.runs import count_codes, fit_prior
+        from discrete_distribution_network.runs import fit_code_prior, fit_prior
 
         folder = self.run_folder or self.model
-        if self.kind == "counts":
-            print(f"counts in {count_codes(folder, self.dataset, self.device)}, by which `ddn encode` packs codes")
+        if self.kind == "codes":
+            packed, where = fit_code_prior(folder, self.dataset, self.minutes, self.dim or 64, self.seed, self.device)
+            print(
+                f"codes of test images take {packed.test_bits:.1f} of {packed.uniform_bits:g} bits, after "
+                f"{packed.steps} steps; the code prior is in {where}, and `ddn encode` packs by it"
+            )
             return
         fitted, where = fit_prior(
-            folder, self.dataset, self.kind, self.minutes, self.by_class, self.dim, self.seed, self.device
+            folder, self.dataset, self.kind, self.minutes, self.by_class, self.dim or 96, self.seed, self.device
         )
         print(
             f"codes of test images cost {fitted.test_bits:.1f} of {fitted.uniform_bits:g} bits by the prior, after "
@@ -195,6 +202,9 @@ class Guide(_WithModel):
     """Of clip: its weights, by their name there or their file."""
     beams: int = 1
     """Walks of each result that are followed, of which the best is taken."""
+    rollouts: int | None = None
+    """Of classify, clip, lowbit and edges: judge finished images alone, so many at first, half as many from each
+    next level on; 0 for the unfinished ones of each level. 32 if not given, for classify and clip alone."""
     top_k: int = 1
     """Choose at random among the k best candidates."""
     uniform: bool = False
@@ -247,7 +257,7 @@ class Encode(_WithModel):
     beams: int = 1
     """Walks of each image that are followed, of which the best is taken: better images in the same bytes."""
     rate: float = 0.0
-    """What a bit costs, in mean squared error, where there are counts (ddn prior --kind counts): smaller files."""
+    """What a bit costs, in mean squared error, where there is a code prior (ddn prior --kind codes): smaller files."""
 
     def run(self) -> None:
         from discrete_distribution_network.runs import codec_of, model_folder, write_codes

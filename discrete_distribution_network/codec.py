@@ -1,174 +1,29 @@
 """`ImageCodec`: an image <-> a file of a few bytes. The walk of a DDN is the encoder; its choices are the file.
 
 Larger images than the model's are cut into tiles of its size, the last ones filled up with their edge. Packed uniformly
-a code takes log2 K bits. Where the model's folder holds counts of how often its codes occur (`CodeCounts`), the range
-coder of the library constriction packs them tighter. Counts are integers, and their shares are dyadic numbers that
-float64 holds exactly, so what decodes is in step with what encoded on every machine.
+a code takes log2 K bits. Where a `CodePrior` lies in the model's folder, likely codes take fewer (`range_coding.py`).
 """
 
 from __future__ import annotations
 
 import hashlib
 from collections.abc import Sequence
-from pathlib import Path
-from typing import Any
 
-import numpy as np
 import torch
 import torch.nn.functional as F
 from torch import Tensor
 
 from discrete_distribution_network import bitstream
 from discrete_distribution_network.bitstream import RANGE, UNIFORM, Header, Level, OtherModelsCodes, Reader
+from discrete_distribution_network.code_prior import CodePrior
 from discrete_distribution_network.conditions import Cheap
 from discrete_distribution_network.ddn import DDN
-from discrete_distribution_network.errors import InvalidInput, ModelFileError, require
+from discrete_distribution_network.errors import InvalidInput, require
 from discrete_distribution_network.guided_sampler import to_patches
-from discrete_distribution_network.pretrained import read_tensors, write_tensors
-
-COUNTS = "counts.safetensors"
-"""File of `CodeCounts`, beside its model."""
-
-PRECISION = 16
-"""Counts of a place sum to 2^16."""
-
-WORD = 4
-"""Bytes of a word of the range coder."""
+from discrete_distribution_network.range_coding import pack_ranges, unpack_ranges
 
 MAX_PIXELS = 1 << 26
 """An image of more pixels is not decoded: a file of a few bytes may claim any size."""
-
-
-class CodeCounts:
-    """How often each code occurs at each place of a level, as integers that sum to 2^16.
-
-    Args:
-        tables: for each level the counts of its places, int64 (codes of the level, K), each at least 1.
-    """
-
-    def __init__(self, tables: Sequence[Tensor]):
-        for level, table in enumerate(tables):
-            whole = table.ndim == 2 and not table.is_floating_point() and bool((table >= 1).all())
-            require(whole, f"counts of at least 1, (codes, K), of level {level}", tuple(table.shape))
-            sums = table.sum(1)
-            require(bool((sums == 1 << PRECISION).all()), f"counts that sum to 2^{PRECISION}", sums.tolist()[:4])
-        self.tables = [table.cpu() for table in tables]
-        self._made: list[list[Any]] = []
-
-    @classmethod
-    def of(cls, ddn: DDN, codes: Tensor) -> CodeCounts:
-        """Of the codes (B, number of codes) of a training set: of each place, leaning on all places of its level."""
-        tables = []
-        for part, size in zip(codes.cpu().split(ddn.codes_per_level, 1), ddn.codebook_sizes, strict=True):
-            require(size < 1 << PRECISION, f"K below 2^{PRECISION} for counts", size)
-            everywhere = torch.bincount(part.flatten(), minlength=size).double() + 0.5
-            here = torch.zeros(part.shape[1], size, dtype=torch.float64)
-            here.scatter_add_(1, part.T, torch.ones(part.T.shape, dtype=torch.float64))
-            shares = here + LEAN * everywhere / everywhere.sum()
-            tables.append(_integers(shares / shares.sum(1, keepdim=True)))
-        return cls(tables)
-
-    def bits(self, level: int) -> Tensor:
-        """What each code costs, (codes of the level, K)."""
-        return PRECISION - self.tables[level].double().log2()
-
-    def check(self, ddn: DDN) -> None:
-        shapes = [tuple(table.shape) for table in self.tables]
-        wanted = list(zip(ddn.codes_per_level, ddn.codebook_sizes, strict=True))
-        require(shapes == wanted, f"counts of shape {wanted}", shapes)
-
-    def save(self, folder: str | Path) -> None:
-        """Write `counts.safetensors` into the folder of their model."""
-        write_tensors(Path(folder) / COUNTS, {f"{i:03d}": table.int() for i, table in enumerate(self.tables)})
-
-    @classmethod
-    def load(cls, folder: str | Path) -> CodeCounts:
-        """The counts beside a model.
-
-        Raises:
-            ModelFileError: there are none, or they are damaged.
-        """
-        path = Path(folder) / COUNTS
-        if not path.is_file():
-            raise ModelFileError(f"expected counts of codes in {path}, found none; run `ddn prior --kind counts`")
-        tables = [table.long() for _, table in sorted(read_tensors(path).items())]
-        try:
-            return cls(tables)
-        except InvalidInput as error:
-            raise ModelFileError(f"expected counts of codes in {path}, but {error}; make them anew") from error
-
-    def pack(self, codes: Sequence[int], levels: int, tiles: int) -> bytes:
-        """The codes of the first `levels` levels of all tiles of an image, range coded.
-
-        The coder ends with a whole word; of that as few bytes are kept as decode to the same codes.
-        """
-        coder = _constriction().stream.queue.RangeEncoder()
-        columns = np.ascontiguousarray(np.asarray(codes, np.int32).reshape(tiles, -1).T)
-        for model, column in zip(self._models(levels), columns, strict=True):
-            coder.encode(column, model)
-        whole = coder.get_compressed().astype(">u4").tobytes()
-        for length in range(max(0, len(whole) - WORD), len(whole)):
-            lower = int.from_bytes(whole[:length], "big")
-            for number in (lower, lower + 1):  # cut off, or rounded up
-                if number < 1 << 8 * length:
-                    short = number.to_bytes(length, "big")
-                    if self._decoded(short, levels, tiles) == list(codes):
-                        return short
-        return whole
-
-    def unpack(self, data: bytes, levels: int, tiles: int) -> list[int]:
-        """The codes that `pack` wrote.
-
-        Raises:
-            DamagedCodes: they are not what `pack` writes.
-        """
-        codes = self._decoded(data, levels, tiles)
-        if codes is None or self.pack(codes, levels, tiles) != data:
-            raise bitstream.DamagedCodes("expected range-coded codes, got bytes that no codes make; copy them again")
-        return codes
-
-    def _decoded(self, data: bytes, levels: int, tiles: int) -> list[int] | None:
-        """The codes of bytes that go on with zeros; None if the coder cannot have made them."""
-        words = np.frombuffer(data + bytes(-len(data) % WORD), ">u4").astype(np.uint32)
-        decoder = _constriction().stream.queue.RangeDecoder(words)
-        try:
-            columns = [decoder.decode(model, tiles) for model in self._models(levels)]
-        except AssertionError:
-            return None
-        return np.stack(columns, 1).flatten().tolist()
-
-    def _models(self, levels: int) -> list[Any]:
-        """constriction's of the places of the first levels."""
-        if not self._made:
-            categorical = _constriction().stream.model.Categorical
-            shares = [table.double().numpy() / (1 << PRECISION) for table in self.tables]
-            self._made = [[categorical(row, perfect=False) for row in table] for table in shares]
-        return [model for table in self._made[:levels] for model in table]
-
-
-LEAN = 32
-"""The counts of a place are as if so many more images had been seen, whose codes occur as in its whole level."""
-
-
-def _integers(shares: Tensor) -> Tensor:
-    """Shares (places, K) as integers of at least 1 that sum to 2^16."""
-    total, size = 1 << PRECISION, shares.shape[1]
-    exact = shares * (total - size)
-    whole = exact.floor().long()
-    left = total - size - whole.sum(1, keepdim=True)
-    rank = (whole - exact).argsort(dim=1, stable=True).argsort(dim=1, stable=True)
-    return whole + (rank < left) + 1
-
-
-def _constriction() -> Any:
-    try:
-        import constriction
-    except ImportError as error:
-        raise InvalidInput(
-            "expected the library constriction for range-coded files, found none; "
-            "pip install 'discrete-distribution-network[codec]'"
-        ) from error
-    return constriction
 
 
 class ImageCodec:
@@ -176,25 +31,27 @@ class ImageCodec:
 
     Args:
         ddn: the model; it is what reads the files, too.
-        counts: of its codes, to range code; None to pack uniformly. Uniform files are read either way.
+        prior: how likely its codes are, to range code; None to pack uniformly. Uniform files are read either way.
         beams: walks of each tile that are followed, of which the best is taken.
-        rate: what a bit costs against the mean squared error of a tile, where there are counts: above 0, codes that
-            occur often are preferred, and files get smaller and images worse.
+        rate: what a bit costs against the mean squared error of a tile, where there is a prior: above 0, likely codes
+            are preferred, and files get smaller and images worse.
         batch_size: tiles that are encoded or decoded at once.
     """
 
     def __init__(
-        self, ddn: DDN, counts: CodeCounts | None = None, *, beams: int = 1, rate: float = 0.0, batch_size: int = 64
+        self, ddn: DDN, prior: CodePrior | None = None, *, beams: int = 1, rate: float = 0.0, batch_size: int = 64
     ):
-        if counts is not None:
-            counts.check(ddn)
-        require(rate == 0 or counts is not None, "counts where rate is given", "none")
+        if prior is not None:
+            own = (ddn.code_shapes, ddn.codebook_sizes)
+            fits = (list(prior.code_shapes), list(prior.codebook_sizes)) == own
+            require(fits, "a prior of this model's codes", "one of other levels")
+        require(rate == 0 or prior is not None, "a code prior where rate is given", "none")
         require(rate >= 0, "a rate of at least 0", rate)
         require(
             ddn.cond_channels == 0, "a network that learnt without other images", f"cond_channels {ddn.cond_channels}"
         )
         require(min(ddn.codebook_sizes) >= 2, "a model with at least 2 candidates at every level", ddn.codebook_sizes)
-        self.ddn, self.counts, self.beams, self.rate, self.batch_size = ddn, counts, beams, rate, batch_size
+        self.ddn, self.prior, self.beams, self.rate, self.batch_size = ddn, prior, beams, rate, batch_size
         self.fingerprint = fingerprint(ddn)
 
     def compress(self, image: Tensor, levels: int | None = None) -> bytes:
@@ -226,11 +83,11 @@ class ImageCodec:
         require(max(height, width) < 1 << 16, "sides below 65536 pixels", (height, width))
         tiles = self._tiles(images)
         codes = torch.cat([self._encode(part, levels) for part in tiles.split(self.batch_size)])
-        per_image = codes.reshape(batch, -1).tolist()
         count = len(tiles) // batch
+        method, model = self._method()
         header = Header(
-            UNIFORM if self.counts is None else RANGE,
-            self.fingerprint,
+            method,
+            model,
             channels,
             height,
             width,
@@ -238,7 +95,7 @@ class ImageCodec:
             count,
             tuple(map(Level, ddn.codes_per_level[:levels], ddn.codebook_sizes)),
         )
-        return bitstream.write(header, [self._pack(own, header) for own in per_image])
+        return bitstream.write(header, self._pack(codes, header))
 
     def decompress_batch(self, data: bytes, levels: int | None = None, only: Sequence[int] | None = None) -> Tensor:
         """The images (B, C, H, W) of a file; `only` those of these places, if given.
@@ -253,8 +110,7 @@ class ImageCodec:
         places = range(len(reader)) if only is None else only
         require(all(0 <= place < len(reader) for place in places), f"places below {len(reader)}", list(places)[:8])
         wanted = sum(ddn.codes_per_level[:levels])
-        codes = torch.tensor([self._unpack(reader[place], header) for place in places])
-        codes = codes.reshape(len(places) * header.tiles, -1)[:, :wanted]
+        codes = self._unpack([reader[place] for place in places], header)[:, :wanted]
         tiles = torch.cat([ddn.decode(part) for part in codes.split(self.batch_size)])
         return self._joined(tiles, header)
 
@@ -266,9 +122,12 @@ class ImageCodec:
         """
         reader, ddn = Reader(data), self.ddn
         header = reader.header
-        if header.model != self.fingerprint:
+        if header.method == RANGE and self.prior is None:
+            raise InvalidInput("expected the code prior of the model for a range-coded file, got none; give it")
+        wanted = self.fingerprint if header.method == UNIFORM else self._method()[1]
+        if header.model != wanted:
             raise OtherModelsCodes(
-                f"expected codes of the model {self.fingerprint.hex()}, got {header.model.hex()}'s; use that one"
+                f"expected codes of the model {wanted.hex()}, got {header.model.hex()}'s; use that one"
             )
         own = tuple(map(Level, ddn.codes_per_level, ddn.codebook_sizes))
         rows, columns = self._grid(header.height, header.width)
@@ -284,42 +143,46 @@ class ImageCodec:
 
     def pack(self, codes: Tensor) -> list[bytes]:
         """The codes (B, number of codes) of images of the model's size without a header: equally long, if uniform."""
-        header = self._plain(codes.shape[1])
-        return [self._pack(own, header) for own in codes.tolist()]
+        return self._pack(codes, self._plain(codes.shape[1]))
 
     def unpack(self, parts: Sequence[bytes], levels: int | None = None) -> Tensor:
         """The codes (B, number of codes) that `pack` wrote, of all levels or the first `levels`."""
         levels = self.ddn.num_levels if levels is None else levels
-        header = self._plain(sum(self.ddn.codes_per_level[:levels]))
-        return torch.tensor([self._unpack(part, header) for part in parts])
+        return self._unpack(parts, self._plain(sum(self.ddn.codes_per_level[:levels])))
 
     def _plain(self, codes: int) -> Header:
         levels = self.ddn.levels_of(codes)
         own = tuple(map(Level, self.ddn.codes_per_level[:levels], self.ddn.codebook_sizes))
-        method = UNIFORM if self.counts is None else RANGE
-        return Header(method, self.fingerprint, self.ddn.channels, *self.ddn.image_size, 1, 1, own)
+        return Header(*self._method(), self.ddn.channels, *self.ddn.image_size, 1, 1, own)
 
-    def _pack(self, codes: list[int], header: Header) -> bytes:
-        if header.method == UNIFORM:
-            return bitstream.pack(codes, header.sizes * header.tiles)
-        assert self.counts is not None
-        return self.counts.pack(codes, len(header.levels), header.tiles)
+    def _method(self) -> tuple[int, bytes]:
+        """How files are written, and which model, and prior, can read them."""
+        if self.prior is None:
+            return UNIFORM, self.fingerprint
+        return RANGE, hashlib.sha256(self.fingerprint + self.prior.fingerprint).digest()[:8]
 
-    def _unpack(self, data: bytes, header: Header) -> list[int]:
+    def _pack(self, codes: Tensor, header: Header) -> list[bytes]:
+        """Codes (images * tiles, number of codes) as the bytes of each image."""
         if header.method == UNIFORM:
-            return bitstream.unpack(data, header.sizes * header.tiles)
-        if self.counts is None:
-            raise InvalidInput("expected the counts of the model's codes for a range-coded file, got none; give them")
-        return self.counts.unpack(data, len(header.levels), header.tiles)
+            own = codes.reshape(-1, header.tiles * codes.shape[1]).tolist()
+            return [bitstream.pack(one, header.sizes * header.tiles) for one in own]
+        assert self.prior is not None
+        return pack_ranges(self.prior, codes, header.tiles)
+
+    def _unpack(self, parts: Sequence[bytes], header: Header) -> Tensor:
+        """The other way."""
+        if header.method == UNIFORM:
+            codes = [bitstream.unpack(part, header.sizes * header.tiles) for part in parts]
+            return torch.tensor(codes).reshape(len(parts) * header.tiles, -1)
+        assert self.prior is not None
+        return unpack_ranges(self.prior, parts, len(header.levels), header.tiles)
 
     # tiles
 
     def _encode(self, tiles: Tensor, levels: int) -> Tensor:
         tiles = tiles.to(self.ddn.start.device, self.ddn.start.dtype)
-        if self.rate == 0 or self.counts is None:
-            return self.ddn.encode_walk(tiles, levels, beams=self.beams).codes.cpu()
-        cheap = Cheap([self.counts.bits(level) for level in range(levels)], weight=self.rate)
-        return self.ddn.encode_walk(tiles, levels, beams=self.beams, also=[cheap]).codes.cpu()
+        also = [] if self.rate == 0 or self.prior is None else [Cheap(self.prior, weight=self.rate)]
+        return self.ddn.encode_walk(tiles, levels, beams=self.beams, also=also).codes.cpu()
 
     def _grid(self, height: int, width: int) -> tuple[int, int]:
         """How many tiles an image is high and wide."""

@@ -30,7 +30,7 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from discrete_distribution_network.errors import InvalidInput, require
-from discrete_distribution_network.selection import resize
+from discrete_distribution_network.selection import Likely, resize
 
 GREY = (0.299, 0.587, 0.114)
 """Shares of red, green and blue in a grey value (ITU-R BT.601), as Pillow has them."""
@@ -207,18 +207,15 @@ class ColorStrokes(Measurement):
 
 
 class Cheap(Condition):
-    """Codes that take few bits.
+    """Codes that a prior finds likely: the error of a code is its bits.
 
     Args:
-        bits: for each level what its codes take, (codes of the level, K).
+        prior: see `prior.py` and `code_prior.py`; one that asks for no class.
     """
 
-    def __init__(self, bits: Sequence[Tensor], **shared: Any):
+    def __init__(self, prior: Likely, **shared: Any):
         super().__init__(**shared)
-        self.bits = bits
-
-    def holds_at(self, level: int) -> bool:
-        return super().holds_at(level) and level < len(self.bits)
+        self.prior = prior
 
 
 class Scorer(Condition):

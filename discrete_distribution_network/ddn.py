@@ -20,11 +20,12 @@ from torch.optim import Optimizer
 from discrete_distribution_network.blocks import AttentionBlock, ResidualBlock
 from discrete_distribution_network.conditions import Condition, Custom, Match, Scorer, Scores
 from discrete_distribution_network.errors import InvalidInput, require
-from discrete_distribution_network.guidance import Guidance, Guided, search
+from discrete_distribution_network.guidance import Guidance, Guided, roll_out, search
 from discrete_distribution_network.guided_sampler import GuidedSampler, check_codes
 from discrete_distribution_network.pretrained import Pretrained
 from discrete_distribution_network.selection import (
     Branches,
+    Contrasted,
     Drawn,
     Given,
     Likely,
@@ -32,6 +33,7 @@ from discrete_distribution_network.selection import (
     SamplerOutput,
     Selection,
     Uniform,
+    by_level,
     of_rows,
     resize,
 )
@@ -402,6 +404,7 @@ class DDN(
         prior: Likely | None = None,
         proposals: int = 128,
         temperature: float = 0.7,
+        rollouts: int = 0,
         labels: Tensor | None = None,
         cond: Tensor | None = None,
     ) -> Guided:
@@ -417,6 +420,9 @@ class DDN(
                 where no condition holds. Pictures then look like the data even where nothing is asked of them.
             proposals: how many candidates the prior proposes.
             temperature: of the prior.
+            rollouts: black boxes judge finished images alone, so many at first, and then at each level at which one
+                holds half as many that begin as the best so far; 0: they judge the candidates of each level as they
+                are. Linear conditions guide the walks either way.
             labels: classes (B,), for a prior by class, for a network with `num_classes`, or both.
             cond: see `walk`.
 
@@ -442,7 +448,10 @@ class DDN(
             "labels": labels if takes_labels(prior) else None,
         }
         known = labels if self.num_classes is not None else None
-        walk, scores = self._guided(own, batch_size, self.num_levels, known, cond, how)
+        require(rollouts >= 0, "rollouts of at least 0", rollouts)
+        black = any(isinstance(one, Scorer) for one in own)
+        require(black or rollouts == 0, "a black box where rollouts are given", "linear conditions alone")
+        walk, scores = self._guided(own, batch_size, self.num_levels, known, cond, how, rollouts)
         return Guided(walk.outputs[-1], walk.codes, scores)
 
     def _guided(
@@ -453,20 +462,37 @@ class DDN(
         labels: Tensor | None,
         cond: Tensor | None,
         how: dict[str, Any],
+        rollouts: int = 0,
     ) -> tuple[Walk, Tensor]:
         """A guided walk of the first levels, and what each condition says at each of them, (B, levels, conditions)."""
 
         def guidance(num_levels: int = levels, **more: Any) -> Guidance:
             return Guidance(conditions, batch, num_levels, self.image_size, **how, **more)
 
-        def walk(select: Selection, stop: int) -> Walk:
-            return self.walk(select, batch, stop, labels, cond)
+        def walk(select: Selection, stop: int = levels, each: int = 1) -> Walk:
+            asked = (None if own is None else own.repeat_interleave(each, 0) for own in (labels, cond))
+            return self.walk(select, batch * each, stop, *asked)
 
         linear = not any(isinstance(one, Scorer) for one in conditions)
+        shapes, judged = self.code_shapes[:levels], None
+        given: list[Tensor] = []
         with self._evaluating():
-            given = search(walk, self.code_shapes[:levels], guidance) if linear and how["beams"] > 1 else []
+            if rollouts:
+                given, judged = roll_out(
+                    lambda select, each: walk(select, each=each),
+                    guidance,
+                    conditions,
+                    batch,
+                    self.image_size,
+                    shapes,
+                    rollouts,
+                    how["beams"],
+                )
+            elif linear and how["beams"] > 1:
+                given = search(walk, shapes, guidance)
             last = guidance(given=given)
-            return walk(last, levels), torch.stack(last.scores, 1)
+            walked, scores = walk(last), torch.stack(last.scores, 1)
+        return walked, scores if judged is None else torch.where(judged.isnan(), scores, judged)
 
     @overload
     def sample(
@@ -480,6 +506,7 @@ class DDN(
         top_p: float = 1.0,
         labels: Tensor | None = None,
         cond: Tensor | None = None,
+        guidance_scale: float = 1.0,
     ) -> Tensor: ...
 
     @overload
@@ -495,6 +522,7 @@ class DDN(
         top_p: float = 1.0,
         labels: Tensor | None = None,
         cond: Tensor | None = None,
+        guidance_scale: float = 1.0,
     ) -> tuple[Tensor, Tensor]: ...
 
     @torch.no_grad()
@@ -509,6 +537,7 @@ class DDN(
         top_p: float = 1.0,
         labels: Tensor | None = None,
         cond: Tensor | None = None,
+        guidance_scale: float = 1.0,
     ) -> Tensor | tuple[Tensor, Tensor]:
         """Images (B, C, H, W) of random codes, uniformly or as a prior says, or of the given ones.
 
@@ -523,6 +552,8 @@ class DDN(
             labels: classes (B,), for a prior by class, for a network with `num_classes`, or both; they give the batch
                 size too.
             cond: see `walk`.
+            guidance_scale: of a prior by class: above 1 what tells a class from images in general counts so many times;
+                then every walk is walked twice.
         """
         if codes is not None:
             require(batch_size in (None, codes.shape[0]), f"batch_size {codes.shape[0]} as the codes", batch_size)
@@ -531,18 +562,26 @@ class DDN(
             if batch_size is None:
                 batch_size = next((len(given) for given in (labels, cond) if given is not None), 1)
             require(batch_size >= 1, "a batch_size of at least 1", batch_size)
+            known = self.num_classes is not None or takes_labels(prior)
+            require(labels is None or known, "labels for a network with num_classes or a prior by class", "neither")
+            twice = guidance_scale != 1
+            if twice:
+                asked = labels is not None and takes_labels(prior)
+                require(asked, "a prior by class, and labels, where guidance_scale is given", "none")
+            if twice and labels is not None:
+                labels = torch.cat((labels, torch.full_like(labels, -1)))
+                cond = None if cond is None else cond.repeat(2, 1, 1, 1)
+            walks = batch_size * (2 if twice else 1)
             select: Selection = Uniform(generator)
             if prior is not None:
-                of_prior = labels if takes_labels(prior) else None
-                select = Drawn(prior, batch_size, of_prior, temperature, top_p, generator)
+                how = (prior, walks, labels if takes_labels(prior) else None, temperature, top_p, generator)
+                select = Contrasted(guidance_scale, *how) if twice else Drawn(*how)
             else:
                 plain = (temperature, top_p) == (1.0, 1.0)
                 require(plain, "a prior where temperature or top_p are given", "none")
-            known = self.num_classes is not None or takes_labels(prior)
-            require(labels is None or known, "labels for a network with num_classes or a prior by class", "neither")
             with self._evaluating():
-                walk = self.walk(select, batch_size, None, labels if self.num_classes is not None else None, cond)
-            images, codes = walk.outputs[-1], walk.codes
+                walk = self.walk(select, walks, None, labels if self.num_classes is not None else None, cond)
+            images, codes = walk.outputs[-1][:batch_size], walk.codes[:batch_size]
         return (images, codes) if return_codes else images
 
     def split_and_prune_(self, optimizer: Optimizer | None = None, mirror: DDN | None = None) -> int:
@@ -568,8 +607,7 @@ class DDN(
 
     def _by_level(self, codes: Tensor, levels: int) -> list[Tensor]:
         """(B, number of codes) -> one tensor per level, shaped as its sampler has them."""
-        parts = codes.split(self.codes_per_level[:levels], dim=1)
-        return [part.reshape(-1, *shape) for part, shape in zip(parts, self.code_shapes, strict=False)]
+        return by_level(codes, self.code_shapes[:levels])
 
     def levels_of(self, count: int) -> int:
         """How many of the first levels have so many codes in all.

@@ -7,6 +7,7 @@ have no common unit.
 
 With patches each patch chooses for itself: by a measurement at once; by a black box one patch after the other, the
 others staying as they are. Where no condition says anything of a patch, its node is drawn by the prior, or uniformly.
+Unfinished images say little to a classifier; with rollouts (`roll_out`) black boxes see nothing but finished ones.
 
 Letters: B images, M walks of each (beams), P patches of the level, n nodes that are looked at, K of them without a
 prior.
@@ -28,7 +29,7 @@ from discrete_distribution_network.candidates import Candidates, nodes_at_once
 from discrete_distribution_network.conditions import Cheap, Condition, Measured, Measurement, Scorer, Size
 from discrete_distribution_network.errors import require
 from discrete_distribution_network.guided_sampler import GuidedSampler, to_patches
-from discrete_distribution_network.selection import Branches, Likely, Selection, of_rows, resize
+from discrete_distribution_network.selection import Branches, Likely, Selection, by_level, of_rows, resize
 
 if TYPE_CHECKING:
     from discrete_distribution_network.ddn import Walk
@@ -67,6 +68,8 @@ class Guidance:
         labels: for a prior by class, (B,).
         given: the codes of the first levels, which are taken as they are, shaped as the samplers give them.
         by_patch: let every patch have beams of its own, as `search` does.
+        each: follow so many walks of each image that know nothing of one another, and ask no black box, as `roll_out`
+            does; 0 for `beams`.
     """
 
     def __init__(
@@ -84,6 +87,7 @@ class Guidance:
         labels: Tensor | None = None,
         given: Sequence[Tensor] = (),
         by_patch: bool = False,
+        each: int = 0,
     ):
         require(top_k >= 1, "top_k of at least 1", top_k)
         require(beams >= 1, "beams of at least 1", beams)
@@ -93,32 +97,46 @@ class Guidance:
         self.conditions, self.batch_size, self.num_levels = conditions, batch_size, num_levels
         self.image_size, self.top_k, self.beams, self.generator = image_size, top_k, beams, generator
         self.prior, self.proposals, self.temperature = prior, proposals, temperature
-        self.given, self.by_patch = given, by_patch
-        self.state = None if prior is None else prior.begin(batch_size, labels)
+        self.given, self.by_patch, self.each = given, by_patch, each
+        rows = batch_size * max(1, each)
+        if labels is not None and each > 1:
+            labels = labels.repeat_interleave(each)
+        self.state = None if prior is None else prior.begin(rows, labels)
+        self.costs = {
+            i: (one.prior, one.prior.begin(rows, None)) for i, one in enumerate(conditions) if isinstance(one, Cheap)
+        }
+        """The prior of each condition that knows one, and its state."""
+        self.spent = torch.zeros(())
+        """What the codes of every walk took so far by these, as long as patches lie alike, (B * M, P)."""
         self.scores: list[Tensor] = []
         """Of each level so far what each condition says of every walk, (B * M, number of conditions)."""
 
     def __call__(self, level: int, sampler: GuidedSampler, features: Tensor, residual: Tensor | None) -> Branches:
         if level < len(self.given):
             codes = self.given[level]
+            rows = torch.arange(len(codes), device=codes.device)
             if len(self.given) == self.num_levels:  # nothing is left to choose, so this is to tell what was chosen
                 self.scores.append(
                     _Choice(self, level, sampler, features, residual).told(codes.reshape(len(codes), -1))
                 )
-            elif self.prior is not None:
-                self.state = self.prior.follow(level, codes, self.state)
-            return Branches(*sampler.draw(features, codes, residual), torch.arange(len(codes), device=codes.device))
+            self._follow(level, codes, rows)
+            return Branches(*sampler.draw(features, codes, residual), rows)
         choice = _Choice(self, level, sampler, features, residual)
         rows, nodes = choice.best(1 if level == self.num_levels - 1 else self.beams)
         codes = nodes.reshape(len(rows), *sampler.codes_shape(features)[1:])
         step = sampler.draw(of_rows(features, rows), codes, None if residual is None else of_rows(residual, rows))
-        if self.prior is not None:
-            self.state = self.prior.follow(
-                level, codes, take_rows(self.state, rows if rows.ndim == 1 else rows[:, 0, 0])
-            )
+        self._follow(level, codes, rows)
         if not self.by_patch:
             self.scores = [own[rows] for own in self.scores] + [choice.said]
         return Branches(step.output, codes, None, rows)
+
+    def _follow(self, level: int, codes: Tensor, rows: Tensor) -> None:
+        """Let the priors know the codes, of walks that continue these rows."""
+        if self.prior is not None:
+            self.state = self.prior.follow(level, codes, take_rows(self.state, rows))
+        self.costs = {
+            i: (prior, prior.follow(level, codes, take_rows(state, rows))) for i, (prior, state) in self.costs.items()
+        }
 
     def random(self, shape: Sequence[int], device: torch.device) -> Tensor:
         """Uniform numbers in (0, 1), from the generator."""
@@ -147,7 +165,8 @@ class _Choice:
         grid = sampler.codes_shape(features)[1:] or (1, 1)
         self.grid: Size = (grid[0], grid[1])
         self.patches = self.grid[0] * self.grid[1]
-        self.active = [(i, one) for i, one in enumerate(guidance.conditions) if one.holds_at(level)]
+        asked = (one for one in enumerate(guidance.conditions) if not (guidance.each and isinstance(one[1], Scorer)))
+        self.active = [(i, one) for i, one in asked if one.holds_at(level)]
         known = guidance.prior is None or level < len(guidance.given)
         self.nodes = None if known else self._proposed(guidance.prior)
         self.count = sampler.codebook_size if self.nodes is None else self.nodes.shape[2]
@@ -159,6 +178,8 @@ class _Choice:
         cost = torch.zeros(self.rows, self.patches, self.count, device=self.device)
         for i, error in errors.items():
             cost += self._weight(self.guidance.conditions[i]).unsqueeze(2) * error
+        if self.guidance.spent.shape == cost.shape[:2]:
+            cost += self.guidance.spent.unsqueeze(2)
         loose = self._without_evidence()
         scores: dict[int, Tensor] = {}
         if not scorers:
@@ -171,12 +192,26 @@ class _Choice:
             best, scores = self._patch_after_patch(scorers, cost, self._pick(cost, loose))
         rows = torch.arange(self.rows, device=self.device)
         if self.guidance.by_patch:
-            return self._branch_by_patch(cost, loose, walks)
-        if self.walks > 1 or walks > 1:
+            rows, best = self._branch_by_patch(cost, loose, walks)
+        elif not self.guidance.each and (self.walks > 1 or walks > 1):
             rows, best = self._branch(cost, loose, best, walks, scores if self.patches > 1 else {})
+        places = torch.arange(self.patches, device=self.device)
+        each = rows if rows.ndim == 2 else rows.unsqueeze(1)  # (R', P or 1)
+        self._spend(errors, each, places, best)
+        nodes = best if self.nodes is None else self.nodes[each, places, best]
+        if rows.ndim == 2:
+            return rows[:, 0] if self.patches == 1 else rows.reshape(-1, *self.grid), nodes
         self.said = self._told(errors, scores, rows, best)
-        nodes = best if self.nodes is None else self.nodes[rows].gather(2, best.unsqueeze(2)).squeeze(2)
         return rows, nodes
+
+    def _spend(self, errors: dict[int, Tensor], rows: Tensor, places: Tensor, best: Tensor) -> None:
+        """Add what the codes take to what those before took, so that walks which took much do not come out ahead."""
+        cheap = [i for i in errors if isinstance(self.guidance.conditions[i], Cheap)]
+        if cheap:
+            before = self.guidance.spent
+            before = before[rows, places] if before.shape == (self.rows, self.patches) else torch.zeros_like(best)
+            own = (self._weight(self.guidance.conditions[i]).unsqueeze(2) * errors[i] for i in cheap)
+            self.guidance.spent = before + sum(part[rows, places, best] for part in own)
 
     def told(self, nodes: Tensor) -> Tensor:
         """What each linear condition says of these nodes (R, P): (R, number of conditions)."""
@@ -203,7 +238,8 @@ class _Choice:
         logits = prior.logits(self.level, self.features, self.guidance.state).float()
         logits = logits.reshape(self.rows, self.sampler.codebook_size, self.patches).mT / self.guidance.temperature
         noise = -(-self.guidance.random(logits.shape, self.device).log()).log()
-        return (logits + noise).topk(min(self.guidance.proposals, logits.shape[2])).indices
+        wanted = min(self.guidance.proposals, logits.shape[2]) if self.active else 1
+        return (logits + noise).topk(wanted).indices
 
     # what the conditions say
 
@@ -216,7 +252,9 @@ class _Choice:
                 candidates = candidates or self.sampler.candidates(self.features, self.residual)
                 error = self._error(candidates, one.at(self.size, self.grid))
             elif isinstance(one, Cheap):
-                error = one.bits[self.level].float().to(self.device).expand(self.rows, -1, -1)
+                prior, state = self.guidance.costs[i]
+                chances = prior.logits(self.level, self.features, state).float().log_softmax(1)
+                error = -chances.reshape(*chances.shape[:2], self.patches).mT / math.log(2)
             else:
                 continue
             errors[i] = error if self.nodes is None else error.gather(2, self.nodes)
@@ -306,13 +344,7 @@ class _Choice:
         parts = [(self._weight(self.guidance.conditions[i]), -own) for i, own in scores.items()]
         if isinstance(measured, Tensor):
             parts.append((measured, cost))
-        if len(parts) == 1:
-            return parts[0][1]
-        total = torch.zeros_like(cost)
-        for weight, own in parts:
-            pool = own.reshape(self.guidance.batch_size, -1) if pooled else own
-            total += weight * pool.argsort(1).argsort(1).reshape_as(own)
-        return total
+        return ranked(parts, self.guidance.batch_size if pooled else len(cost))
 
     # the choice
 
@@ -370,11 +402,11 @@ class _Choice:
         return taken // total.shape[1], options.flatten(0, 1)[taken]
 
     def _branch_by_patch(self, cost: Tensor, loose: Tensor | None, walks: int) -> tuple[Tensor, Tensor]:
-        """The best `walks` continuations of every patch: rows (R', rows of the grid, columns) and nodes (R', P).
+        """The best `walks` continuations of every patch: rows (R', P) and nodes (R', P).
 
         A new walk is put together of patches of several: the first of what is best for each, and so on.
         """
-        batch, (height, width) = self.guidance.batch_size, self.grid
+        batch = self.guidance.batch_size
         pool = cost.reshape(batch, self.walks, self.patches, -1).transpose(1, 2).flatten(2)
         taken = pool.topk(min(walks, pool.shape[2]), largest=False).indices.mT  # (B, M', P)
         walk, node = taken // self.count, taken % self.count
@@ -384,9 +416,7 @@ class _Choice:
             own = torch.arange(node.shape[1], device=self.device).clamp_max(self.walks - 1)
             walk, node = torch.where(loose, own[:, None], walk), torch.where(loose, self._anything(node.shape), node)
         rows = walk + torch.arange(batch, device=self.device).reshape(-1, 1, 1) * self.walks
-        rows, node = rows.flatten(0, 1), node.flatten(0, 1)
-        nodes = node if self.nodes is None else self.nodes[rows, torch.arange(self.patches, device=self.device), node]
-        return rows[:, 0] if self.patches == 1 else rows.reshape(-1, height, width), nodes
+        return rows.flatten(0, 1), node.flatten(0, 1)
 
     # rows and patches
 
@@ -428,16 +458,98 @@ def search(
         guidance: makes a `Guidance` of `num_levels`, `given` and `by_patch`.
     """
     given: list[Tensor] = []
-    for shape, group in groupby(code_shapes):
+    for _, group in groupby(code_shapes):
         stop = len(given) + len(list(group))
         codes = walk(guidance(num_levels=stop, given=given, by_patch=True), stop).codes
-        counts = [math.prod(shape) for shape in code_shapes[:stop]]
-        given = [part.reshape(-1, *own) for part, own in zip(codes.split(counts, 1), code_shapes[:stop], strict=True)]
+        given = by_level(codes, code_shapes[:stop])
     return given
 
 
+def ranked(parts: Sequence[tuple[Tensor, Tensor]], pools: int) -> Tensor:
+    """Costs (R, n) with their weights (R, 1) as one: the only one, or the sum of the ranks in each pool of rows."""
+    if len(parts) == 1:
+        return parts[0][1]
+    return sum(
+        (weight * own.reshape(pools, -1).argsort(1).argsort(1).reshape_as(own) for weight, own in parts),
+        torch.zeros_like(parts[0][1]),
+    )
+
+
+ROLLED_OUT = 512
+"""About so many walks are finished at once."""
+
+
+def roll_out(
+    walk: Callable[[Selection, int], Walk],
+    guidance: Callable[..., Guidance],
+    conditions: Sequence[Condition],
+    batch_size: int,
+    image_size: Size,
+    code_shapes: Sequence[tuple[int, ...]],
+    rollouts: int,
+    beams: int,
+) -> tuple[list[Tensor], Tensor]:
+    """Codes that black boxes like, which see finished images alone: a nested Monte Carlo search (Cazenave, 2009).
+
+    Many walks are finished, by the prior and the linear conditions, and what is best is kept; then at each level at
+    which a black box holds it is finished anew from there on, half as often as at the one before, since less is left
+    to decide, and the best of all walks so far is kept. With beams the best `beams` are, each finished as often.
+
+    Args:
+        walk: `walk(select, each)` walks all levels, so many walks of each image.
+        guidance: makes a `Guidance` of `given` and `each`.
+        rollouts: how many walks at first, for each beam.
+
+    Returns:
+        the codes of each level, and what each black box said of the best walk after each, (B, L, number of conditions);
+        NaN for linear conditions.
+    """
+    scorers = [(i, one) for i, one in enumerate(conditions) if isinstance(one, Scorer)]
+    counts = [math.prod(shape) for shape in code_shapes]
+    codes, said, history = torch.empty(batch_size, 0, sum(counts), dtype=torch.long), torch.empty(batch_size, 0, 0), []
+    times = rollouts
+    for level in range(len(counts)):
+        if level == 0 or any(one.holds_at(level) for _, one in scorers):
+            prefixes = codes[:, :, : sum(counts[:level])] if level else codes.new_empty(batch_size, beams, 0)
+            found = [(codes, said)] if level else []
+            at_once = max(1, ROLLED_OUT // (batch_size * prefixes.shape[1]))
+            for start in range(0, times, at_once):
+                own = prefixes.repeat(1, min(at_once, times - start), 1)
+                each = own.shape[1]
+                chosen = guidance(given=by_level(own.flatten(0, 1), code_shapes[:level]), each=each)
+                walked = walk(chosen, each)
+                seen = resize(walked.outputs[-1], image_size).unsqueeze(1)
+                scores = chosen.scores[-1].clone()
+                for i, one in scorers:
+                    scores[:, i] = one.checked(seen, len(counts) - 1, each)[:, 0]
+                found.append((walked.codes.unflatten(0, (batch_size, -1)), scores.unflatten(0, (batch_size, -1))))
+            codes, said = (torch.cat(parts, 1) for parts in zip(*found, strict=True))
+            best = _cost(conditions, said).topk(min(beams, codes.shape[1]), largest=False).indices.unsqueeze(2)
+            codes, said = (own.gather(1, best.expand(-1, -1, own.shape[2])) for own in (codes, said))
+            times = max(1, times // 2)
+        history.append(said[:, 0])
+    black = torch.tensor([isinstance(one, Scorer) for one in conditions], device=said.device)
+    return by_level(codes[:, 0], code_shapes), torch.stack(history, 1).masked_fill(~black, torch.nan)
+
+
+def _cost(conditions: Sequence[Condition], said: Tensor) -> Tensor:
+    """One cost (B, n) of what conditions say of n finished walks, (B, n, number of conditions)."""
+    weights = [torch.as_tensor(one.weight, dtype=torch.float32).reshape(-1, 1).to(said.device) for one in conditions]
+    parts = [(weights[i], -said[:, :, i]) for i, one in enumerate(conditions) if isinstance(one, Scorer)]
+    linear = [i for i, one in enumerate(conditions) if not isinstance(one, Scorer)]
+    if linear:
+        cost = sum(-weights[i] * said[:, :, i].nan_to_num() for i in linear)
+        parts.append((torch.stack([weights[i].expand(len(said), 1) for i in linear]).sum(0), torch.as_tensor(cost)))
+    return ranked(parts, len(said))
+
+
 def take_rows(state: Any, rows: Tensor) -> Any:
-    """The state of a prior (a tensor, a named tuple of them, or a batch size) for these rows of its batch."""
+    """The state of a prior (a tensor, a named tuple of them, or a batch size) for these rows of its batch.
+
+    Rows may be those of each part of an image, as `Branches` has them; what lies as the image does is put together so.
+    """
+    if isinstance(state, Tensor) and state.ndim == 4:
+        return of_rows(state, rows)
     if isinstance(state, Tensor):
-        return state[rows]
+        return state[rows if rows.ndim == 1 else rows[:, 0, 0]]
     return len(rows) if isinstance(state, int) else type(state)(*(take_rows(own, rows) for own in state))

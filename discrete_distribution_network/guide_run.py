@@ -77,6 +77,7 @@ def guide(asked: Guide) -> str:
         prior=prior,
         proposals=asked.proposals,
         temperature=asked.temperature,
+        rollouts=rollouts_for(asked, kinds),
         labels=labels_for(ddn, prior, count, asked.label),
     )
     save_picture(sheet(known, guided.images, images, asked.num), asked.out)
@@ -153,6 +154,17 @@ KINDS: dict[str, Callable[..., Known]] = {
 """What makes each condition: (options, model, images, each `--num` times, and their files) -> `Known`."""
 
 WITHOUT_FILES = ("classify", "clip")
+
+
+def rollouts_for(asked: Guide, kinds: Sequence[str]) -> int:
+    """What an unfinished image shows says little to a classifier or CLIP, so finished ones are judged by default."""
+    if asked.rollouts is not None:
+        return asked.rollouts
+    return ROLLOUTS if any(kind in WITHOUT_FILES for kind in kinds) else 0
+
+
+ROLLOUTS = 32
+"""Walks that are finished at first, by default."""
 
 
 def known_part(missing: str, size: tuple[int, int]) -> Tensor:

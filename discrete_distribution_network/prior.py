@@ -41,6 +41,9 @@ from discrete_distribution_network.whole_folder import sha256
 WEIGHTS, CONFIG = "prior.safetensors", "prior.json"
 """Files of a prior, beside those of its model."""
 
+LABEL_DROPOUT = 0.1
+"""Chance that an image is shown without its label while a prior by class is fitted."""
+
 WARMUP_STEPS = 49
 """Steps over which the learning rate rises while a prior is fitted."""
 
@@ -176,7 +179,7 @@ class LearnedPrior(nn.Module, ABC):
         return {"dim": self.dim, "num_classes": self.num_classes}
 
     def wanted(self, batch_size: int, labels: Tensor | None) -> Tensor:
-        """What is wanted, (B, dim): the classes, or the same for all."""
+        """What is wanted, (B, dim): the classes, or the same for all; a class of -1 is none."""
         start = self.start.expand(batch_size, -1)
         if self.classes is None:
             require(labels is None, "no labels, since this prior was fitted without", "some")
@@ -186,9 +189,10 @@ class LearnedPrior(nn.Module, ABC):
         require(tuple(labels.shape) == (batch_size,), f"labels of shape ({batch_size},)", tuple(labels.shape))
         integer = not (labels.is_floating_point() or labels.is_complex())
         require(integer, "integer labels", labels.dtype)
-        inside = bool(((labels >= 0) & (labels < len(self.classes.weight))).all())
-        require(inside, f"labels in [0, {self.num_classes})", labels.tolist()[:8])
-        return start + self.classes(labels.to(self.start.device))
+        inside = bool(((labels >= -1) & (labels < len(self.classes.weight))).all())
+        require(inside, f"labels in [0, {self.num_classes}), or -1 for none", labels.tolist()[:8])
+        labels = labels.to(self.start.device)
+        return start + self.classes(labels.clamp_min(0)) * (labels >= 0).unsqueeze(1)
 
     def save(self, folder: str | Path) -> None:
         """Write `prior.safetensors` and `prior.json` into the folder of its model.
@@ -441,8 +445,11 @@ def fit(
                     break
                 for group in optimizer.param_groups:
                     group["lr"] = rate_at(learning_rate, step, WARMUP_STEPS, done)
+                labels = _labels(batch.labels, labelled)
+                if labels is not None:  # so that it can do without, which `sample` with a guidance_scale asks of it
+                    labels = labels.masked_fill(torch.rand(len(labels)) < LABEL_DROPOUT, -1)
                 with fast:
-                    costs = prior.bits(ddn, in_unit_range(batch.images.to(device)), _labels(batch.labels, labelled))
+                    costs = prior.bits(ddn, in_unit_range(batch.images.to(device)), labels)
                 bits = costs.sum()
                 optimizer.zero_grad()
                 bits.backward()

@@ -22,8 +22,9 @@ from huggingface_hub import constants
 from discrete_distribution_network.bitstream import Reader
 from discrete_distribution_network.checkpoints import Checkpoints
 from discrete_distribution_network.classifier import Classifier, accuracy, num_classes, train_classifier
+from discrete_distribution_network.code_prior import CODE_PRIOR, CodePrior, FittedCodes, fit_codes
 from discrete_distribution_network.code_transformer import CodeTransformer
-from discrete_distribution_network.codec import COUNTS, CodeCounts, ImageCodec
+from discrete_distribution_network.codec import ImageCodec
 from discrete_distribution_network.config import CONFIG, TrainConfig, load_config
 from discrete_distribution_network.data import Split, open_data
 from discrete_distribution_network.ddn import DDN
@@ -279,22 +280,38 @@ def data_of_run(run: Path | None, dataset: str | None, ddn: DDN) -> Any:
 
 
 def codec_of(folder: Path, device: str, beams: int = 1, rate: float = 0.0) -> ImageCodec:
-    """The codec of a model's folder, which range codes if counts lie there."""
-    counts = CodeCounts.load(folder) if (folder / COUNTS).is_file() else None
-    return ImageCodec(load_model(folder, device), counts, beams=beams, rate=rate)
+    """The codec of a model's folder, which range codes if a code prior lies there."""
+    ddn = load_model(folder, device)
+    prior = CodePrior.load(folder, ddn) if (folder / CODE_PRIOR).is_file() else None
+    return ImageCodec(ddn, prior, beams=beams, rate=rate)
 
 
-def count_codes(run: Path | None, dataset: str | None, device: str) -> Path:
-    """Count the codes of a run's training images, for range-coded files; gives where they are kept."""
+def fit_code_prior(
+    run: Path | None, dataset: str | None, minutes: float, dim: int, seed: int, device: str
+) -> tuple[FittedCodes, Path]:
+    """Fit a code prior to the codes of a run's training images, for range-coded files; gives figures and folder."""
     run = run or newest_run()
     folder, config = model_folder(run), _config_of(run)
     ddn = load_model(folder, device)
     split = _data_of(config, dataset, ddn)
-    batches = in_order(split.train, ddn, 200, max_bad_images=config.max_bad_images)
-    with fast_autocast(ddn.start.device):
-        codes = torch.cat([ddn.encode(batch.images.to(ddn.start.device)).cpu() for batch in batches])
-    CodeCounts.of(ddn, codes).save(folder)
-    return folder / COUNTS
+    if split.test is None:
+        raise DataError("expected held-out images to fit a code prior with, got none; give some")
+    codes = [codes_of(ddn, part, config.max_bad_images) for part in (split.train, split.test)]
+    torch.manual_seed(seed)
+    prior = CodePrior.of(ddn, dim)
+    fitted = fit_codes(prior, *codes, minutes=minutes, seed=seed)
+    prior.save(folder)
+    return fitted, folder
+
+
+def codes_of(ddn: DDN, dataset: Any, max_bad_images: int = 0) -> torch.Tensor:
+    """The codes (N, number of codes) of all images of a data set, as small integers where they fit."""
+    kind = torch.int16 if max(ddn.codebook_sizes) <= 1 << 15 else torch.int64
+    codes = []
+    for batch in in_order(dataset, ddn, 200, max_bad_images=max_bad_images):
+        with fast_autocast(ddn.start.device):
+            codes.append(ddn.encode(batch.images.to(ddn.start.device)).cpu().to(kind))
+    return torch.cat(codes)
 
 
 def write_codes(codec: ImageCodec, files: Sequence[Path], out: Path | BinaryIO, tile: bool, levels: int | None) -> str:

@@ -7,6 +7,7 @@ small functions at the end choose within one level and are what `GuidedSampler` 
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any, NamedTuple, Protocol
 
@@ -141,6 +142,32 @@ class Drawn:
         device = chances.device if self.generator is None else self.generator.device
         codes = torch.multinomial(chances.to(device), 1, generator=self.generator)
         return codes.to(logits.device).reshape(logits.shape[:-1])
+
+
+class Contrasted(Drawn):
+    """A selection for twice as many walks: those of the second half know no class, and take the codes of the first.
+
+    Both see the same images, so what the prior says of one and of the other differs by the class alone; that difference
+    counts `scale` times (classifier-free guidance, Ho and Salimans, arXiv 2207.12598).
+    """
+
+    def __init__(self, scale: float, *args: Any, **kwargs: Any):
+        super().__init__(*args, **kwargs)
+        self.scale = scale
+
+    def __call__(self, level: int, sampler: GuidedSampler, features: Tensor, residual: Tensor | None) -> SamplerOutput:
+        asked, free = self.prior.logits(level, features, self.state).float().log_softmax(1).chunk(2)
+        codes = self._draw(free + self.scale * (asked - free))
+        codes = torch.cat((codes, codes))
+        self.state = self.prior.follow(level, codes, self.state)
+        drawn = sampler.draw(features, codes, residual)
+        return drawn._replace(output=drawn.output[: len(codes) // 2].repeat(2, *[1] * (drawn.output.ndim - 1)))
+
+
+def by_level(codes: Tensor, code_shapes: Sequence[tuple[int, ...]]) -> list[Tensor]:
+    """Codes (B, number of codes) as one tensor a level, shaped as its sampler has them."""
+    parts = codes.split([math.prod(shape) for shape in code_shapes], dim=1) if code_shapes else ()
+    return [part.reshape(-1, *shape) for part, shape in zip(parts, code_shapes, strict=True)]
 
 
 def of_rows(images: Tensor, rows: Tensor) -> Tensor:

@@ -21,9 +21,11 @@ from discrete_distribution_network.bitstream import (
     Reader,
     TruncatedCodes,
 )
-from discrete_distribution_network.codec import COUNTS, CodeCounts, ImageCodec, fingerprint
+from discrete_distribution_network.code_prior import CodePrior, fit_codes
+from discrete_distribution_network.codec import ImageCodec, fingerprint
+from discrete_distribution_network.conditions import Cheap
 from discrete_distribution_network.ddn import DDN
-from discrete_distribution_network.errors import DDNError, InvalidInput, ModelFileError
+from discrete_distribution_network.errors import DDNError, InvalidInput
 from discrete_distribution_network.selection import resize
 
 HEADER = 39
@@ -144,64 +146,96 @@ def test_any_batch_size_number_of_threads_and_precision_reads_the_same_codes():
     torch.testing.assert_close(ImageCodec(small_ddn().eval().double()).decompress_batch(data), want, atol=1e-5, rtol=0)
 
 
-def skewed(ddn, images):
-    return CodeCounts.of(ddn, ddn.encode(images))
+def learnt(ddn, images):
+    """A prior of the codes of these images, fitted so far that likely codes are known."""
+    codes, prior = ddn.encode(images), CodePrior.of(ddn, dim=16, hidden=16)
+    fit_codes(prior, codes, codes, steps=60, minutes=None, learning_rate=1e-2, progress=False)
+    return prior
 
 
-def test_range_coded_files_are_smaller_where_codes_are_uneven(tmp_path):
+def test_range_coded_files_are_smaller_where_codes_are_known(tmp_path):
     pytest.importorskip("constriction")
     ddn, images = colour_ddn(), photo(16, 16).unsqueeze(0) * torch.rand(200, 1, 1, 1)
-    counts = skewed(ddn, images)
-    counts.save(tmp_path)
-    counts = CodeCounts.load(tmp_path)
-    codec, plain = ImageCodec(ddn, counts), ImageCodec(ddn)
+    prior = learnt(ddn, images)
+    codec, plain = ImageCodec(ddn, prior), ImageCodec(ddn)
     data = codec.compress_batch(images)
     torch.testing.assert_close(codec.decompress_batch(data), plain.decompress_batch(plain.compress_batch(images)))
     torch.testing.assert_close(codec.decompress_batch(data, only=[150]), codec.decompress_batch(data)[150:151])
     codes = ddn.encode(images)
-    bits = sum(
-        counts.bits(level).gather(1, part.T).sum() for level, part in enumerate(codes.split(ddn.codes_per_level, 1))
-    )
     packed = codec.pack(codes)
     assert torch.equal(codec.unpack(packed), codes)
+    bits = prior.cost(codes) * len(codes)
     assert bits / 8 <= sum(map(len, packed)) <= bits / 8 + 1.5 * len(images)
-    big = photo(64, 64)
-    assert len(data) < len(plain.compress_batch(images))
+    first = codes[:, : sum(ddn.codes_per_level[:3])]
+    assert torch.equal(codec.unpack(codec.pack(first), 3), first)
+    assert len(data) < 0.8 * len(plain.compress_batch(images))
+    big = photo(70, 50)
     torch.testing.assert_close(codec.decompress(codec.compress(big)), plain.decompress(plain.compress(big)))
-    with pytest.raises(InvalidInput, match="the counts of the model's codes"):
-        plain.decompress_batch(data)
+    two = torch.stack((big, big.flip(1)))
+    torch.testing.assert_close(
+        codec.decompress_batch(codec.compress_batch(two)), plain.decompress_batch(plain.compress_batch(two))
+    )
     uniform = plain.compress_batch(images)
     torch.testing.assert_close(codec.decompress_batch(uniform), plain.decompress_batch(uniform))
+
+
+def test_range_coded_files_want_the_prior_that_wrote_them():
+    pytest.importorskip("constriction")
+    ddn, image = colour_ddn(), photo(16, 16)
+    data = ImageCodec(ddn, CodePrior.of(ddn, dim=8, hidden=8).exact()).compress(image)
+    with pytest.raises(InvalidInput, match="code prior of the model"):
+        ImageCodec(ddn).decompress(data)
+    with pytest.raises(OtherModelsCodes):
+        ImageCodec(ddn, CodePrior.of(ddn, dim=8, hidden=8).exact()).decompress(data)
+
+
+def test_any_batch_size_and_number_of_threads_writes_the_same_range_coded_bytes():
+    pytest.importorskip("constriction")
+    ddn, images = colour_ddn(), torch.rand(70, 3, 16, 16, generator=torch.Generator().manual_seed(1))
+    codes, prior = ddn.encode(images), CodePrior.of(ddn, dim=8, hidden=8).exact()
+    codec = ImageCodec(ddn, prior)
+    want, threads = codec.pack(codes), torch.get_num_threads()
+    for number in (1, 2, 3):
+        torch.set_num_threads(number)
+        assert [codec.pack(own.unsqueeze(0))[0] for own in codes[::9]] == want[::9]
+        assert torch.equal(codec.unpack(want[5:9]), codes[5:9])
+    torch.set_num_threads(threads)
 
 
 def test_a_rate_makes_files_smaller_and_images_worse():
     pytest.importorskip("constriction")
     ddn, images = colour_ddn(), photo(16, 16).unsqueeze(0) * torch.rand(64, 1, 1, 1)
-    counts = skewed(ddn, images)
-    careful, cheap = ImageCodec(ddn, counts), ImageCodec(ddn, counts, rate=1e-2)
-    sizes = [len(codec.compress_batch(images)) for codec in (careful, cheap)]
-    errors = [
-        float((codec.decompress_batch(codec.compress_batch(images)) - images).square().mean())
-        for codec in (careful, cheap)
-    ]
+    prior = learnt(ddn, images)
+    sizes, errors = [], []
+    for codec in (ImageCodec(ddn, prior), ImageCodec(ddn, prior, rate=1e-2)):
+        data = codec.compress_batch(images)
+        sizes.append(len(data))
+        errors.append(float((codec.decompress_batch(data) - images).square().mean()))
     assert sizes[1] < 0.9 * sizes[0]
     assert errors[1] > errors[0]
 
 
-def test_counts_that_do_not_fit_are_told(tmp_path):
+@pytest.mark.parametrize("rate", [1e-3, 1e-2, 1e-1])
+def test_enough_beams_with_a_rate_find_the_best_of_all_codes(rate):
+    ddn, images = small_ddn(levels_per_resolution=[0, 2]).eval(), digits(12) / 255
+    with torch.no_grad():
+        for sampler in ddn.samplers:
+            sampler.keys.weight.normal_(0, 0.3)
+    prior = learnt(ddn, images)
+    every = torch.cartesian_prod(torch.arange(8), torch.arange(8))
+    drawn, bits = ddn.decode(every), torch.tensor([prior.cost(codes.unsqueeze(0)) for codes in every])
+    costs = (drawn - images.unsqueeze(1)).square().mean((2, 3, 4)) + rate * bits
+    codes = ddn.encode_walk(images, beams=8, also=[Cheap(prior, weight=rate)]).codes
+    found = costs.gather(1, (8 * codes[:, :1] + codes[:, 1:]))[:, 0]
+    torch.testing.assert_close(found, costs.amin(1), atol=1e-5, rtol=1e-4)
+
+
+def test_a_prior_that_does_not_fit_is_told():
     ddn = colour_ddn()
-    with pytest.raises(ModelFileError, match="found none"):
-        CodeCounts.load(tmp_path)
-    other = skewed(small_ddn().eval(), digits(20) / 255)
-    with pytest.raises(InvalidInput, match="counts of shape"):
-        ImageCodec(ddn, other)
-    with pytest.raises(InvalidInput, match="sum to"):
-        CodeCounts([torch.ones(1, 4, dtype=torch.long)])
-    with pytest.raises(InvalidInput, match="counts where rate"):
+    with pytest.raises(InvalidInput, match="a prior of this model's codes"):
+        ImageCodec(ddn, CodePrior.of(small_ddn(), dim=8, hidden=8))
+    with pytest.raises(InvalidInput, match="a code prior where rate"):
         ImageCodec(ddn, rate=0.1)
-    (tmp_path / COUNTS).write_bytes(b"nothing")
-    with pytest.raises(ModelFileError):
-        CodeCounts.load(tmp_path)
 
 
 def test_bitstream_knows_no_torch():
@@ -214,8 +248,7 @@ def test_ten_minutes_of_broken_files_give_images_or_errors_of_the_library():
     """Files with bytes changed, cut, doubled and put in, half of them with checksums made anew."""
     pytest.importorskip("constriction")
     ddn, images = colour_ddn(), torch.rand(20, 3, 16, 16, generator=torch.Generator().manual_seed(1))
-    counts = skewed(ddn, images)
-    codecs = [ImageCodec(ddn), ImageCodec(ddn, counts)]
+    codecs = [ImageCodec(ddn), ImageCodec(ddn, learnt(ddn, images))]
     whole = [codec.compress_batch(images[:n]) for codec in codecs for n in (1, 5)]
     random_, started, tries, read = random.Random(0), time.monotonic(), 0, 0
     while time.monotonic() - started < 600:

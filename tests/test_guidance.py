@@ -1,7 +1,7 @@
 import pytest
 import torch
 import torch.nn.functional as F
-from small import small_ddn
+from small import digits, small_ddn
 
 from discrete_distribution_network.conditions import (
     Classifier,
@@ -374,3 +374,64 @@ def test_rows_of_states():
     rows = torch.tensor([2, 2, 0])
     assert take_rows(5, rows) == 3
     assert take_rows(torch.arange(3.0), rows).tolist() == [2, 2, 0]
+
+
+def test_rollouts_find_the_best_of_all_images():
+    ddn = small_ddn(levels_per_resolution=[0, 2]).eval()
+    with torch.no_grad():
+        for sampler in ddn.samplers:
+            sampler.keys.weight.normal_(0, 0.3)
+    every = ddn.decode(torch.cartesian_prod(torch.arange(8), torch.arange(8)))
+    wanted = digits(3) / 255
+
+    def like(images):  # what is liked differs from image to image
+        return -(images.unflatten(0, (3, -1)) - wanted.unsqueeze(1)).square().mean((2, 3, 4)).flatten()
+
+    guided = ddn.guide(Custom(like), 3, rollouts=600, generator=torch.Generator().manual_seed(0))
+    best = -(every - wanted.unsqueeze(1)).square().mean((2, 3, 4))
+    torch.testing.assert_close(guided.scores[:, -1, 0], best.amax(1))
+    torch.testing.assert_close(like(guided.images), best.amax(1))
+
+
+def test_rollouts_judge_finished_images_and_keep_the_best():
+    ddn = colour_ddn()
+    generator = torch.Generator().manual_seed(0)
+    seen = []
+
+    def bright(images):
+        seen.append(images)
+        return brightness(images)
+
+    guided = ddn.guide(Custom(bright, levels=[2]), 2, rollouts=6, beams=2, generator=generator)
+    # 6 for each of two beams, then 3 for each from the third level on
+    assert sum(map(len, seen)) == 2 * (6 * 2 + 3 * 2)
+    scores = guided.scores[:, :, 0]
+    assert scores.shape == (2, ddn.num_levels)
+    assert bool((scores.diff(dim=1) >= 0).all())
+    torch.testing.assert_close(scores[:, -1], brightness(guided.images))
+    torch.testing.assert_close(ddn.decode(guided.codes), guided.images)
+    judged = torch.cat([brightness(images.unflatten(0, (2, -1)).flatten(0, 1)) for images in seen])
+    assert float(scores[:, -1].max()) == pytest.approx(float(judged.max()), abs=1e-6)
+
+
+def test_rollouts_are_guided_by_linear_conditions():
+    ddn, images = colour_ddn(), pictures(2)
+    left, mask = Inpaint(images, half()), half()
+    generator = torch.Generator().manual_seed(0)
+    alone = ddn.guide(left, generator=generator)
+    both = ddn.guide([left, Custom(brightness)], rollouts=8, generator=generator)
+    assert both.scores.shape == (2, ddn.num_levels, 2)
+    torch.testing.assert_close(both.scores[:, -1, 1], brightness(both.images))
+    assert float(both.scores[:, -1, 1].mean()) > float(brightness(alone.images).mean())
+    errors = [((own.images - images).square() * mask).mean() for own in (alone, both)]
+    assert float(errors[1]) < 2 * float(errors[0])
+    with pytest.raises(InvalidInput, match="a black box where rollouts"):
+        ddn.guide(left, rollouts=4)
+
+
+def test_rollouts_of_a_network_by_class_with_a_prior():
+    ddn = small_ddn(num_classes=3).eval()
+    prior = Prior(ddn, dim=8, num_classes=3).eval()
+    labels = torch.tensor([2, 0])
+    guided = ddn.guide(Custom(lambda x: x.mean((1, 2, 3))), prior=prior, labels=labels, rollouts=5)
+    torch.testing.assert_close(ddn.decode(guided.codes, labels), guided.images)

@@ -295,3 +295,52 @@ def test_bad_input_is_one_sentence():
         fit(Prior(ddn), ddn, digits(), digits(), steps=None, minutes=None)
     with pytest.raises(InvalidInput, match="dim"):
         Prior(ddn, dim=0)
+
+
+class ByClass(Fixed):
+    """Scores (classes + 1, K): the last for no class."""
+
+    num_classes = 2
+
+    def begin(self, batch_size, labels):
+        return labels
+
+    def logits(self, level, features, state):
+        return self.scores[state]
+
+
+def test_a_guidance_scale_counts_what_the_class_adds_so_many_times():
+    ddn, labels = small_ddn(codebook_size=3), torch.arange(2).repeat_interleave(3000)
+    scores = torch.tensor([[0.5, 0.3, 0.2], [0.1, 0.8, 0.1], [0.4, 0.4, 0.2]]).log()
+    for scale in (0.5, 2.0):
+        generator = torch.Generator().manual_seed(0)
+        how = dict(prior=ByClass(scores), labels=labels, guidance_scale=scale, return_codes=True, generator=generator)
+        images, codes = ddn.sample(**how)
+        torch.testing.assert_close(ddn.decode(codes), images)
+        expected = (scores[2] + scale * (scores[:2] - scores[2])).softmax(1)
+        for label in (0, 1):
+            share = torch.bincount(codes[labels == label].flatten(), minlength=3) / codes[labels == label].numel()
+            torch.testing.assert_close(share, expected[label], atol=0.02, rtol=0)
+
+
+def test_a_guidance_scale_with_a_network_by_class():
+    ddn, labels = small_ddn(num_classes=3).eval(), torch.tensor([0, 2, 1])
+    with torch.no_grad():
+        for stage in ddn.stages:
+            stage.conditioning.classes.weight.normal_()
+    prior = Prior(ddn, dim=8, num_classes=3).eval()
+    images, codes = ddn.sample(labels=labels, prior=prior, guidance_scale=2.0, return_codes=True)
+    assert images.shape == (3, 1, 8, 8)
+    torch.testing.assert_close(ddn.decode(codes, labels), images)
+    for wrong in (dict(labels=labels), dict(batch_size=2, prior=Prior(small_ddn(), dim=8))):
+        with pytest.raises(InvalidInput, match="where guidance_scale"):
+            (ddn if "labels" in wrong else small_ddn()).sample(guidance_scale=2.0, **wrong)
+
+
+def test_a_prior_by_class_can_do_without():
+    prior = Prior(small_ddn(), dim=8, num_classes=3)
+    none, some = prior.begin(2, torch.tensor([-1, 1]))
+    torch.testing.assert_close(none, prior.start[0])
+    assert not torch.allclose(some, prior.start[0])
+    with pytest.raises(InvalidInput, match="or -1 for none"):
+        prior.begin(1, torch.tensor([-2]))

@@ -6,7 +6,8 @@ import pytest
 import torch
 
 from discrete_distribution_network import cli
-from discrete_distribution_network.codec import CodeCounts, ImageCodec
+from discrete_distribution_network.code_prior import CodePrior
+from discrete_distribution_network.codec import ImageCodec
 from discrete_distribution_network.data import open_data
 from discrete_distribution_network.ddn import DDN
 from discrete_distribution_network.errors import DataError
@@ -45,8 +46,8 @@ def test_its_codes_are_files():
     folder = released("fashion-mnist")
     ddn = DDN.from_pretrained("fashion-mnist").eval()
     images = ddn.sample(3, prior=load_prior(ddn, folder)).clamp(0, 1)
-    for counts in (None, CodeCounts.load(folder)):
-        codec = ImageCodec(ddn, counts)
+    for own in (None, CodePrior.load(folder, ddn)):
+        codec = ImageCodec(ddn, own)
         back = codec.decompress_batch(codec.compress_batch(images))
         assert float((back - images).square().mean()) < 0.004
 
