@@ -2,8 +2,8 @@
 
     python benchmarks/release.py runs/fashion fashion-mnist
 
-Writes `discrete_distribution_network/released/NAME`: network and prior in float16, a classifier, counts of the codes,
-an example, the names of the classes and a card. No file may have more than 8 MiB.
+Writes `discrete_distribution_network/released/NAME`: network and prior in float16, a classifier, a code prior if there
+is one, an example, the names of the classes and a card. No file may have more than 8 MiB.
 """
 
 from __future__ import annotations
@@ -17,7 +17,7 @@ import torch
 
 from discrete_distribution_network import whole_folder
 from discrete_distribution_network.classifier import train_classifier
-from discrete_distribution_network.codec import CodeCounts
+from discrete_distribution_network.code_prior import CODE_PRIOR, CodePrior
 from discrete_distribution_network.config import TEMPERATURE, load_config
 from discrete_distribution_network.data import open_data
 from discrete_distribution_network.ddn import DDN
@@ -26,8 +26,7 @@ from discrete_distribution_network.loader import in_order
 from discrete_distribution_network.metrics import evaluate
 from discrete_distribution_network.pictures import to_pil
 from discrete_distribution_network.pretrained import RELEASED, read_tensors, write_tensors
-from discrete_distribution_network.processes import fast_autocast
-from discrete_distribution_network.runs import CARD, CLASSIFIER, EXAMPLE, load_prior, model_folder
+from discrete_distribution_network.runs import CARD, CLASSIFIER, EXAMPLE, codes_of, load_prior, model_folder
 
 LIMIT = 8 << 20
 CLASSES = ["t-shirt", "trouser", "pullover", "dress", "coat", "sandal", "shirt", "sneaker", "bag", "ankle boot"]
@@ -64,12 +63,11 @@ def main() -> None:
     write_tensors(out / CLASSIFIER, halved(classifier.state_dict()))
     (out / CARD).write_text(json.dumps({"classes": CLASSES}) + "\n", encoding="utf-8")
     to_pil(next(iter(in_order(split.test, ddn, 1))).images[0]).save(out / EXAMPLE)
-    if ddn.num_classes is None:
-        codes = []
-        for batch in in_order(split.train, ddn, 250):
-            with fast_autocast(torch.device("cpu")):
-                codes.append(ddn.encode(batch.images))
-        CodeCounts.of(ddn, torch.cat(codes)).save(out)
+    code_bits = ""
+    if (source / CODE_PRIOR).is_file():
+        shutil.copy(source / CODE_PRIOR, out)
+        bits = CodePrior.load(out, ddn).cost(codes_of(ddn, split.test))
+        code_bits = f"\n- Range coded by the code prior beside it, codes of the test images take {bits:.0f} bits"
     prior = load_prior(ddn, out)
     assert prior is not None
     figures = evaluate(ddn, split.test)
@@ -85,7 +83,7 @@ license: mit
 # {given.name}
 
 A Discrete Distribution Network{by_class} of Fashion-MNIST (60,000 training images, padded to 32x32), with its learned
-prior.{"" if by_class else " Beside it lie counts of its codes, for range-coded files."}
+prior.
 
     DDN.from_pretrained("{given.name}")
 
@@ -95,7 +93,7 @@ prior.{"" if by_class else " Beside it lie counts of its codes, for range-coded 
 - Recipe: the preset of `ddn train` for 32x32{", --by-class" if by_class else ""}, batch {config["batch_size"]}, seed
   {config["seed"]}. {given.how}
 - On the 10,000 test images: error {figures.error:.5f} ({figures.psnr:.1f} dB), least used level
-  {min(figures.usage_by_level):.2f} (perplexity over K)
+  {min(figures.usage_by_level):.2f} (perplexity over K){code_bits}
 - Fréchet distance to the test images, in the features of the classifier beside it: samples at temperature
   {TEMPERATURE:g} {distances.samples:.1f}, reconstructions {distances.reconstructions:.1f}, training images
   {distances.floor:.2f} (10,000 images each)

@@ -220,7 +220,7 @@ def demo_model(model: Path | None, device: str) -> Demo:
     card = folder / CARD
     classes = json.loads(card.read_text(encoding="utf-8"))["classes"] if card.is_file() else None
     example = load_images([folder / EXAMPLE], ddn)[1][0] if (folder / EXAMPLE).is_file() else None
-    return Demo(ddn, load_prior(ddn, folder), net, classes, example)
+    return Demo(ddn, load_prior(ddn, folder), net, classes, example, code_prior=code_prior_of(ddn, folder))
 
 
 CARD, EXAMPLE = "classes.json", "example.png"
@@ -282,8 +282,12 @@ def data_of_run(run: Path | None, dataset: str | None, ddn: DDN) -> Any:
 def codec_of(folder: Path, device: str, beams: int = 1, rate: float = 0.0) -> ImageCodec:
     """The codec of a model's folder, which range codes if a code prior lies there."""
     ddn = load_model(folder, device)
-    prior = CodePrior.load(folder, ddn) if (folder / CODE_PRIOR).is_file() else None
-    return ImageCodec(ddn, prior, beams=beams, rate=rate)
+    return ImageCodec(ddn, code_prior_of(ddn, folder), beams=beams, rate=rate)
+
+
+def code_prior_of(ddn: DDN, folder: Path) -> CodePrior | None:
+    """The code prior beside a model, if there is one."""
+    return CodePrior.load(folder, ddn) if (folder / CODE_PRIOR).is_file() else None
 
 
 def fit_code_prior(

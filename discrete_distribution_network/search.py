@@ -26,19 +26,27 @@ class Neighbours(NamedTuple):
     distances: Tensor
 
 
-def neighbours(ddn: DDN, query: Tensor, codes: Tensor, count: int = 10, batch_size: int = 500) -> Neighbours:
+def neighbours(
+    ddn: DDN,
+    query: Tensor,
+    codes: Tensor,
+    count: int = 10,
+    batch_size: int = 500,
+    decoded: Tensor | None = None,
+) -> Neighbours:
     """Of images with these codes (B, number of codes) the `count` nearest to an image by its code alone.
 
     First those that share most levels with it; among those, by the distance of what the codes decode to.
 
     Args:
         query: the code (number of codes,) of the image.
+        decoded: what the codes decode to, (B, C, H, W), if that is known: many queries then take little time.
     """
     require(1 <= count <= len(codes), f"1 to {len(codes)} neighbours", count)
     levels = common_levels(ddn, query, codes)
     wanted = ddn.decode(query.unsqueeze(0))
-    decoded = (ddn.decode(part) for part in codes.split(batch_size))
-    distances = torch.cat([(images - wanted).square().sum((1, 2, 3)) for images in decoded])
+    parts = (ddn.decode(part) for part in codes.split(batch_size)) if decoded is None else decoded.split(batch_size)
+    distances = torch.cat([(images - wanted).square().sum((1, 2, 3)) for images in parts])
     # two stable sorts: by distance, then by levels
     order = distances.argsort()
     order = order[levels[order].argsort(descending=True, stable=True)][:count]

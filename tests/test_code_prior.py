@@ -166,3 +166,15 @@ def test_it_is_a_prior_to_draw_by():
     assert images.shape == (3, 3, 16, 16)
     with pytest.raises(InvalidInput, match="no labels"):
         prior.begin(2, torch.zeros(2))
+
+
+def test_whole_codes_are_forgotten_and_the_others_count_for_them():
+    level = any_prior().levels[2]
+    known, seen, codes = torch.zeros(4000, 12, 2, 2), torch.zeros(4000, 20, 2, 2), torch.full((4000, 2, 2), 5)
+    with torch.no_grad():
+        level.rest.bias.zero_()
+        learnt = level.learn(known, seen, codes, forgotten=0.25)
+        row = level.nodes.weight[5]
+    gone = (learnt == 0).all(1)
+    assert float(gone.float().mean()) == pytest.approx(0.25, abs=0.02)
+    torch.testing.assert_close(learnt.movedim(1, -1)[~gone], (row / 0.75).expand(int((~gone).sum()), -1))

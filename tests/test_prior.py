@@ -344,3 +344,18 @@ def test_a_prior_by_class_can_do_without():
     assert not torch.allclose(some, prior.start[0])
     with pytest.raises(InvalidInput, match="or -1 for none"):
         prior.begin(1, torch.tensor([-2]))
+
+
+def test_some_images_are_shown_without_their_label(monkeypatch):
+    ddn = small_ddn()
+    prior, seen = Prior(ddn, dim=4, num_classes=2), []
+    original = Prior.bits
+
+    def bits(self, ddn, images, labels=None):
+        if self.training:
+            seen.append(labels)
+        return original(self, ddn, images, labels)
+
+    monkeypatch.setattr(Prior, "bits", bits)
+    fit(prior, ddn, Labelled(), Labelled(), steps=40, minutes=None, batch_size=30, progress=False)
+    assert float((torch.cat(seen) == -1).float().mean()) == pytest.approx(0.1, abs=0.03)

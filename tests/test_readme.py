@@ -26,3 +26,11 @@ def test_the_tests_that_prove_reliability_exist():
     tests = "".join(path.read_text(encoding="utf-8") for path in (README.parent / "tests").glob("test_*.py"))
     assert len(named) > 30
     assert [name for name in named if f"def {name}(" not in tests] == []
+
+
+@pytest.mark.parametrize("page", ["README.md", "docs/codes.md", "docs/guidance.md", "docs/reliability.md"])
+def test_linked_files_are_kept(page):
+    root = README.parent
+    links = re.findall(r"\]\(([^)#]+)\)", (root / page).read_text(encoding="utf-8"))
+    own = [link for link in links if "://" not in link]
+    assert [link for link in own if not ((root / page).parent / link).is_file()] == []

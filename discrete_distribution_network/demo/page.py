@@ -20,10 +20,11 @@ from torch import Tensor
 
 from discrete_distribution_network.bitstream import Reader
 from discrete_distribution_network.classifier import Classifier as Net
+from discrete_distribution_network.code_prior import CodePrior
 from discrete_distribution_network.codec import ImageCodec
 from discrete_distribution_network.conditions import Classifier, ColorStrokes, Condition, Inpaint, SuperResolve
 from discrete_distribution_network.config import CONFIG, TEMPERATURE
-from discrete_distribution_network.ddn import DDN
+from discrete_distribution_network.ddn import DDN, takes_labels
 from discrete_distribution_network.demo.walking import Codes, Walker
 from discrete_distribution_network.errors import DataError, DDNError, InvalidInput, require
 from discrete_distribution_network.images import faults_named, load_image
@@ -41,15 +42,15 @@ os.environ.setdefault("GRADIO_ANALYTICS_ENABLED", "False")  # the page works off
 import gradio as gr
 
 MAX_UPLOAD, MAX_UPLOAD_PIXELS, MAX_DECODED_PIXELS, MAX_IMAGES = "10mb", 25_000_000, 1 << 20, 100
-MAX_GUIDED, MAX_BEAMS, MAX_SEED = 16, 8, 2**31
+MAX_GUIDED, MAX_BEAMS, MAX_SEED, MAX_SCALE = 16, 8, 2**31, 4
+ROLLOUTS = 16
+"""Images that are finished at first, for each that is to show a class."""
 SHOWN = 320
 """Pixels of a side at which one image is shown."""
 DAY = 86_400
 """Seconds after which pictures that were shown are deleted."""
 AT_ONCE, WAITING = 2, 100
 """Visitors that are answered at the same time, and that may wait."""
-
-FASHION = ["top", "trouser", "pullover", "dress", "coat", "sandal", "shirt", "sneaker", "bag", "boot"]
 
 
 class Demo:
@@ -62,6 +63,7 @@ class Demo:
         classes: their names; numbers if None.
         example: an image (C, H, W) to begin with.
         runs: folder of the trainings that may be watched.
+        code_prior: by which files are packed; uniformly without.
     """
 
     def __init__(
@@ -72,11 +74,12 @@ class Demo:
         classes: list[str] | None = None,
         example: Tensor | None = None,
         runs: Path = RUNS,
+        code_prior: CodePrior | None = None,
     ):
         require(ddn.channels in (1, 3), "a model of grey or colour images", f"{ddn.channels} channels")
         require(ddn.cond_channels == 0, "a model that learnt without other images", "one that needs them")
         self.ddn, self.prior, self.net, self.runs = ddn, prior, net, runs
-        self.codec = ImageCodec(ddn)
+        self.codec = ImageCodec(ddn, code_prior)
         self.by_class = ddn.num_classes or (None if prior is None else prior.num_classes)
         known = self.by_class or (None if net is None else net.head.out_features)
         self.classes = classes or [str(number) for number in range(known or 0)]
@@ -156,13 +159,18 @@ class Demo:
         look_at(Path(path))
         return in_unit_range(load_image(path, self.ddn.image_size, self.ddn.channels, name="the file"))
 
-    def samples(self, count: float, seed: float, temperature: float, name: str | None) -> Image.Image:
+    def samples(
+        self, count: float, seed: float, temperature: float, name: str | None, scale: float = 1.0
+    ) -> Image.Image:
         number = int(count)
         within("images", number, 1, MAX_IMAGES)
         within("seed", seed, 0, MAX_SEED)
         within("temperature", temperature, 0.1, 1.5)
+        within("guidance scale", scale, 1, MAX_SCALE)
         labels = self.labels(number, name)
         how: dict[str, Any] = {} if self.prior is None else {"prior": self.prior, "temperature": temperature}
+        if takes_labels(self.prior):
+            how["guidance_scale"] = scale
         generator = torch.Generator().manual_seed(int(seed))
         return grid(self.ddn.sample(number, generator=generator, labels=labels, **how).clamp(0, 1))
 
@@ -220,17 +228,25 @@ class Demo:
                 conditions.append(ColorStrokes(strokes, mask, block=max(1, max(ddn.image_size) // 16)))
             if pixels:
                 conditions.append(SuperResolve(resize(image.unsqueeze(0), (int(pixels), int(pixels)))))
+        rollouts = 0
         if name in self.classes and self.net is not None and self.by_class is None:
-            # where patches choose, a black box is asked for every candidate of each: that takes long
             levels = range(whole_levels(ddn) or ddn.num_levels)
             conditions.append(Classifier(self.net, self.classes.index(name), levels=levels))
+            rollouts = ROLLOUTS
         if not conditions and self.by_class is None:
             raise InvalidInput("expected something to go by, got nothing; paint, keep few pixels or choose a class")
         generator = torch.Generator().manual_seed(int(seed))
         if not conditions:
             return self.samples(count, seed, TEMPERATURE, name)
         guided = ddn.guide(
-            conditions, number, 1, generator, beams=int(beams), prior=self.prior, labels=self.labels(number, name)
+            conditions,
+            number,
+            1,
+            generator,
+            beams=int(beams),
+            prior=self.prior,
+            rollouts=rollouts,
+            labels=self.labels(number, name),
         )
         return grid(guided.images.clamp(0, 1))
 
@@ -436,10 +452,13 @@ def _sample(demo: Demo) -> None:
                 0.1, 1.5, TEMPERATURE, step=0.05, label="Temperature", visible=demo.prior is not None
             )
             name = _classes(demo, demo.by_class is not None, "one after the other")
+            scale = gr.Slider(
+                1, MAX_SCALE, 1, step=0.25, label="How much the class counts", visible=takes_labels(demo.prior)
+            )
             button = gr.Button("Draw", variant="primary")
         with gr.Column(scale=3):
             drawn = _picture("Samples", "samples")
-    button.click(told(demo.samples), [count, seed, temperature, name], drawn)
+    button.click(told(demo.samples), [count, seed, temperature, name, scale], drawn)
 
 
 def _compress(demo: Demo) -> None:
