@@ -27,6 +27,7 @@ CHANGED = "before => document.querySelector('#candidates img').getAttribute('src
 
 def click(page: Page, index: int) -> float:
     """Seconds until a click on the candidates has made others."""
+    page.wait_for_timeout(200)  # the page takes no click before it is done with the one before
     image = page.locator("#candidates img")
     box, before = image.bounding_box(), image.get_attribute("src")
     assert box is not None

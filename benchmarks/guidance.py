@@ -129,16 +129,6 @@ class Bench:
         return frechet_distance(own, real)
 
     def classes(self) -> None:
-        wanted = torch.arange(self.count) % 10
-        drawn = {"unguided": self.ddn.sample(self.count, prior=self.prior, temperature=TEMPERATURE)}
-
-        def conditions(part: slice) -> list[Classifier]:
-            return [Classifier(self.guide, wanted[part], levels=JUDGED)]
-
-        for beams in BEAMS:
-            drawn[f"guided, {beams} beams"] = self.guided(conditions, beams=beams, rollouts=ROLLOUTS)
-        for name, own in drawn.items():
-            self.told(f"{self.count} of ten classes, {name}", {"share of the wanted class": self.share(own, wanted)})
         many = torch.arange(10_000) % 10
         figures = {"distance": self.distance(self.drawn(len(many), self.ddn, self.prior, TEMPERATURE))}
         self.told("10,000 samples, network without classes", figures)
@@ -146,6 +136,17 @@ class Bench:
             own = self.drawn(len(many), self.class_ddn, self.class_prior, temperature, labels=many, scale=scale)
             figures = {"distance": self.distance(own), "share of the wanted class": self.share(own, many)}
             self.told(f"10,000 samples, network by class, scale {scale:g}, temperature {temperature:g}", figures)
+        wanted = torch.arange(self.count) % 10
+
+        def conditions(part: slice) -> list[Classifier]:
+            return [Classifier(self.guide, wanted[part], levels=JUDGED)]
+
+        unguided = self.drawn(self.count, self.ddn, self.prior, TEMPERATURE)
+        self.told(f"{self.count} of ten classes, unguided", {"share of the wanted class": self.share(unguided, wanted)})
+        for beams in BEAMS:
+            own = self.guided(conditions, beams=beams, rollouts=ROLLOUTS)
+            name = f"{self.count} of ten classes, guided, {beams} beams, {ROLLOUTS} rollouts"
+            self.told(name, {"share of the wanted class": self.share(own, wanted)})
 
     def share(self, images: Tensor, wanted: Tensor) -> float:
         said = torch.cat([self.judge(part).argmax(1) for part in images.clamp(0, 1).split(500)])
@@ -179,6 +180,7 @@ class Bench:
     def told(self, name: str, figures: dict[str, float]) -> None:
         self.figures[name] = figures
         print(name, ", ".join(f"{key} {value:.4g}" for key, value in figures.items()), sep=": ", flush=True)
+        keep(self.figures)
 
 
 def classifier(name: str, split: Split, ddn: DDN, **how: Any) -> Net:
@@ -258,16 +260,20 @@ def main() -> None:
     if given.peak:
         print(peak_here(given.peak))
         return
-    figures = json.loads(RESULTS.read_text(encoding="utf-8")) if RESULTS.is_file() else {}
     if not given.cost:
         bench = Bench(given.model, given.by_class, given.count, given.proposals, given.temperature)
         for part in given.only or ("inpainting", "super_resolution", "classes"):
             getattr(bench, part)()
-        figures |= bench.figures
     if given.cost or not given.only:
-        figures["cost, K = 512, 32x32, batch 64"] = cost = time_and_memory()
+        cost = time_and_memory()
+        keep({"cost, K = 512, 32x32, batch 64": cost})
         print(cost)
-    RESULTS.write_text(json.dumps(figures, indent=2) + "\n", encoding="utf-8")
+
+
+def keep(figures: dict[str, Any]) -> None:
+    """Add to what has been measured."""
+    known = json.loads(RESULTS.read_text(encoding="utf-8")) if RESULTS.is_file() else {}
+    RESULTS.write_text(json.dumps(known | figures, indent=2) + "\n", encoding="utf-8")
 
 
 if __name__ == "__main__":

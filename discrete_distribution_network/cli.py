@@ -204,7 +204,7 @@ class Guide(_WithModel):
     """Walks of each result that are followed, of which the best is taken."""
     rollouts: int | None = None
     """Of classify, clip, lowbit and edges: judge finished images alone, so many at first, half as many from each
-    next level on; 0 for the unfinished ones of each level. 32 if not given, for classify and clip alone."""
+    next level on; 0 for the unfinished ones of each level. 64 if not given, for classify and clip alone."""
     top_k: int = 1
     """Choose at random among the k best candidates."""
     uniform: bool = False

@@ -163,7 +163,7 @@ def rollouts_for(asked: Guide, kinds: Sequence[str]) -> int:
     return ROLLOUTS if any(kind in WITHOUT_FILES for kind in kinds) else 0
 
 
-ROLLOUTS = 32
+ROLLOUTS = 64
 """Walks that are finished at first, by default."""
 
 

@@ -7,16 +7,19 @@ what decodes is in step with what encoded on every machine.
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
-from typing import Any
 
+import constriction
 import numpy as np
 import torch
 from torch import Tensor
 
 from discrete_distribution_network.bitstream import DamagedCodes
 from discrete_distribution_network.code_prior import PRECISION, CodePrior
-from discrete_distribution_network.errors import InvalidInput
 from discrete_distribution_network.selection import by_level
+
+queue = constriction.stream.queue
+CHANCES = constriction.stream.model.Categorical(perfect=False)
+"""What the coder is told of each code: a row of chances."""
 
 WORD = 4
 """Bytes of a word of the range coder."""
@@ -57,12 +60,12 @@ def _packed(prior: CodePrior, codes: Tensor, tiles: int) -> Iterator[bytes]:
 
 
 def _unpacked(prior: CodePrior, parts: Sequence[bytes], levels: int, tiles: int) -> Tensor:
-    coders = [_coder().RangeDecoder(_words(part)) for part in parts]
+    coders = [queue.RangeDecoder(_words(part)) for part in parts]
     state, found, columns, shares = prior.begin(len(parts) * tiles), [], [], []
     for level in range(levels):
         own = _shares(prior, level, state, tiles)
         try:
-            decoded = [coder.decode(_categorical(), rows) for coder, rows in zip(coders, own, strict=True)]
+            decoded = [coder.decode(CHANCES, rows) for coder, rows in zip(coders, own, strict=True)]
         except AssertionError as error:
             raise _damaged() from error
         columns.append(decoded)
@@ -97,9 +100,9 @@ def _shortest(columns: Sequence[np.ndarray], shares: Sequence[np.ndarray]) -> by
 
     The coder ends with a whole word; of that as few bytes are kept as decode to the same codes.
     """
-    encoder = _coder().RangeEncoder()
+    encoder = queue.RangeEncoder()
     for column, own in zip(columns, shares, strict=True):
-        encoder.encode(column, _categorical(), own)
+        encoder.encode(column, CHANCES, own)
     whole: bytes = encoder.get_compressed().astype(">u4").tobytes()
     for length in range(max(0, len(whole) - WORD), len(whole)):
         lower = int.from_bytes(whole[:length], "big")
@@ -113,11 +116,10 @@ def _shortest(columns: Sequence[np.ndarray], shares: Sequence[np.ndarray]) -> by
 
 def _makes(data: bytes, columns: Sequence[np.ndarray], shares: Sequence[np.ndarray]) -> bool:
     """Whether bytes that go on with zeros decode to these columns."""
-    decoder = _coder().RangeDecoder(_words(data))
+    decoder = queue.RangeDecoder(_words(data))
     try:
         return all(
-            np.array_equal(decoder.decode(_categorical(), own), column)
-            for column, own in zip(columns, shares, strict=True)
+            np.array_equal(decoder.decode(CHANCES, own), column) for column, own in zip(columns, shares, strict=True)
         )
     except AssertionError:
         return False
@@ -125,22 +127,3 @@ def _makes(data: bytes, columns: Sequence[np.ndarray], shares: Sequence[np.ndarr
 
 def _words(data: bytes) -> np.ndarray:
     return np.frombuffer(data + bytes(-len(data) % WORD), ">u4").astype(np.uint32)
-
-
-def _coder() -> Any:
-    return _constriction().stream.queue
-
-
-def _categorical() -> Any:
-    return _constriction().stream.model.Categorical(perfect=False)
-
-
-def _constriction() -> Any:
-    try:
-        import constriction
-    except ImportError as error:
-        raise InvalidInput(
-            "expected the library constriction for range-coded files, found none; "
-            "pip install 'discrete-distribution-network[codec]'"
-        ) from error
-    return constriction

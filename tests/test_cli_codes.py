@@ -6,7 +6,6 @@ from pathlib import Path
 from types import SimpleNamespace
 
 import numpy as np
-import pytest
 import torch
 from PIL import Image
 from test_cli import refused, run, trained  # noqa: F401
@@ -70,7 +69,6 @@ def test_standard_input_and_output(trained, photographs, monkeypatch, capsys):  
 
 
 def test_a_code_prior_makes_files_smaller(trained, photograph_folder, capsys):  # noqa: F811
-    pytest.importorskip("constriction")
     run("encode", photograph_folder, "-o", "plain.ddn")
     run("prior", trained, "--kind", "codes", "--minutes", "0.03", "--dim", "8")
     run("encode", photograph_folder, "-o", "ranged.ddn")

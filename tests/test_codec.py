@@ -154,7 +154,6 @@ def learnt(ddn, images):
 
 
 def test_range_coded_files_are_smaller_where_codes_are_known(tmp_path):
-    pytest.importorskip("constriction")
     ddn, images = colour_ddn(), photo(16, 16).unsqueeze(0) * torch.rand(200, 1, 1, 1)
     prior = learnt(ddn, images)
     codec, plain = ImageCodec(ddn, prior), ImageCodec(ddn)
@@ -180,7 +179,6 @@ def test_range_coded_files_are_smaller_where_codes_are_known(tmp_path):
 
 
 def test_range_coded_files_want_the_prior_that_wrote_them():
-    pytest.importorskip("constriction")
     ddn, image = colour_ddn(), photo(16, 16)
     data = ImageCodec(ddn, CodePrior.of(ddn, dim=8, hidden=8).exact()).compress(image)
     with pytest.raises(InvalidInput, match="code prior of the model"):
@@ -190,7 +188,6 @@ def test_range_coded_files_want_the_prior_that_wrote_them():
 
 
 def test_any_batch_size_and_number_of_threads_writes_the_same_range_coded_bytes():
-    pytest.importorskip("constriction")
     ddn, images = colour_ddn(), torch.rand(70, 3, 16, 16, generator=torch.Generator().manual_seed(1))
     codes, prior = ddn.encode(images), CodePrior.of(ddn, dim=8, hidden=8).exact()
     codec = ImageCodec(ddn, prior)
@@ -203,7 +200,6 @@ def test_any_batch_size_and_number_of_threads_writes_the_same_range_coded_bytes(
 
 
 def test_a_rate_makes_files_smaller_and_images_worse():
-    pytest.importorskip("constriction")
     ddn, images = colour_ddn(), photo(16, 16).unsqueeze(0) * torch.rand(64, 1, 1, 1)
     prior = learnt(ddn, images)
     sizes, errors = [], []
@@ -246,7 +242,6 @@ def test_bitstream_knows_no_torch():
 @pytest.mark.slow
 def test_ten_minutes_of_broken_files_give_images_or_errors_of_the_library():
     """Files with bytes changed, cut, doubled and put in, half of them with checksums made anew."""
-    pytest.importorskip("constriction")
     ddn, images = colour_ddn(), torch.rand(20, 3, 16, 16, generator=torch.Generator().manual_seed(1))
     codecs = [ImageCodec(ddn), ImageCodec(ddn, learnt(ddn, images))]
     whole = [codec.compress_batch(images[:n]) for codec in codecs for n in (1, 5)]

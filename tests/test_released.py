@@ -13,7 +13,7 @@ from discrete_distribution_network.ddn import DDN
 from discrete_distribution_network.errors import DataError
 from discrete_distribution_network.loader import in_order
 from discrete_distribution_network.pretrained import RELEASED, released
-from discrete_distribution_network.runs import CLASSIFIER, classifier_of, load_prior, model_folder
+from discrete_distribution_network.runs import CLASSIFIER, EXAMPLE, classifier_of, load_images, load_prior, model_folder
 
 NAMES = sorted(path.name for path in RELEASED.iterdir())
 
@@ -36,6 +36,7 @@ def test_a_released_model_loads_by_its_name_and_draws(name, monkeypatch):
     assert samples.shape == (4, 1, 32, 32)
     assert 0.1 < float(samples.std()) < 0.6
     assert (folder / CLASSIFIER).is_file()
+    assert load_images([folder / EXAMPLE], ddn)[1].shape == (1, 1, 32, 32)
     assert classifier_of(ddn, folder)(samples.clamp(0, 1)).shape == (4, 10)
     card = (folder / "README.md").read_text()
     for word in ("Data:", "Recipe:", "error", "Licence: MIT"):

@@ -388,7 +388,7 @@ def _walk(demo: Demo) -> None:
     codes = gr.State(())
     with gr.Row():
         with gr.Column(scale=3):
-            where = gr.Markdown()
+            where = gr.Markdown(min_height=60)  # two lines, so that the picture below stays under the mouse
             candidates = _picture("Candidates", "candidates", show_label=False, type="pil")
         with gr.Column(scale=1):
             gr.Markdown("The image so far")
