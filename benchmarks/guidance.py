@@ -52,6 +52,9 @@ SCALE, BY_CLASS_TEMPERATURE = 2.0, 0.8
 """How the network by class is asked."""
 
 
+PARTS = ("inpainting", "super_resolution", "classes", "black_box")
+
+
 class Bench:
     def __init__(self, model: Path, by_class: Path, count: int, proposals: int, temperature: float):
         self.count, self.proposals, self.temperature = count, proposals, temperature
@@ -136,6 +139,8 @@ class Bench:
             own = self.drawn(len(many), self.class_ddn, self.class_prior, temperature, labels=many, scale=scale)
             figures = {"distance": self.distance(own), "share of the wanted class": self.share(own, many)}
             self.told(f"10,000 samples, network by class, scale {scale:g}, temperature {temperature:g}", figures)
+
+    def black_box(self) -> None:
         wanted = torch.arange(self.count) % 10
 
         def conditions(part: slice) -> list[Classifier]:
@@ -253,7 +258,7 @@ def main() -> None:
     arguments.add_argument("--count", type=int, default=1000)
     arguments.add_argument("--proposals", type=int, default=128)
     arguments.add_argument("--temperature", type=float, default=TEMPERATURE)
-    arguments.add_argument("--only", nargs="+", choices=("inpainting", "super_resolution", "classes"))
+    arguments.add_argument("--only", nargs="+", choices=PARTS)
     arguments.add_argument("--cost", action="store_true")
     arguments.add_argument("--peak", choices=("nothing", "linear", "black box"), help=argparse.SUPPRESS)
     given = arguments.parse_args()
@@ -262,7 +267,7 @@ def main() -> None:
         return
     if not given.cost:
         bench = Bench(given.model, given.by_class, given.count, given.proposals, given.temperature)
-        for part in given.only or ("inpainting", "super_resolution", "classes"):
+        for part in given.only or PARTS:
             getattr(bench, part)()
     if given.cost or not given.only:
         cost = time_and_memory()
