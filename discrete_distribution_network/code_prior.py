@@ -54,7 +54,9 @@ EXP = torch.tensor([round(2**24 * math.exp(-place * SCORE)) for place in range(i
 
 
 class CodePrior(nn.Module):
-    """How likely codes are, by those before them; see `selection.Likely`. In training it is an ordinary network.
+    """How likely codes are, by those before them; see `selection.Likely`. While it is fitted it is an ordinary network.
+
+    It stays on the CPU, wherever the network is whose codes they are.
 
     Args:
         code_shapes: how the codes of each level lie, as `DDN.code_shapes` has them.
@@ -146,13 +148,14 @@ class CodePrior(nn.Module):
     def logits(self, level: int, features: Tensor | None, state: Tensor) -> Tensor:
         """See `selection.Likely`; the features are not looked at."""
         counts = self.counts(level, state)
-        return counts.double().log().reshape(*counts.shape[:2], *self.code_shapes[level]).float()
+        logits = counts.double().log().reshape(*counts.shape[:2], *self.code_shapes[level]).float()
+        return logits if features is None else logits.to(features.device)
 
     @torch.no_grad()
     def follow(self, level: int, codes: Tensor, state: Tensor) -> Tensor:
         """What is known after a level, at the next one's places."""
-        own = self._levels()[level]
-        known = own.learn(state, own.look(state, rounded), codes.reshape(-1, *self.grids[level]), rounded)
+        own, codes = self._levels()[level], codes.to(state.device).reshape(-1, *self.grids[level])
+        known = own.learn(state, own.look(state, rounded), codes, rounded)
         return _enlarged(known, self.grids[min(level + 1, len(self.grids) - 1)])
 
     @torch.no_grad()

@@ -548,8 +548,7 @@ def take_rows(state: Any, rows: Tensor) -> Any:
 
     Rows may be those of each part of an image, as `Branches` has them; what lies as the image does is put together so.
     """
-    if isinstance(state, Tensor) and state.ndim == 4:
-        return of_rows(state, rows)
     if isinstance(state, Tensor):
-        return state[rows if rows.ndim == 1 else rows[:, 0, 0]]
+        rows = rows.to(state.device)
+        return of_rows(state, rows) if state.ndim == 4 else state[rows if rows.ndim == 1 else rows[:, 0, 0]]
     return len(rows) if isinstance(state, int) else type(state)(*(take_rows(own, rows) for own in state))
