@@ -68,7 +68,7 @@ VARIANTS: dict[str, tuple[Callable[[], DDN], dict[str, Any]]] = {
     "large heads at the start": (ddn(sampler={"head_init": None}), {}),
     "no moving average": (ddn(), {"ema": False}),
     "constant learning rate": (ddn(), {"hold": 0.999}),
-    "half the channels": (ddn(dim=16), {}),
+    "twice the channels": (ddn(dim=32, dim_max=128), {}),
     "batches of 32, learning rate 2e-3": (ddn(), {"batch_size": 32, "learning_rate": 2e-3}),
 }
 

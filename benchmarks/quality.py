@@ -47,6 +47,7 @@ EPOCHS, NEIGHBOURS, LEAST_ACCURACY, DRAWN = 100, 3, 0.91, 10_000
 CONTENDERS: dict[str, list[str] | None] = {
     "ours": None,
     "ours_24_bytes": None,
+    "ours_without_prior": None,
     "published": ["torchvision<0.30", "discrete-distribution-network==0.2.5"],
     "official": ["sddn==0.0.2"],
     "vqvae": ["vector-quantize-pytorch==1.32.0", "x-transformers==2.31.10"],
@@ -56,7 +57,7 @@ CONTENDERS: dict[str, list[str] | None] = {
 BUDGETS: dict[float, list[str]] = {
     5: list(CONTENDERS),
     15: list(CONTENDERS),
-    60: ["ours", "ours_24_bytes", "published", "diffusion"],
+    60: ["ours", "ours_24_bytes", "ours_without_prior", "published", "diffusion"],
 }
 
 

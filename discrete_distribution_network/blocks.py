@@ -2,9 +2,13 @@
 
 from __future__ import annotations
 
+from typing import TypeVar
+
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
+
+M = TypeVar("M", bound=nn.Module)
 
 
 class ChannelRMSNorm(nn.Module):
@@ -37,7 +41,7 @@ class ResidualBlock(nn.Module):
         return x + self.second(hidden)
 
 
-def zero_(module: nn.Conv2d) -> nn.Conv2d:
+def zero_(module: M) -> M:
     """Set every parameter to zero, so that a residual branch starts as nothing; gives the module."""
     for parameter in module.parameters():
         nn.init.zeros_(parameter)

@@ -137,8 +137,8 @@ class Prior(_OfRun):
     """Fit a prior to the codes of a run's data set, so that samples look like it; it is kept beside the model."""
 
     kind: Literal["heads", "transformer", "codes"] = "heads"
-    """heads look at the network's own features; a transformer looks at the codes alone; codes is another that does, in
-    integers, which makes the files of `ddn encode` smaller, and does nothing for samples."""
+    """heads look at the network's own features and the codes so far; a transformer looks at the codes alone; codes is
+    another that does, in integers, which makes the files of `ddn encode` smaller, and does nothing for samples."""
     minutes: float = 5.0
     """How long."""
     by_class: bool = False
@@ -155,7 +155,7 @@ class Prior(_OfRun):
         if self.kind == "codes":
             packed, where = fit_code_prior(folder, self.dataset, self.minutes, self.dim or 64, self.seed, self.device)
             print(
-                f"codes of test images take {packed.test_bits:.1f} of {packed.uniform_bits:g} bits, after "
+                f"codes of held-out images take {packed.test_bits:.1f} of {packed.uniform_bits:g} bits, after "
                 f"{packed.steps} steps; the code prior is in {where}, and `ddn encode` packs by it"
             )
             return
@@ -163,7 +163,7 @@ class Prior(_OfRun):
             folder, self.dataset, self.kind, self.minutes, self.by_class, self.dim or 96, self.seed, self.device
         )
         print(
-            f"codes of test images cost {fitted.test_bits:.1f} of {fitted.uniform_bits:g} bits by the prior, after "
+            f"codes of held-out images cost {fitted.test_bits:.1f} of {fitted.uniform_bits:g} bits by the prior, after "
             f"{fitted.steps} steps; it is in {where}, and `ddn sample` draws by it"
         )
 

@@ -70,6 +70,8 @@ class TrainConfig:
     """Let the network learn with the labels of the images, so that classes can be asked for."""
     cond: Literal["none", "grey", "edges", "low"] = "none"
     """Let the network learn with another image made of each: its grey values, its edges, or itself in few pixels."""
+    adversarial: float = 0.0
+    """Weight of an adversarial term against blur; at 1 the last image's error and it pull equally. 0 is without."""
     chain_dropout: float = 0.05
     """Chance that a choice is replaced by a random one in training."""
 

@@ -9,7 +9,7 @@ from __future__ import annotations
 import copy
 import math
 from collections.abc import Iterable, Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, nullcontext
 from itertools import pairwise
 from typing import TYPE_CHECKING, Any, Literal, NamedTuple, cast, overload
 
@@ -17,6 +17,7 @@ import torch
 from torch import Tensor, nn
 from torch.optim import Optimizer
 
+from discrete_distribution_network.adversarial import Discriminator, adversarial_term
 from discrete_distribution_network.blocks import AttentionBlock, ResidualBlock
 from discrete_distribution_network.conditions import Condition, Custom, Match, Scorer, Scores
 from discrete_distribution_network.errors import InvalidInput, require
@@ -81,7 +82,10 @@ class DDN(
         num_resnet_blocks: residual blocks per resolution, divided (rounded down) among its levels; each has at
             least one.
         guided_sampler_kwargs: further arguments of every level's `GuidedSampler`.
-        use_adversarial_loss, adversarial_loss_weight, discr_base_dim, discr_attn_res_layers: not there yet.
+        use_adversarial_loss: train a discriminator with the network, against blur (see `adversarial.py`).
+        adversarial_loss_weight: of its term; at 1 the last image's error and it pull equally.
+        discr_base_dim: its channels at full resolution.
+        discr_attn_res_layers: longer sides of the resolutions at which it has attention.
         levels_per_resolution: how many levels at each resolution; or a list, from the smallest resolution to the
             full one (see `sizes`); 0 is allowed except at the full one.
         recurrence: how often the same weights are walked; with more than 1 every level stands at full resolution and
@@ -133,12 +137,7 @@ class DDN(
             "image_size to be a side or (height, width), each at least 1",
             repr(image_size),
         )
-        require(
-            not use_adversarial_loss,
-            "use_adversarial_loss=False",
-            "True",
-            "the adversarial term is not part of this release",
-        )
+        require(adversarial_loss_weight >= 0, "adversarial_loss_weight of at least 0", adversarial_loss_weight)
         require(num_classes is None or num_classes >= 1, "num_classes of at least 1, or None", num_classes)
         require(cond_channels >= 0, "cond_channels of at least 0", cond_channels)
         require(0 <= cond_dropout <= 1, "cond_dropout in [0, 1]", cond_dropout)
@@ -193,6 +192,10 @@ class DDN(
                     conditioning=Conditioning(num_classes, cond_channels, width),
                 )
             )
+        self.adversarial_loss_weight, self.discriminator = adversarial_loss_weight, None
+        if use_adversarial_loss:
+            require(discr_base_dim >= 1, "discr_base_dim of at least 1", discr_base_dim)
+            self.discriminator = Discriminator(channels, self.sizes, discr_base_dim, discr_attn_res_layers)
         self.codebook_sizes = codebook_sizes * recurrence
         self.code_shapes = [
             () if patch is None else (side[0] // patch, side[1] // patch)
@@ -317,6 +320,8 @@ class DDN(
     ) -> Tensor | tuple[Tensor, tuple[Tensor, tuple[Tensor, ...]]]:
         """The training loss of images (B, C, H, W): the mean over levels of the chosen candidate's squared error.
 
+        With `use_adversarial_loss`, in training, the term of `adversarial` is added to that mean.
+
         Args:
             images: pixels in [0, 1].
             return_intermediates: give the loss and (codes, outputs) as `Walk` describes them.
@@ -327,8 +332,25 @@ class DDN(
         self._check_images(images)
         walk = self.walk(Nearest(images), images.shape[0], None, labels, cond)
         assert walk.losses is not None
-        loss = walk.losses.mean() if reduction == "mean" else walk.losses
+        loss = walk.losses
+        if reduction == "mean":
+            loss = loss.mean()
+            if self.training and self.discriminator is not None and torch.is_grad_enabled():
+                loss = loss + self.adversarial(images, walk.outputs[-1])
         return (loss, (walk.codes, walk.outputs)) if return_intermediates else loss
+
+    def adversarial(self, images: Tensor, drawn: Tensor, penalty: bool = True) -> Tensor:
+        """What `use_adversarial_loss` adds to the loss, for the network and for the discriminator.
+
+        Args:
+            images: (B, C, H, W), and `drawn`, what the last level gave for them, with its gradient.
+            penalty: whether the discriminator's gradient penalty is in it, which costs a second backward pass.
+        """
+        if self.discriminator is None:
+            raise InvalidInput("expected a network with use_adversarial_loss, got one without; make it with that")
+        weight, share = self.adversarial_loss_weight, 1 / self.num_levels
+        with without_half(images.device.type):
+            return adversarial_term(self.discriminator, images, drawn, share, weight, penalty)
 
     # use
 
@@ -776,6 +798,14 @@ def low_precision(tensor: Tensor) -> Tensor:
     """In autocast's type where that is on, so that sums and norms of features are in it too, not in float32."""
     device = tensor.device.type
     return tensor.to(torch.get_autocast_dtype(device)) if torch.is_autocast_enabled(device) else tensor
+
+
+@contextmanager
+def without_half(device: str) -> Iterator[None]:
+    """Float16 is left for a while: its smallest numbers are too large for gradients that no scaler has scaled."""
+    half = torch.is_autocast_enabled(device) and torch.get_autocast_dtype(device) == torch.float16
+    with torch.autocast(device, enabled=False) if half else nullcontext():
+        yield
 
 
 def collect(steps: Sequence[SamplerOutput | Branches]) -> Walk:

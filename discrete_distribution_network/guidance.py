@@ -29,7 +29,7 @@ from discrete_distribution_network.candidates import Candidates, nodes_at_once
 from discrete_distribution_network.conditions import Cheap, Condition, Measured, Measurement, Scorer, Size
 from discrete_distribution_network.errors import require
 from discrete_distribution_network.guided_sampler import GuidedSampler, to_patches
-from discrete_distribution_network.selection import Branches, Likely, Selection, by_level, of_rows, resize
+from discrete_distribution_network.selection import Branches, Likely, Selection, by_level, drawn_by, of_rows, resize
 
 if TYPE_CHECKING:
     from discrete_distribution_network.ddn import Walk
@@ -235,11 +235,17 @@ class _Choice:
     def _proposed(self, prior: Likely | None) -> Tensor:
         """Nodes (R, P, n) as the prior would draw them one after the other, none twice."""
         assert prior is not None
+        if not self.active:  # one a patch, which know one another
+            state = self.guidance.state
+            codes = drawn_by(prior, self.level, self.features, state, lambda own: self._noisy(own).argmax(-1))
+            return codes.reshape(self.rows, self.patches, 1)
         logits = prior.logits(self.level, self.features, self.guidance.state).float()
-        logits = logits.reshape(self.rows, self.sampler.codebook_size, self.patches).mT / self.guidance.temperature
-        noise = -(-self.guidance.random(logits.shape, self.device).log()).log()
-        wanted = min(self.guidance.proposals, logits.shape[2]) if self.active else 1
-        return (logits + noise).topk(wanted).indices
+        noisy = self._noisy(logits.reshape(self.rows, self.sampler.codebook_size, self.patches).mT)
+        return noisy.topk(min(self.guidance.proposals, noisy.shape[2])).indices
+
+    def _noisy(self, logits: Tensor) -> Tensor:
+        """Scores whose order is that of nodes (..., K) drawn by these one after the other."""
+        return logits / self.guidance.temperature - (-self.guidance.random(logits.shape, self.device).log()).log()
 
     # what the conditions say
 

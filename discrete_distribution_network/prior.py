@@ -2,6 +2,7 @@
 
     p(codes) = prod_l p(code_l | features_l, code_1 .. code_(l-1), class)
 
+(with patches, code_l are those of all patches, each given those before it).
 The tree of a DDN is not evenly filled, so choosing each node with chance 1/K draws pictures that look like no data. The
 features of the network know what the picture looks like so far, and are computed anyway: a small head on them at every
 level says which nodes are likely. Beside it stand what it must beat: how often each node is chosen (`Frequencies`), and
@@ -15,7 +16,7 @@ import math
 import time
 from abc import ABC, abstractmethod
 from collections import deque
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from itertools import pairwise
 from pathlib import Path
 from typing import Any, ClassVar, NamedTuple, Self, cast
@@ -35,7 +36,7 @@ from discrete_distribution_network.loader import Loader, in_order, in_unit_range
 from discrete_distribution_network.pretrained import load_strictly, read_tensors, write_tensors
 from discrete_distribution_network.processes import fast_autocast
 from discrete_distribution_network.schedule import learning_rate as rate_at
-from discrete_distribution_network.selection import Branches, Nearest, SamplerOutput, Selection
+from discrete_distribution_network.selection import Branches, Nearest, Pick, SamplerOutput, Selection
 from discrete_distribution_network.whole_folder import sha256
 
 WEIGHTS, CONFIG = "prior.safetensors", "prior.json"
@@ -230,44 +231,82 @@ class LearnedPrior(nn.Module, ABC):
 
 
 class Prior(LearnedPrior):
-    """Small heads on a network's own features, one a level, with a memory of the codes so far.
+    """Small heads on a network's own features, one a level, with a memory of the codes so far at each place.
+
+    The patches of a level know those of the levels before, and one another: each is drawn after those to the left of it
+    and above, as the pixels of a PixelCNN are (van den Oord et al., arXiv 1606.05328).
 
     Args:
         ddn: whose codes it is for.
         dim: width of the heads and of the memory.
         num_classes: of the labels, if it is to be one by class.
         dropout: in the heads, while it is fitted.
+        alone: share of the images whose patches do not know one another while it is fitted, so that `logits` may be
+            asked before any code of a level is chosen.
     """
 
     kind = "heads"
 
-    def __init__(self, ddn: DDN, dim: int = 96, num_classes: int | None = None, dropout: float = 0.1):
+    def __init__(
+        self, ddn: DDN, dim: int = 96, num_classes: int | None = None, dropout: float = 0.1, alone: float = 0.1
+    ):
         super().__init__(ddn, dim, num_classes)
+        self.alone, self.code_shapes = alone, ddn.code_shapes
+        self.grids = [(shape[0], shape[1]) if shape else (1, 1) for shape in ddn.code_shapes]
         self.heads = nn.ModuleList(
-            Head(one.dim, dim, one.codebook_size, one.patch_size, dropout) for one in ddn.samplers * ddn.recurrence
+            Head(one.dim, dim, one.codebook_size, one.patch_size, grid, dropout)
+            for one, grid in zip(ddn.samplers * ddn.recurrence, self.grids, strict=True)
         )
-        self.step = nn.GRUCell(dim, dim)
-        for level, head in enumerate(cast("Iterable[Head]", self.heads)):
-            self.begin_alike(level, head.score.weight[:, :, 0, 0])
+        for level, head in enumerate(self._heads()):
+            self.begin_alike(level, head.score.weight)
+
+    def _heads(self) -> list[Head]:
+        return [head for head in self.heads if isinstance(head, Head)]
 
     def begin(self, batch_size: int, labels: Tensor | None = None) -> Tensor:
-        """The memory (B, dim) before the first level."""
-        return self.wanted(batch_size, labels)
+        """The memory before the first level, (B, dim, rows, columns) of its grid."""
+        return self.wanted(batch_size, labels)[:, :, None, None].expand(-1, -1, *self.grids[0])
 
     def logits(self, level: int, features: Tensor, state: Tensor) -> Tensor:
-        return cast("Tensor", self.heads[level](features, state))
+        """See `selection.Likely`; no code of this level is known."""
+        head = self._heads()[level]
+        scores = head.scores(head.look_at(features, state)).movedim(-1, 1)
+        return scores.reshape(*scores.shape[:2], *self.code_shapes[level])
+
+    def draw(self, level: int, features: Tensor, state: Tensor, pick: Pick) -> Tensor:
+        """See `selection.InOrder`."""
+        head, (height, width) = self._heads()[level], self.grids[level]
+        seen = head.look_at(features, state)
+        rows = seen.new_zeros(len(seen), *self.grids[level], self.dim)
+        codes = torch.zeros(rows.shape[:3], dtype=torch.long, device=rows.device)
+        for row in range(height):
+            for column in range(width):
+                here = slice(row, row + 1), slice(column, column + 1)
+                codes[:, *here] = pick(head.scores(seen[:, *here], shifted(rows, BEFORE, *here)).float())
+                rows[:, *here] = self.nodes[level](codes[:, *here]).to(rows.dtype)
+        return codes.reshape(len(codes), *self.code_shapes[level])
 
     def follow(self, level: int, codes: Tensor, state: Tensor) -> Tensor:
-        chosen = self.nodes[level](codes.flatten(1) if codes.ndim > 1 else codes.unsqueeze(1)).mean(1)
-        return cast("Tensor", self.step(chosen, state))
+        rows = self._rows(level, codes) / len(self.heads) ** 0.5
+        known = self._heads()[level].remember(state.movedim(1, -1) + rows).movedim(-1, 1)
+        grid = self.grids[min(level + 1, len(self.grids) - 1)]
+        return known if known.shape[2:] == grid else F.interpolate(known, grid, mode="nearest")
+
+    def _rows(self, level: int, codes: Tensor) -> Tensor:
+        """(B, rows, columns, dim) of codes as a level's sampler has them."""
+        return cast("Tensor", self.nodes[level](codes.reshape(len(codes), *self.grids[level])))
 
     def bits(self, ddn: DDN, images: Tensor, labels: Tensor | None = None) -> Tensor:
         watch = _Watch(Nearest(images))
         with torch.no_grad():
             ddn.walk(watch, len(images), None, labels if ddn.num_classes is not None else None)
+        together = torch.rand(len(images), 1, 1, 1, device=images.device) >= (self.alone if self.training else 0)
         state, costs = self.begin(len(images), labels), []
         for level, (features, codes) in enumerate(watch.seen):
-            losses = F.cross_entropy(self.logits(level, features, state), codes, reduction="sum")
+            head = self._heads()[level]
+            before = shifted(self._rows(level, codes) * together, BEFORE) if codes.ndim > 1 else None
+            scores = head.scores(head.look_at(features, state), before).flatten(0, -2)
+            losses = F.cross_entropy(scores, codes.flatten(), reduction="sum")
             costs.append(losses / len(images) / math.log(2))
             state = self.follow(level, codes, state)
         return torch.stack(costs)
@@ -307,40 +346,74 @@ def _fingerprint(folder: Path) -> str:
     return sha256(path)
 
 
-class Head(nn.Module):
-    """Features (B, D, H, W) and the memory (B, dim) -> scores (B, K), or (B, K, H / p, W / p) with patches.
+AROUND = tuple((down, across) for down in (-1, 0, 1) for across in (-1, 0, 1))
+"""A place and the eight around it, as steps down and across."""
 
-    Of each patch (the whole image, without patches) it sees averages over at most POOLED x POOLED parts, and what it
-    makes of them together with the same of the patches around.
+BEFORE = ((-1, -1), (-1, 0), (-1, 1), (0, -1))
+"""Those of them that come before it, row by row."""
+
+
+def shifted(
+    grid: Tensor, steps: Sequence[tuple[int, int]], down: slice | None = None, across: slice | None = None
+) -> Tensor:
+    """What lies so many steps from each place of a grid (B, rows, columns, D): (B, rows, columns, steps * D).
+
+    Beyond the grid there are zeros. With `down` and `across` of these rows and columns alone.
+    """
+    rows, columns = (range(length) for length in grid.shape[1:3])
+    rows, columns = rows if down is None else rows[down], columns if across is None else columns[across]
+    padded = F.pad(grid, (0, 0, 1, 1, 1, 1))
+    return torch.cat(
+        [padded[:, rows[0] + 1 + i : rows[-1] + 2 + i, columns[0] + 1 + j : columns[-1] + 2 + j] for i, j in steps], -1
+    )
+
+
+class Head(nn.Module):
+    """What is likely at one level, at each place (patch, or the whole image) of its grid.
+
+    Of each patch it sees averages of the features over at most POOLED x POOLED parts and what is remembered, and the
+    same of the patches around; then the codes of those before it. What it passes on is (B, rows, columns, dim).
     """
 
-    def __init__(self, width: int, dim: int, codebook_size: int, patch_size: int | None, dropout: float):
+    def __init__(
+        self, width: int, dim: int, codebook_size: int, patch_size: int | None, grid: tuple[int, int], dropout: float
+    ):
         super().__init__()
-        self.patch_size = patch_size
+        self.grid, self.alone = grid, patch_size is None
         self.side = POOLED if patch_size is None else min(POOLED, patch_size)
-        around = 1 if patch_size is None else 3
-        self.look = nn.Conv2d(width, dim, self.side, stride=self.side)
+        self.place = nn.Parameter(torch.randn(*grid, dim) * 0.1)
+        self.look = nn.Linear(width * self.side**2, dim)
         self.recall = nn.Linear(dim, dim)
-        self.middle = nn.Sequential(
-            nn.GroupNorm(1, dim),
-            nn.SiLU(),
-            nn.Conv2d(dim, dim, around, padding=around // 2),
-            nn.SiLU(),
-            zero_(nn.Conv2d(dim, dim, 1)),
-        )
-        self.score = nn.Conv2d(dim, codebook_size, 1)
+        self.around = _residual(dim, dim if self.alone else dim * len(AROUND))
+        self.before = None if self.alone else zero_(nn.Linear(dim * len(BEFORE), dim, bias=False))
+        self.together = _residual(dim, dim)
+        self.score = nn.Linear(dim, codebook_size)
+        self.memory = _residual(dim, dim)
         self.dropout = nn.Dropout(dropout)
 
-    def forward(self, features: Tensor, state: Tensor) -> Tensor:
+    def look_at(self, features: Tensor, state: Tensor) -> Tensor:
+        """Features (B, D, H, W) and the memory (B, dim, rows, columns) -> what is seen at each place."""
         with torch.no_grad():  # the features are the network's, which a prior does not change
-            height, width = (
-                self.side if self.patch_size is None else self.side * length // self.patch_size
-                for length in features.shape[2:]
-            )
-            features = F.adaptive_avg_pool2d(F.group_norm(features, 1), (height, width))
-        seen = self.look(features) + self.recall(state)[:, :, None, None]
-        scores: Tensor = self.score(self.dropout(F.silu(seen + self.middle(seen))))
-        return scores.flatten(1) if self.patch_size is None else scores
+            rows, columns = self.grid
+            averages = F.adaptive_avg_pool2d(features, (rows * self.side, columns * self.side))
+            averages = F.group_norm(averages, 1).reshape(len(features), -1, rows, self.side, columns, self.side)
+            averages = averages.permute(0, 2, 4, 1, 3, 5).flatten(3)
+        seen = self.look(averages) + self.recall(state.movedim(1, -1) + self.place)
+        return cast("Tensor", seen + self.around(seen if self.alone else shifted(seen, AROUND)))
+
+    def scores(self, seen: Tensor, before: Tensor | None = None) -> Tensor:
+        """Scores (B, rows, columns, K), given the rows of the codes `BEFORE` each place, if they are known."""
+        if self.before is not None and before is not None:
+            seen = seen + self.before(before)
+        return cast("Tensor", self.score(self.dropout(F.silu(seen + self.together(seen)))))
+
+    def remember(self, known: Tensor) -> Tensor:
+        return cast("Tensor", known + self.memory(known))
+
+
+def _residual(dim: int, seen: int) -> nn.Sequential:
+    """What is added to something (..., dim), at first nothing, by what is seen (..., seen)."""
+    return nn.Sequential(nn.SiLU(), nn.Linear(seen, dim), nn.SiLU(), zero_(nn.Linear(dim, dim)))
 
 
 class _Watch:

@@ -18,6 +18,7 @@ from typing import TYPE_CHECKING, Any, BinaryIO
 
 import torch
 from huggingface_hub import constants
+from torch.utils.data import Subset
 
 from discrete_distribution_network.bitstream import Reader
 from discrete_distribution_network.checkpoints import Checkpoints
@@ -26,7 +27,7 @@ from discrete_distribution_network.code_prior import CODE_PRIOR, CodePrior, Fitt
 from discrete_distribution_network.code_transformer import CodeTransformer
 from discrete_distribution_network.codec import ImageCodec
 from discrete_distribution_network.config import CONFIG, TrainConfig, load_config
-from discrete_distribution_network.data import Split, open_data
+from discrete_distribution_network.data import Split, held_out, is_stream, open_data
 from discrete_distribution_network.ddn import DDN
 from discrete_distribution_network.errors import DataError, InvalidInput, ModelFileError, require
 from discrete_distribution_network.frechet import FeatureNet, frechet_figures, inception
@@ -48,6 +49,9 @@ if TYPE_CHECKING:
 RUNS = Path("runs")
 CHECKPOINTS = "checkpoints"
 EVALUATION = "evaluation.json"
+
+KEPT_BY = 1000
+"""Training images by which the weights of a prior are kept."""
 
 
 def write_figures(run: Path, figures: dict[str, Any]) -> None:
@@ -112,7 +116,8 @@ def _weights_in(manifest: Path) -> str | None:
 def load_model(folder: Path, device: str) -> DDN:
     """The model in a model's own folder (see `model_folder`)."""
     there = place(device)
-    return DDN.from_pretrained(folder).to(there).eval()
+    # convolutions are faster in this memory format
+    return DDN.from_pretrained(folder).to(there).to(memory_format=torch.channels_last).eval()  # type: ignore[call-overload]
 
 
 PRIORS: dict[str, type[LearnedPrior]] = {kind.kind: kind for kind in (Prior, CodeTransformer)}
@@ -176,7 +181,7 @@ def fit_prior(
     require(
         folder == run / MODEL or folder == run, f"a run that has ended, with {run / MODEL}", "one still in training"
     )
-    split = _data_of(config, dataset, ddn)
+    split = to_fit(_data_of(config, dataset, ddn))
     classes = ddn.num_classes
     if by_class and classes is None:
         classes = num_classes(split.train, ddn, config.max_bad_images)
@@ -200,6 +205,19 @@ def _data_of(config: TrainConfig, dataset: str | None, ddn: DDN) -> Split:
     if not name:
         raise InvalidInput(f"expected a run with its {CONFIG}, got a model alone; name the data set with --dataset")
     return open_data(name, ddn.image_size, ddn.channels, config.test_share, config.streaming)
+
+
+def to_fit(split: Split) -> Split:
+    """The training images in two: those that a prior is fitted to, and at most `KEPT_BY` by which its weights are kept.
+
+    So the test images choose nothing. Of a stream all are for fitting, and the test images for keeping.
+    """
+    if is_stream(split.train):
+        if split.test is None:
+            raise DataError("expected held-out images to fit a prior with, got a stream without; give some")
+        return split
+    parts = held_out(len(split.train), min(0.1, KEPT_BY / len(split.train)))
+    return Split(*(Subset(split.train, part) for part in parts))
 
 
 def demo_model(model: Path | None, device: str) -> Demo:
@@ -297,9 +315,7 @@ def fit_code_prior(
     run = run or newest_run()
     folder, config = model_folder(run), _config_of(run)
     ddn = load_model(folder, device)
-    split = _data_of(config, dataset, ddn)
-    if split.test is None:
-        raise DataError("expected held-out images to fit a code prior with, got none; give some")
+    split = to_fit(_data_of(config, dataset, ddn))
     codes = [codes_of(ddn, part, config.max_bad_images) for part in (split.train, split.test)]
     torch.manual_seed(seed)
     prior = CodePrior.of(ddn, dim)

@@ -8,8 +8,8 @@ small functions at the end choose within one level and are what `GuidedSampler` 
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
-from typing import TYPE_CHECKING, Any, NamedTuple, Protocol
+from collections.abc import Callable, Sequence
+from typing import TYPE_CHECKING, Any, NamedTuple, Protocol, runtime_checkable
 
 import torch
 import torch.nn.functional as F
@@ -103,6 +103,25 @@ class Likely(Protocol):
         """The state once the codes (B,), or (B, H / p, W / p), of this level are chosen."""
 
 
+Pick = Callable[[Tensor], Tensor]
+"""Chooses codes (...) by their scores (..., K)."""
+
+
+@runtime_checkable
+class InOrder(Likely, Protocol):
+    """A prior whose codes of one level depend on one another, so that they are chosen one after the other."""
+
+    def draw(self, level: int, features: Tensor, state: Any, pick: Pick) -> Tensor:
+        """The codes (B,), or (B, H / p, W / p), of a level, each picked by its scores given those picked before it."""
+
+
+def drawn_by(prior: Likely, level: int, features: Tensor, state: Any, pick: Pick) -> Tensor:
+    """The codes of a level as `InOrder.draw` gives them, by any prior."""
+    if isinstance(prior, InOrder):
+        return prior.draw(level, features, state, pick)
+    return pick(prior.logits(level, features, state).float().movedim(1, -1))
+
+
 class Drawn:
     """A selection for `DDN.walk`: codes drawn as a prior says.
 
@@ -126,14 +145,13 @@ class Drawn:
         self.state = prior.begin(batch_size, labels)
 
     def __call__(self, level: int, sampler: GuidedSampler, features: Tensor, residual: Tensor | None) -> SamplerOutput:
-        codes = self._draw(self.prior.logits(level, features, self.state).float())
+        codes = drawn_by(self.prior, level, features, self.state, self._pick)
         self.state = self.prior.follow(level, codes, self.state)
         return sampler.draw(features, codes, residual)
 
-    def _draw(self, logits: Tensor) -> Tensor:
+    def _pick(self, logits: Tensor) -> Tensor:
         if self.temperature == 0:
-            return logits.argmax(1)
-        logits = logits.movedim(1, -1)  # K last, with patches too
+            return logits.argmax(-1)
         chances = (logits / self.temperature).softmax(-1).flatten(0, -2)
         if self.top_p < 1:
             ordered, order = chances.sort(-1, descending=True)
@@ -156,12 +174,14 @@ class Contrasted(Drawn):
         self.scale = scale
 
     def __call__(self, level: int, sampler: GuidedSampler, features: Tensor, residual: Tensor | None) -> SamplerOutput:
-        asked, free = self.prior.logits(level, features, self.state).float().log_softmax(1).chunk(2)
-        codes = self._draw(free + self.scale * (asked - free))
-        codes = torch.cat((codes, codes))
-        self.state = self.prior.follow(level, codes, self.state)
-        drawn = sampler.draw(features, codes, residual)
-        return drawn._replace(output=drawn.output[: len(codes) // 2].repeat(2, *[1] * (drawn.output.ndim - 1)))
+        drawn = super().__call__(level, sampler, features, residual)
+        half = drawn.output[: len(drawn.output) // 2]
+        return drawn._replace(output=half.repeat(2, *[1] * (half.ndim - 1)))
+
+    def _pick(self, logits: Tensor) -> Tensor:
+        asked, free = logits.log_softmax(-1).chunk(2)
+        codes = super()._pick(free + self.scale * (asked - free))
+        return torch.cat((codes, codes))
 
 
 def by_level(codes: Tensor, code_shapes: Sequence[tuple[int, ...]]) -> list[Tensor]:

@@ -14,7 +14,7 @@ import warnings
 from collections.abc import Iterator, Sequence
 from contextlib import nullcontext
 from pathlib import Path
-from typing import Any, Literal, NamedTuple, cast
+from typing import Any, Literal, NamedTuple
 
 import torch
 from huggingface_hub import constants
@@ -88,7 +88,7 @@ class Trainer:
             it averages over fewer steps: beta is at most (1 + t) / (10 + t).
         use_ema: keep a moving average of the weights; it is what is evaluated, drawn and given out.
         max_grad_norm: gradients are clipped to this norm; None for no clipping.
-        apply_grad_penalty_every: of the adversarial term, which is not part of this release; not used.
+        apply_grad_penalty_every: steps between two gradient penalties of the discriminator, where there is one.
         test_dataset: held-out images, evaluated every `evaluate_every` steps and at the end.
         evaluate_every: see there.
         evaluate_images: how many of them; all if None.
@@ -184,6 +184,7 @@ class Trainer:
             ("evaluate_every", evaluate_every),
             ("split_every", split_every),
             ("log_every", log_every),
+            ("apply_grad_penalty_every", apply_grad_penalty_every),
         ):
             require(isinstance(number, int) and number >= 1, f"{name} to be an integer of at least 1", repr(number))
         require(learning_rate > 0, "learning_rate above 0", learning_rate)
@@ -204,6 +205,7 @@ class Trainer:
         self.learning_rate, self.warmup_steps, self.decay, self.hold = learning_rate, warmup_steps, decay, hold
         self.grad_accum_every, self.max_grad_norm = grad_accum_every, max_grad_norm
         self.split_every, self.split_until = split_every, split_until
+        self.apply_grad_penalty_every = apply_grad_penalty_every
         self.save_results_every, self.checkpoint_every, self.num_samples = (
             save_results_every,
             checkpoint_every,
@@ -261,7 +263,11 @@ class Trainer:
                 model, torch.optim.AdamW(self.ddn.parameters(), **adam)
             )
         self.ema = MovingAverage(self.ddn, **(ema_kwargs or {})) if use_ema else None
-        self._parameters = list(self.ddn.parameters())  # to look through all modules at every step takes its time
+        # to look through all modules at every step takes its time
+        judge = self.ddn.discriminator
+        self._judging = [] if judge is None else list(judge.parameters())
+        judging = {id(parameter) for parameter in self._judging}
+        self._parameters = [parameter for parameter in self.ddn.parameters() if id(parameter) not in judging]
         self._counted = self._counts()
         if resume and (found := self.checkpoints.newest_whole() if resume is True else Path(resume)):
             self.load(found)
@@ -360,10 +366,14 @@ class Trainer:
             with nullcontext() if last else self.accelerator.no_sync(self.model):
                 batch = next(batches)
                 images = self._to_device(batch)
-                by_level = self.model(images, **shown_with(self.ddn, images, batch.labels, self.make_cond))
-                self.accelerator.backward(by_level.mean() / self.grad_accum_every)
+                shown = shown_with(self.ddn, images, batch.labels, self.make_cond)
+                by_level, more = self.model(images, **shown, penalty=self.step % self.apply_grad_penalty_every == 0)
+                self.accelerator.backward((by_level.mean() + more) / self.grad_accum_every)
             losses += by_level.detach().float() / self.grad_accum_every
-        norm = self.accelerator.clip_grad_norm_(self._parameters, self.max_grad_norm or math.inf)
+        most = self.max_grad_norm or math.inf
+        norm = self.accelerator.clip_grad_norm_(self._parameters, most)
+        if self._judging:  # by itself, since its gradient is many times as long; no scaler may unscale twice
+            norm = norm + nn.utils.clip_grad_norm_(self._judging, most)
 
         # the one wait for the device before the optimiser changes a weight; splits look at the counts after it
         told = torch.cat((losses, norm.float()[None], losses.new_tensor([signals.received or 0, 0])))
@@ -597,14 +607,21 @@ class Trainer:
 
 
 class LossByLevel(nn.Module):
-    """The loss of each level, (L,): what is wrapped for mixed precision and several processes, so that no DDN is."""
+    """The loss of each level, (L,), and what an adversarial network adds to their mean.
+
+    It is what is wrapped for mixed precision and several processes, so that no DDN is.
+    """
 
     def __init__(self, ddn: DDN):
         super().__init__()
         self.ddn = ddn
 
-    def forward(self, images: Tensor, labels: Tensor | None = None, cond: Tensor | None = None) -> Tensor:
-        return cast("Tensor", self.ddn(images, labels=labels, cond=cond, reduction="none"))
+    def forward(
+        self, images: Tensor, labels: Tensor | None = None, cond: Tensor | None = None, penalty: bool = True
+    ) -> tuple[Tensor, Tensor | float]:
+        losses, (_, outputs) = self.ddn(images, True, labels=labels, cond=cond, reduction="none")
+        more = 0.0 if self.ddn.discriminator is None else self.ddn.adversarial(images, outputs[-1], penalty)
+        return losses, more
 
 
 def _holds_files(folder: Path) -> bool:

@@ -22,7 +22,7 @@ from discrete_distribution_network.errors import InvalidInput
 from discrete_distribution_network.loader import Augment, Batch, first_batch, in_order
 from discrete_distribution_network.metrics import evaluate
 from discrete_distribution_network.pictures import grid, loss_curve, reconstructions
-from discrete_distribution_network.presets import preset
+from discrete_distribution_network.presets import preset, recipe
 from discrete_distribution_network.report import read_metrics
 from discrete_distribution_network.runs import CHECKPOINTS, EVALUATION, RUNS, newest_run, place, write_figures
 from discrete_distribution_network.shown_with import CONDS, MakeCond, cond_channels, shown_with
@@ -71,26 +71,13 @@ def trainer_for(config: TrainConfig, ddn: DDN, split: Split, out: Path) -> Train
         test_dataset=split.test,
         num_train_steps=sys.maxsize if config.steps is None else config.steps,
         max_minutes=config.minutes if config.steps is None else None,
-        batch_size=config.batch_size,
-        grad_accum_every=config.grad_accum,
-        learning_rate=config.learning_rate,
-        weight_decay=config.weight_decay,
-        adam_kwargs={"betas": (0.9, 0.99)},
-        warmup_steps=config.warmup_steps,
-        decay="cosine",
-        hold=config.hold,
-        max_grad_norm=config.max_grad_norm,
-        split_every=config.split_every,
-        split_until=config.split_until,
-        use_ema=config.ema,
+        **recipe(config),
         augment=augmentation(config.augment),
         make_cond=make_cond_of(config),
         max_bad_images=config.max_bad_images,
         num_workers=config.workers,
-        mixed_precision=config.precision,
         compile=config.compile,
         accelerate_kwargs={"cpu": place(config.device).type == "cpu"},
-        seed=config.seed,
         results_folder=out,
         checkpoints_folder=out / CHECKPOINTS,
         checkpoint_every=config.checkpoint_every,
@@ -189,6 +176,8 @@ def network(config: TrainConfig, num_classes: int | None = None) -> DDN:
         "levels_per_resolution": list(config.levels or ()),
         "patch_size": [patch or None for patch in config.patches or ()],
         "guided_sampler_kwargs": {"chain_dropout_prob": config.chain_dropout},
+        "use_adversarial_loss": config.adversarial > 0,
+        "adversarial_loss_weight": config.adversarial,
         "num_classes": num_classes,
         "cond_channels": 0 if config.cond == "none" else cond_channels(config.cond, config.channels),
     }

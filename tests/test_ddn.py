@@ -223,7 +223,6 @@ def test_codes_that_end_inside_a_level_are_refused():
         ({"image_size": 8, "codebook_size": [4, 4]}, "4 integers"),
         ({"image_size": 28, "attention_resolutions": (16,)}, "attention_resolutions"),
         ({"num_resnet_blocks": 0}, "num_resnet_blocks"),
-        ({"use_adversarial_loss": True}, "use_adversarial_loss"),
         ({"guided_sampler_kwargs": {"separate_values": True}}, "separate_values"),
         ({"guided_sampler_kwargs": {"codebook_size": 4}}, "codebook_size"),
     ],

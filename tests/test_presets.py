@@ -1,11 +1,14 @@
+from pathlib import Path
+
 import pytest
 import torch
 
-from discrete_distribution_network import DDN
+from discrete_distribution_network import DDN, Trainer
 from discrete_distribution_network.config import TrainConfig
+from discrete_distribution_network.data import Pixels, Split
 from discrete_distribution_network.ddn import resolutions
-from discrete_distribution_network.presets import patches_for, preset
-from discrete_distribution_network.training_run import network, with_preset
+from discrete_distribution_network.presets import patches_for, preset, recipe
+from discrete_distribution_network.training_run import network, trainer_for, with_preset
 
 
 def test_an_image_of_32_pixels_is_64_bytes() -> None:
@@ -57,3 +60,27 @@ def test_options_go_before_the_preset() -> None:
     assert ddn.codebook_sizes == [5, 5, 5]
     assert ddn.codes_per_level == [1, 4, 4]
     assert ddn.sizes == [(4, 4), (8, 8), (16, 16)]
+
+
+def test_the_recipe_is_that_of_ddn_train(tmp_path: Path) -> None:
+    images = torch.zeros(64, 1, 8, 8, dtype=torch.uint8)
+    arguments = preset(8, channels=1) | {"dim": 4, "codebook_size": 4}
+    folders = {"checkpoints_folder": tmp_path / "checkpoints", "results_folder": tmp_path / "results"}
+    made = Trainer(DDN(**arguments), dataset=images, num_train_steps=9, **recipe(), **folders)
+    config = TrainConfig(size=(8, 8), channels=1, steps=9, device="cpu")
+    same = trainer_for(config, DDN(**arguments), Split(Pixels(images), None), tmp_path / "other")
+    for name in (
+        "learning_rate",
+        "warmup_steps",
+        "decay",
+        "hold",
+        "max_grad_norm",
+        "split_every",
+        "split_until",
+        "seed",
+    ):
+        assert getattr(made, name) == getattr(same, name)
+    assert made.loader.batch_size == same.loader.batch_size == 64
+    assert made.precision == same.precision
+    assert str(made.optimizer.optimizer) == str(same.optimizer.optimizer)
+    assert recipe(TrainConfig(learning_rate=0.5, hold=0.1))["learning_rate"] == 0.5

@@ -11,9 +11,9 @@ from torch.utils.data import Dataset
 from discrete_distribution_network.code_transformer import CodeTransformer
 from discrete_distribution_network.errors import DataError, DDNError, InvalidInput, ModelFileError
 from discrete_distribution_network.frechet import frechet_figures
-from discrete_distribution_network.prior import CONFIG, Chain, Frequencies, Prior, alike, fit
+from discrete_distribution_network.prior import CONFIG, Chain, Frequencies, Prior, alike, fit, shifted
 from discrete_distribution_network.runs import load_prior
-from discrete_distribution_network.selection import Drawn, Given
+from discrete_distribution_network.selection import Drawn, Given, drawn_by
 
 KINDS = {
     "plain": {},
@@ -62,7 +62,7 @@ class Fixed:
 
 def drawn(scores, number=4000, **settings):
     select = Drawn(Fixed(scores), number, generator=torch.Generator().manual_seed(0), **settings)
-    return torch.bincount(select._draw(select.prior.logits(0, None, number)), minlength=len(scores)) / number
+    return torch.bincount(select._pick(select.prior.logits(0, None, number)), minlength=len(scores)) / number
 
 
 def test_codes_are_drawn_by_their_chances():
@@ -126,7 +126,7 @@ def test_scores_begin_as_the_rows_of_their_nodes(ddn, kind):
     prior = kind(ddn, dim=8)
     scores = [head.score for head in prior.heads] if kind is Prior else prior.score
     for rows, score in zip(prior.nodes, scores, strict=True):
-        assert torch.equal(score.weight.flatten(1), rows.weight / 8**0.5)
+        assert torch.equal(score.weight, rows.weight / 8**0.5)
         assert rows.weight.requires_grad
         assert score.weight.is_leaf
 
@@ -140,25 +140,85 @@ def test_sampling_by_a_prior(ddn, kind):
     assert len({*map(tuple, ddn.sample(6, return_codes=True, prior=prior, temperature=0)[1].tolist())}) == 1
 
 
+def perturbed(prior):
+    """Its weights away from where they begin, so that no part of it does nothing."""
+    torch.manual_seed(5)
+    with torch.no_grad():
+        for parameter in prior.parameters():
+            parameter.add_(torch.randn_like(parameter) * 0.2)
+    return prior
+
+
 def test_bits_are_those_of_the_chances_it_draws_by(ddn, kind):
-    prior, images = kind(ddn, dim=8).eval(), digits(5) / 255
+    prior, images = perturbed(kind(ddn, dim=8)).eval(), digits(5) / 255
     with torch.no_grad():
         bits = prior.bits(ddn, images)
-        codes = ddn.encode(images)
         state, costs = prior.begin(5), []
-        given = Given(ddn._by_level(codes, ddn.num_levels))
+        given = Given(ddn._by_level(ddn.encode(images), ddn.num_levels))
 
         def watched(level, sampler, features, residual):
             nonlocal state
             step = given(level, sampler, features, residual)
-            chances = prior.logits(level, features, state).log_softmax(1)
-            costs.append(-chances.gather(1, step.codes.unsqueeze(1)).sum() / 5 / math.log(2))
+            left, cost = step.codes.reshape(5, -1), 0
+
+            def pick(scores):  # what the images have, at as many places as are asked for
+                nonlocal left, cost
+                asked = scores[0, ..., 0].numel()
+                own, left = left[:, :asked].reshape(scores.shape[:-1]), left[:, asked:]
+                cost = cost - scores.log_softmax(-1).gather(-1, own.unsqueeze(-1)).sum() / 5 / math.log(2)
+                return own
+
+            assert torch.equal(drawn_by(prior, level, features, state, pick), step.codes)
+            costs.append(cost)
             state = prior.follow(level, step.codes, state)
             return step
 
         ddn.walk(watched, 5)
     torch.testing.assert_close(bits, torch.stack(costs), rtol=1e-4, atol=1e-4)
     assert len(bits) == ddn.num_levels
+
+
+def test_patches_know_those_before_them_and_no_others():
+    ddn = small_ddn(image_size=16, patch_size=[None, None, 4], levels_per_resolution=[1, 0, 1]).eval()
+    prior = perturbed(Prior(ddn, dim=8)).eval()
+    seen = []
+
+    def scores_with(codes):
+        """The scores (16, K) of the places of the last level, as these codes (16,) are picked one after the other."""
+        asked = []
+
+        def pick(scores):
+            asked.append(scores[0, 0, 0])
+            return torch.full(scores.shape[:-1], int(codes[len(asked) - 1]))
+
+        def watched(level, sampler, features, residual):
+            if level == 1:
+                prior.draw(level, features, prior.begin(1).expand(-1, -1, 4, 4), pick)
+                seen.append(prior.logits(level, features, prior.begin(1).expand(-1, -1, 4, 4)))
+            return sampler.draw(features, torch.zeros(sampler.codes_shape(features), dtype=torch.long), residual)
+
+        with torch.no_grad():
+            ddn.walk(watched, 1)
+        return torch.stack(asked)
+
+    plain = scores_with([0] * 16)
+    for place in (0, 5, 15):
+        codes = [0] * 16
+        codes[place] = 3
+        changed = (scores_with(codes) - plain).abs().amax(1) > 1e-5
+        row, column = divmod(place, 4)
+        # those it stands before: on the right, and the three below; beyond these by way of none
+        near = {(row, column + 1), *((row + 1, column + step) for step in (-1, 0, 1))}
+        assert {divmod(int(i), 4) for i in changed.nonzero()} == {(i, j) for i, j in near if i < 4 and 0 <= j < 4}
+    # asked for all at once it is as if none were known, which is how the first place is drawn
+    assert torch.allclose(seen[0][0, :, 0, 0], plain[0], atol=1e-5)
+    assert not torch.allclose(seen[0][0, :, 1, 1], plain[5], atol=1e-3)
+
+
+def test_shifted_by_hand():
+    grid = torch.arange(1.0, 7).reshape(1, 2, 3, 1)
+    assert shifted(grid, ((0, -1), (1, 1))).tolist() == [[[[0, 5], [1, 6], [2, 0]], [[0, 0], [4, 0], [5, 0]]]]
+    assert shifted(grid, ((-1, 0),), slice(1, 2), slice(2, 3)).tolist() == [[[[3]]]]
 
 
 def test_fitting_learns_which_codes_are_likely(tmp_path, kind):
@@ -340,8 +400,8 @@ def test_a_guidance_scale_with_a_network_by_class():
 def test_a_prior_by_class_can_do_without():
     prior = Prior(small_ddn(), dim=8, num_classes=3)
     none, some = prior.begin(2, torch.tensor([-1, 1]))
-    torch.testing.assert_close(none, prior.start[0])
-    assert not torch.allclose(some, prior.start[0])
+    torch.testing.assert_close(none[:, 0, 0], prior.start[0])
+    assert not torch.allclose(some[:, 0, 0], prior.start[0])
     with pytest.raises(InvalidInput, match="or -1 for none"):
         prior.begin(1, torch.tensor([-2]))
 

@@ -315,6 +315,7 @@ SETTINGS = {
     "average": {"ema_kwargs": {"beta": 0.9, "update_every": 3, "update_after_step": 4}},
     "bf16": {"mixed_precision": "bf16"},
     "counts fade": {"ddn_kwargs": {"sampler": {"count_window": 64, "max_swaps": 1}}},
+    "adversarial": {"ddn_kwargs": {"use_adversarial_loss": True, "discr_base_dim": 4}},
     "schedule": {"decay": "cosine", "warmup_steps": 13, "split_every": 3},
 }
 

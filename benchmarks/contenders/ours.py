@@ -1,6 +1,7 @@
 """This project's DDN, trained as `ddn train --size 32 32 --channels 1` does, then its prior as `ddn prior` does.
 
-Half of the budget goes to the network, the other half to the prior; samples are drawn as `ddn sample` does.
+Half of the budget goes to the network, the other half to the prior; samples are drawn as `ddn sample` does. Model and
+prior are kept beside the samples.
 """
 
 from __future__ import annotations
@@ -18,21 +19,21 @@ from discrete_distribution_network.data import Pixels, Split
 from discrete_distribution_network.prior import Prior, fit
 from discrete_distribution_network.training_run import network, trainer_for
 
-NETWORK_SHARE = 0.5
-
 
 class Ours(Contender):
-    """Args: options of `ddn train` beside its defaults."""
+    """Args: the share of the budget that is the network's, and options of `ddn train` beside its defaults."""
 
-    def __init__(self, **options: Any):
-        self.options = options
+    prior: Prior | None = None
+
+    def __init__(self, network_share: float = 0.5, **options: Any):
+        self.network_share, self.options = network_share, options
 
     def train(self, data: Data, clock: Clock) -> None:
         images, never = torch.from_numpy(data.train), 10**9
         config = TrainConfig(
             size=(32, 32),
             channels=1,
-            minutes=clock.minutes_until(NETWORK_SHARE),
+            minutes=clock.minutes_until(self.network_share),
             device="cpu",
             checkpoint_every=never,
             evaluate_every=never,
@@ -46,11 +47,15 @@ class Ours(Contender):
             trainer()
         self.ddn, self.seen, self.training_seconds = trainer.result.eval(), trainer.images, trainer.seconds
         self.bits = self.ddn.bits_per_image
+        if self.network_share == 1:
+            return
         self.prior = Prior(self.ddn)
         learnt, held_out = images[:-1000], images[-1000:]
         self.fitted = fit(self.prior, self.ddn, learnt, held_out, minutes=clock.minutes_until(1), progress=False)
 
     def sample(self, count: int) -> torch.Tensor:
+        if self.prior is None:
+            return self.ddn.sample(count)
         return self.ddn.sample(count, prior=self.prior, temperature=TEMPERATURE)
 
     def reconstruct(self, images: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
@@ -61,9 +66,13 @@ class Ours(Contender):
         return list(zip(self.ddn.codebook_sizes, self.ddn.codes_per_level, strict=True))
 
     def parameters(self) -> int:
-        return sum(parameter.numel() for module in (self.ddn, self.prior) for parameter in module.parameters())
+        return number_of_parameters(self.ddn) + (0 if self.prior is None else number_of_parameters(self.prior))
 
     def more(self, folder: Path, drawn: int) -> dict[str, float]:
+        self.ddn.save_pretrained(folder / "model")
+        if self.prior is None:
+            return {}
+        self.prior.save(folder / "model")
         ways: dict[str, dict[str, Any]] = {
             "uniform": {},
             "temperature_1": {"prior": self.prior},
@@ -71,8 +80,11 @@ class Ours(Contender):
         }
         for name, how in ways.items():
             save(folder, name, draw(partial(self.ddn.sample, **how), drawn))
-        of_prior = sum(parameter.numel() for parameter in self.prior.parameters())
-        return {"bits_by_prior": self.fitted.test_bits, "parameters_of_prior": of_prior}
+        return {"bits_by_prior": self.fitted.test_bits, "parameters_of_prior": number_of_parameters(self.prior)}
+
+
+def number_of_parameters(module: torch.nn.Module) -> int:
+    return sum(parameter.numel() for parameter in module.parameters())
 
 
 if __name__ == "__main__":

@@ -7,7 +7,7 @@ and belongs to nobody. At a level with patches the choices are made one patch af
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor
@@ -16,7 +16,8 @@ from discrete_distribution_network.candidates import Candidates
 from discrete_distribution_network.ddn import DDN
 from discrete_distribution_network.errors import InvalidInput, require
 from discrete_distribution_network.guided_sampler import GuidedSampler
-from discrete_distribution_network.selection import Given, Likely, SamplerOutput, resize
+from discrete_distribution_network.prior import Frequencies
+from discrete_distribution_network.selection import Drawn, Given, Likely, Pick, SamplerOutput, drawn_by, resize
 
 Codes = tuple[int, ...]
 
@@ -60,16 +61,15 @@ class Walker:
     def choice(self, codes: Codes) -> Choice:
         """What can be chosen after these codes, which are not all."""
         level, made = self.level_of(codes)
-        look = _Look(self._by_level(codes[: self.starts[level]]), self.prior, self._labels(self.prior))
+        start = self.starts[level]
+        look = _Look(self._by_level(codes[:start]), codes[start:], self.prior, self._labels(self.prior))
         self.ddn.walk(look, 1, level + 1, self._labels(self.ddn))
         sampler = look.sampler
         patch = None if sampler.patch_size is None else made
         images = look.candidates(patch).nodes(0, sampler.codebook_size)[0]
         if patch is not None:
             images = self._in_place(look, codes[self.starts[level] :], images)
-        chances = None
-        if look.logits is not None:
-            chances = look.logits[0].reshape(sampler.codebook_size, -1)[:, made].softmax(0)
+        chances = look.part.scores[made].softmax(0) if look.part.scores else None
         return Choice(level, patch, images, chances)
 
     def _in_place(self, look: _Look, made: Codes, images: Tensor) -> Tensor:
@@ -113,7 +113,9 @@ class Walker:
         start = self.starts[self.level_of(codes)[0]]
         generator = torch.Generator()
         generator.seed() if seed is None else generator.manual_seed(seed)
-        drawn = _Finish(self._by_level(codes[:start]), codes[start:], self, generator, temperature)
+        prior = self.prior or Frequencies([torch.zeros(size) for size in self.ddn.codebook_sizes], self.ddn.code_shapes)
+        how = (self._labels(self.prior), temperature, 1.0, generator)
+        drawn = _Finish(self._by_level(codes[:start]), codes[start:], prior, *how)
         return tuple(self.ddn.walk(drawn, 1, None, self._labels(self.ddn)).codes[0].tolist())
 
     def follow(self, image: Tensor) -> Codes:
@@ -148,16 +150,31 @@ class Walker:
         return " | ".join(" ".join(map(str, part)) for part in parts if part)
 
 
+class _Part:
+    """Picks the given codes of a part of a level, then others; keeps the scores (K,) of each place."""
+
+    def __init__(self, codes: Codes, pick: Pick):
+        self.codes, self.pick = codes, pick
+        self.scores: list[Tensor] = []
+
+    def __call__(self, scores: Tensor) -> Tensor:
+        picked, done = self.pick(scores), len(self.scores)
+        self.scores += scores.flatten(0, -2).unbind()
+        given = self.codes[done : len(self.scores)]
+        picked.view(-1)[: len(given)] = torch.tensor(given, dtype=torch.long)
+        return picked
+
+
 class _Look:
     """A selection that takes given codes, and remembers what the level after them offers."""
 
     sampler: GuidedSampler
     features: Tensor
     residual: Tensor | None
-    logits: Tensor | None = None
 
-    def __init__(self, codes: Sequence[Tensor], prior: Likely | None, labels: Tensor | None):
+    def __init__(self, codes: Sequence[Tensor], part: Codes, prior: Likely | None, labels: Tensor | None):
         self.given, self.prior = Given(codes), prior
+        self.part = _Part(part, lambda scores: scores.argmax(-1))
         self.state = None if prior is None else prior.begin(1, labels)
 
     def __call__(self, level: int, sampler: GuidedSampler, features: Tensor, residual: Tensor | None) -> SamplerOutput:
@@ -168,40 +185,25 @@ class _Look:
             return step
         self.sampler, self.features, self.residual = sampler, features, residual
         if self.prior is not None:
-            self.logits = self.prior.logits(level, features, self.state).float()
+            drawn_by(self.prior, level, features, self.state, self.part)
         return sampler.draw(features, torch.zeros(sampler.codes_shape(features), dtype=torch.long), residual)
 
     def candidates(self, patch: int | None) -> Candidates:
         return self.sampler.candidates(self.features, self.residual, patch)
 
 
-class _Finish:
+class _Finish(Drawn):
     """A selection that takes the given codes, also of a part of a level, and draws the rest."""
 
-    def __init__(
-        self,
-        whole: Sequence[Tensor],
-        part: Codes,
-        walker: Walker,
-        generator: torch.Generator,
-        temperature: float,
-    ):
-        self.given, self.part, self.prior = Given(whole), part, walker.prior
-        self.generator, self.temperature = generator, temperature
-        self.state = None if self.prior is None else self.prior.begin(1, walker._labels(self.prior))
+    def __init__(self, whole: Sequence[Tensor], part: Codes, prior: Likely, *how: Any):
+        super().__init__(prior, 1, *how)
+        self.given, self.part = whole, _Part(part, super()._pick)
 
     def __call__(self, level: int, sampler: GuidedSampler, features: Tensor, residual: Tensor | None) -> SamplerOutput:
-        shape = sampler.codes_shape(features)
-        if level < len(self.given.codes):
-            codes = self.given.codes[level]
-        else:
-            logits = torch.zeros(1, sampler.codebook_size, *shape[1:])
-            if self.prior is not None:
-                logits = self.prior.logits(level, features, self.state).float() / self.temperature
-            chances = logits.flatten(2).softmax(1) if logits.ndim > 2 else logits.unsqueeze(2).softmax(1)
-            codes = torch.multinomial(chances[0].T, 1, generator=self.generator).reshape(shape)
-            if level == len(self.given.codes) and self.part:
-                codes.view(-1)[: len(self.part)] = torch.tensor(self.part)
-        if self.prior is not None:
-            self.state = self.prior.follow(level, codes, self.state)
-        return sampler.draw(features, codes, residual)
+        if level >= len(self.given):
+            return super().__call__(level, sampler, features, residual)
+        self.state = self.prior.follow(level, self.given[level], self.state)
+        return sampler.draw(features, self.given[level], residual)
+
+    def _pick(self, logits: Tensor) -> Tensor:
+        return self.part(logits)
