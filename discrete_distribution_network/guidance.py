@@ -167,17 +167,16 @@ class _Choice:
         self.patches = self.grid[0] * self.grid[1]
         asked = (one for one in enumerate(guidance.conditions) if not (guidance.each and isinstance(one[1], Scorer)))
         self.active = [(i, one) for i, one in asked if one.holds_at(level)]
-        known = guidance.prior is None or level < len(guidance.given)
-        self.nodes = None if known else self._proposed(guidance.prior)
-        self.count = sampler.codebook_size if self.nodes is None else self.nodes.shape[2]
+        self.count, self.nodes, self.errors = sampler.codebook_size, None, self._errors()
+        if guidance.prior is not None and level >= len(guidance.given):
+            self.nodes = nodes = self._proposed(guidance.prior)
+            self.count = nodes.shape[2]
+            self.errors = {i: error.gather(2, nodes) for i, error in self.errors.items()}
 
     def best(self, walks: int) -> tuple[Tensor, Tensor]:
         """The best `walks` of each image: the rows (R',) that they continue and their nodes (R', P)."""
-        errors = self._errors()
         scorers = [(i, one) for i, one in self.active if isinstance(one, Scorer)]
-        cost = torch.zeros(self.rows, self.patches, self.count, device=self.device)
-        for i, error in errors.items():
-            cost += self._weight(self.guidance.conditions[i]).unsqueeze(2) * error
+        cost = self._cost()
         if self.guidance.spent.shape == cost.shape[:2]:
             cost += self.guidance.spent.unsqueeze(2)
         loose = self._without_evidence()
@@ -197,55 +196,71 @@ class _Choice:
             rows, best = self._branch(cost, loose, best, walks, scores if self.patches > 1 else {})
         places = torch.arange(self.patches, device=self.device)
         each = rows if rows.ndim == 2 else rows.unsqueeze(1)  # (R', P or 1)
-        self._spend(errors, each, places, best)
+        self._spend(each, places, best)
         nodes = best if self.nodes is None else self.nodes[each, places, best]
         if rows.ndim == 2:
             return rows[:, 0] if self.patches == 1 else rows.reshape(-1, *self.grid), nodes
-        self.said = self._told(errors, scores, rows, best)
+        self.said = self._told(scores, rows, best)
         return rows, nodes
 
-    def _spend(self, errors: dict[int, Tensor], rows: Tensor, places: Tensor, best: Tensor) -> None:
+    def _cost(self) -> Tensor:
+        """What the linear conditions say together of every node, (R, P, n)."""
+        cost = torch.zeros(self.rows, self.patches, self.count, device=self.device)
+        for i, error in self.errors.items():
+            cost += self._weight(self.guidance.conditions[i]).unsqueeze(2) * error
+        return cost
+
+    def _spend(self, rows: Tensor, places: Tensor, best: Tensor) -> None:
         """Add what the codes take to what those before took, so that walks which took much do not come out ahead."""
-        cheap = [i for i in errors if isinstance(self.guidance.conditions[i], Cheap)]
+        cheap = [i for i in self.errors if isinstance(self.guidance.conditions[i], Cheap)]
         if cheap:
             before = self.guidance.spent
             before = before[rows, places] if before.shape == (self.rows, self.patches) else torch.zeros_like(best)
-            own = (self._weight(self.guidance.conditions[i]).unsqueeze(2) * errors[i] for i in cheap)
+            own = (self._weight(self.guidance.conditions[i]).unsqueeze(2) * self.errors[i] for i in cheap)
             self.guidance.spent = before + sum(part[rows, places, best] for part in own)
 
     def told(self, nodes: Tensor) -> Tensor:
         """What each linear condition says of these nodes (R, P): (R, number of conditions)."""
-        return self._told(self._errors(), {}, torch.arange(self.rows, device=self.device), nodes)
+        return self._told({}, torch.arange(self.rows, device=self.device), nodes)
 
-    def _told(self, errors: dict[int, Tensor], scores: dict[int, Tensor], rows: Tensor, best: Tensor) -> Tensor:
+    def _told(self, scores: dict[int, Tensor], rows: Tensor, best: Tensor) -> Tensor:
         columns = []
         for i in range(len(self.guidance.conditions)):
-            own = errors.get(i, scores.get(i))
+            own = self.errors.get(i, scores.get(i))
             if own is None:
                 columns.append(torch.full((len(rows),), torch.nan, device=self.device))
             elif own.ndim == 1:
                 columns.append(own[rows])
             else:
                 chosen = own[rows].gather(2, best.unsqueeze(2)).sum((1, 2))
-                columns.append(-chosen if i in errors else chosen)
+                columns.append(-chosen if i in self.errors else chosen)
         return torch.stack(columns, 1)
 
     # what is looked at
 
-    def _proposed(self, prior: Likely | None) -> Tensor:
-        """Nodes (R, P, n) as the prior would draw them one after the other, none twice."""
-        assert prior is not None
-        if not self.active:  # one a patch, which know one another
-            state = self.guidance.state
-            codes = drawn_by(prior, self.level, self.features, state, lambda own: self._noisy(own).argmax(-1))
-            return codes.reshape(self.rows, self.patches, 1)
-        logits = prior.logits(self.level, self.features, self.guidance.state).float()
-        noisy = self._noisy(logits.reshape(self.rows, self.sampler.codebook_size, self.patches).mT)
-        return noisy.topk(min(self.guidance.proposals, noisy.shape[2])).indices
+    def _proposed(self, prior: Likely) -> Tensor:
+        """Nodes (R, P, n) as the prior would draw them one after the other, none twice.
 
-    def _noisy(self, logits: Tensor) -> Tensor:
-        """Scores whose order is that of nodes (..., K) drawn by these one after the other."""
-        return logits / self.guidance.temperature - (-self.guidance.random(logits.shape, self.device).log()).log()
+        Where the prior draws patch after patch, each knows what the linear conditions like best of those before it.
+        """
+        wanted = min(self.guidance.proposals, self.count) if self.active else 1
+        cost, loose = self._cost(), self._without_evidence()
+        proposed: list[Tensor] = []
+
+        def pick(logits: Tensor) -> Tensor:
+            own = logits.reshape(self.rows, -1, self.sampler.codebook_size)
+            done = sum(part.shape[1] for part in proposed)
+            noise = -(-self.guidance.random(own.shape, self.device).log()).log()
+            nodes = (own / self.guidance.temperature + noise).topk(wanted).indices
+            proposed.append(nodes)
+            here = slice(done, done + nodes.shape[1])
+            best = cost[:, here].gather(2, nodes).argmin(2)
+            if loose is not None:
+                best = best.masked_fill(loose[:, here], 0)
+            return nodes.gather(2, best.unsqueeze(2)).reshape(logits.shape[:-1])
+
+        drawn_by(prior, self.level, self.features, self.guidance.state, pick)
+        return torch.cat(proposed, 1)
 
     # what the conditions say
 
@@ -263,7 +278,7 @@ class _Choice:
                 error = -chances.reshape(*chances.shape[:2], self.patches).mT / math.log(2)
             else:
                 continue
-            errors[i] = error if self.nodes is None else error.gather(2, self.nodes)
+            errors[i] = error
         return errors
 
     def _error(self, candidates: Candidates, measured: Measured) -> Tensor:

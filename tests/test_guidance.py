@@ -292,6 +292,35 @@ def test_a_prior_proposes_and_the_conditions_choose():
     torch.testing.assert_close(bright.images, ddn.decode(bright.codes))
 
 
+class Echo(Frequencies):
+    """A prior by which a patch almost surely has the code of the patch before it."""
+
+    def draw(self, level, features, state, pick):
+        scores = self.logits(level, features, state).float().movedim(1, -1)
+        codes = torch.zeros(scores.shape[:-1], dtype=torch.long)
+        flat, before = codes.view(len(codes), -1), None
+        for place in range(flat.shape[1]):
+            own = scores.flatten(1, -2)[:, place] if scores.ndim > 2 else scores
+            if before is not None:
+                own = own + 50 * F.one_hot(before, own.shape[-1])
+            before = flat[:, place] = pick(own.unsqueeze(1))[:, 0]
+        return codes
+
+
+def test_what_is_drawn_fits_the_patches_that_are_known():
+    ddn, images = colour_ddn(), pictures()
+    prior = Echo([torch.ones(size) for size in ddn.codebook_sizes], ddn.code_shapes)
+    codes = ddn.guide(Inpaint(images, half()), prior=prior, proposals=32).codes
+    last = codes[:, -4:]  # of 2x2 patches: the left ones are known, each right one comes after its left one
+    assert torch.equal(last[:, 1], last[:, 0])
+    assert torch.equal(last[:, 3], last[:, 2])
+    assert not torch.equal(last[:, 2], last[:, 0])
+    # asked with all nodes to choose from, the known half is as it is without a prior
+    plain = ddn.guide(Inpaint(images, half())).codes
+    first = ddn.codes_per_level[0]
+    assert torch.equal(plain[:, :first], codes[:, :first])
+
+
 def test_top_k_chooses_among_the_best():
     ddn, images = colour_ddn(levels_per_resolution=1, patch_size=None), pictures(1).expand(300, -1, -1, -1)
     codes = ddn.guide(Match(images), top_k=3, generator=torch.Generator().manual_seed(0)).codes
