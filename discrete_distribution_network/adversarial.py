@@ -6,7 +6,7 @@
 x are the images, y what the walk gave for them. The factor of the first makes both gradients of y equally long (the
 adaptive weight of VQGAN, Esser et al., arXiv 2012.09841, taken at the image in place of the last layer); the second is
 the hinge loss with the gradient penalty of Mescheder et al., arXiv 1801.04406. Both are one sum with one backward pass:
-the generator's part holds the discriminator's weights fixed, the discriminator's holds y.
+of the generator's part only the gradient at y is taken, and the discriminator's holds y fixed.
 """
 
 from __future__ import annotations
@@ -18,7 +18,6 @@ from itertools import pairwise
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
-from torch.func import functional_call
 from torch.nn.attention import SDPBackend, sdpa_kernel
 
 from discrete_distribution_network.blocks import AttentionBlock, ResidualBlock
@@ -71,9 +70,8 @@ def adversarial_term(
         error_share: of y's mean squared error in the loss.
         penalty: whether the gradient penalty is added.
     """
-    fixed = {name: parameter.detach() for name, parameter in discriminator.named_parameters()}
     shown = drawn.detach().requires_grad_()
-    judged = -functional_call(discriminator, fixed, (shown,)).mean()
+    judged = -discriminator(shown).mean()
     (slope,) = torch.autograd.grad(judged, shown)
     slope = slope.float()
     error_slope = (shown.detach() - images).float() * (2 * error_share / images.numel())
