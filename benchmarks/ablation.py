@@ -23,6 +23,7 @@ import numpy as np
 import torch
 from guided_sampler import ROOT, machine
 from quality import classifier, data, distance, features
+from torch import Tensor
 
 from discrete_distribution_network import DDN
 from discrete_distribution_network.classifier import Classifier
@@ -43,10 +44,16 @@ WHOLE = {"levels_per_resolution": [12, 16, 20, 16], "patch_size": None}
 class WithoutResidual(DDN):
     """Candidates are not added to the image so far."""
 
-    def walk(self, select: Selection, batch_size: int, levels: int | None = None) -> Walk:
-        return super().walk(
-            lambda level, sampler, features, _: select(level, sampler, features, None), batch_size, levels
-        )
+    def walk(self, select: Selection, *args: Any) -> Walk:
+        return super().walk(lambda level, sampler, features, _: select(level, sampler, features, None), *args)
+
+
+class RelativeErrors(DDN):
+    """Every level's error counts by its share of what it is, not by its size: the last levels' are the smallest."""
+
+    def forward(self, images: Tensor, *args: Any, **kwargs: Any) -> Any:
+        losses, more = super().forward(images, True, **kwargs)
+        return losses * (losses.mean() / losses).detach(), more
 
 
 def ddn(kind: type[DDN] = DDN, sampler: dict[str, Any] | None = None, **network: Any) -> Callable[[], DDN]:
@@ -69,6 +76,9 @@ VARIANTS: dict[str, tuple[Callable[[], DDN], dict[str, Any]]] = {
     "no moving average": (ddn(), {"ema": False}),
     "constant learning rate": (ddn(), {"hold": 0.999}),
     "twice the channels": (ddn(dim=32, dim_max=128), {}),
+    # tried beside the recipe
+    "errors relative to their level's": (ddn(RelativeErrors), {}),
+    "adversarial term of weight 0.1": (ddn(use_adversarial_loss=True, adversarial_loss_weight=0.1), {}),
     "batches of 32, learning rate 2e-3": (ddn(), {"batch_size": 32, "learning_rate": 2e-3}),
 }
 

@@ -30,10 +30,10 @@ from discrete_distribution_network.processes import fast_precision
 QUIET = {"chain_dropout_prob": 0.0}
 
 
-def train_part(folder, batch_size, steps, sampler, resume=False, split_every=1):
+def train_part(folder, batch_size, steps, sampler, resume=False, split_every=1, network=None):
     """One process's part of a training; what it ends with is written beside the run."""
     rank = int(os.environ.get("RANK", "0"))  # the first one's weights are those of all
-    ddn = small_ddn(sampler=sampler, codebook_size=16, seed=3 + rank)
+    ddn = small_ddn(sampler=sampler, codebook_size=16, seed=3 + rank, **(network or {}))
     settings = {"batch_size": batch_size, "num_train_steps": steps, "resume": resume, "split_every": split_every}
     made = trainer(folder, ddn, dataset=digits(200), **settings)
     seeds = []
@@ -87,6 +87,16 @@ def test_random_choices_differ_between_processes_but_weights_do_not(tmp_path):
     assert_equal(first, second)
     assert first["numbers"][2] > 20
     assert len({*seeds, *other_seeds}) == 60
+
+
+def test_two_processes_have_one_discriminator(tmp_path):
+    (two,) = folders(tmp_path, "two")
+    on = {"use_adversarial_loss": True, "discr_base_dim": 4}
+    assert run_together(train_part, 2, two, 8, 12, QUIET, False, 1, on) == [0, 0]
+    (first, _), (second, _) = ended(two), ended(two, rank=1)
+    assert_equal(first, second)
+    begun = small_ddn(codebook_size=16, seed=3, **on).discriminator.entry.weight
+    assert not torch.equal(first["weights/discriminator.entry.weight"], begun)
 
 
 def test_two_processes_resume_exactly(tmp_path):

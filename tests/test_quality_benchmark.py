@@ -8,6 +8,9 @@ import numpy as np
 import pytest
 import torch
 
+from discrete_distribution_network.config import TrainConfig
+from discrete_distribution_network.trainer import LossByLevel
+
 BENCHMARKS = Path(__file__).parent.parent / "benchmarks"
 
 
@@ -108,3 +111,15 @@ def test_the_clock_tells_what_is_left(common):
     assert common.rate(1.0, 0, 0.0) == pytest.approx(0.01)
     assert common.rate(1.0, 1000, 0.5) == pytest.approx(0.5)
     assert common.rate(1.0, 1000, 2.0) == 0
+
+
+def test_every_ablation_can_be_trained(quality):
+    sys.path.insert(0, str(BENCHMARKS))
+    try:
+        ablation = script(BENCHMARKS / "ablation.py")
+    finally:
+        sys.path.remove(str(BENCHMARKS))
+    for make, options in ablation.VARIANTS.values():
+        TrainConfig(**options)
+        losses, more = LossByLevel(make())(torch.rand(2, 1, 32, 32))
+        assert bool((losses.mean() + more).isfinite())
