@@ -83,4 +83,5 @@ def test_the_recipe_is_that_of_ddn_train(tmp_path: Path) -> None:
     assert made.loader.batch_size == same.loader.batch_size == 64
     assert made.precision == same.precision
     assert str(made.optimizer.optimizer) == str(same.optimizer.optimizer)
-    assert recipe(TrainConfig(learning_rate=0.5, hold=0.1))["learning_rate"] == 0.5
+    for name in ("batch_size", "learning_rate", "weight_decay", "warmup_steps", "hold", "max_grad_norm", "split_until"):
+        assert recipe(TrainConfig(**{name: 0.625}))[name] == 0.625

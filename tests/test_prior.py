@@ -9,10 +9,11 @@ from small import digits, small_ddn, trainer
 from torch.utils.data import Dataset
 
 from discrete_distribution_network.code_transformer import CodeTransformer
+from discrete_distribution_network.data import Pixels, Split
 from discrete_distribution_network.errors import DataError, DDNError, InvalidInput, ModelFileError
 from discrete_distribution_network.frechet import frechet_figures
 from discrete_distribution_network.prior import CONFIG, Chain, Frequencies, Prior, alike, fit, shifted
-from discrete_distribution_network.runs import load_prior
+from discrete_distribution_network.runs import load_prior, to_fit
 from discrete_distribution_network.selection import Drawn, Given, drawn_by
 
 KINDS = {
@@ -251,6 +252,13 @@ def test_what_costs_held_out_images_least_is_kept():
         learnt, other = (float(prior.bits(ddn.eval(), images / 255).sum()) for images in (few, held_out))
     assert other == pytest.approx(fitted.test_bits, rel=1e-3)
     assert fitted.train_bits < learnt  # it went on learning them by heart, and that was not kept
+
+
+def test_test_images_choose_nothing_of_a_prior():
+    parts = to_fit(Split(Pixels(torch.arange(40.0).reshape(40, 1, 1, 1)), Pixels(torch.full((9, 1, 1, 1), 99.0))))
+    learnt, kept_by = ({float(item.image) for item in part} for part in (parts.train, parts.test))
+    assert (len(learnt), len(kept_by)) == (36, 4)
+    assert learnt | kept_by == set(map(float, range(40)))
 
 
 def test_fitting_is_repeated_by_its_seed():
