@@ -168,6 +168,7 @@ class _Choice:
         asked = (one for one in enumerate(guidance.conditions) if not (guidance.each and isinstance(one[1], Scorer)))
         self.active = [(i, one) for i, one in asked if one.holds_at(level)]
         self.count, self.nodes, self.errors = sampler.codebook_size, None, self._errors()
+        self.loose = self._without_evidence()
         if guidance.prior is not None and level >= len(guidance.given):
             self.nodes = nodes = self._proposed(guidance.prior)
             self.count = nodes.shape[2]
@@ -179,7 +180,7 @@ class _Choice:
         cost = self._cost()
         if self.guidance.spent.shape == cost.shape[:2]:
             cost += self.guidance.spent.unsqueeze(2)
-        loose = self._without_evidence()
+        loose = self.loose
         scores: dict[int, Tensor] = {}
         if not scorers:
             best = self._pick(cost, loose)
@@ -244,7 +245,7 @@ class _Choice:
         Where the prior draws patch after patch, each knows what the linear conditions like best of those before it.
         """
         wanted = min(self.guidance.proposals, self.count) if self.active else 1
-        cost, loose = self._cost(), self._without_evidence()
+        cost, loose = self._cost(), self.loose
         proposed: list[Tensor] = []
 
         def pick(logits: Tensor) -> Tensor:
