@@ -1,4 +1,7 @@
-"""A small diffusion U-Net (diffusers): noise prediction, cosine schedule, 50 DDIM steps."""
+"""A small diffusion U-Net (diffusers): cosine schedule, 50 DDIM steps.
+
+It predicts velocities (Salimans and Ho, arXiv 2202.00512): after five minutes that was nearer than predicted noise.
+"""
 
 from __future__ import annotations
 
@@ -10,6 +13,7 @@ from common import Average, Clock, Contender, Data, main, rate
 from diffusers import DDIMScheduler, DDPMScheduler, UNet2DModel
 
 STEPS = 50
+SCHEDULE = {"beta_schedule": "squaredcos_cap_v2", "prediction_type": "v_prediction"}
 
 
 class Diffusion(Contender):
@@ -23,8 +27,9 @@ class Diffusion(Contender):
             down_block_types=("DownBlock2D", "DownBlock2D", "AttnDownBlock2D"),
             up_block_types=("AttnUpBlock2D", "UpBlock2D", "UpBlock2D"),
             norm_num_groups=8,
+            attention_head_dim=32,  # heads of 8, the default, take most of a step's time on a CPU
         ).to(memory_format=torch.channels_last)
-        noising = DDPMScheduler(1000, beta_schedule="squaredcos_cap_v2")
+        noising = DDPMScheduler(1000, **SCHEDULE)
         optimizer = torch.optim.AdamW(self.model.parameters(), lr=1e-3, weight_decay=0.0, fused=True)
         average, size, started = Average(self.model), 64, time.monotonic()
         for step, batch in enumerate(data.batches(size)):
@@ -35,7 +40,7 @@ class Diffusion(Contender):
             noisy = noising.add_noise(images, noise, times).contiguous(memory_format=torch.channels_last)
             with torch.autocast("cpu", torch.bfloat16):
                 predicted = self.model(noisy, times).sample
-            loss = F.mse_loss(predicted.float(), noise)
+            loss = F.mse_loss(predicted.float(), noising.get_velocity(images, noise, times))
             optimizer.zero_grad()
             loss.backward()
             torch.nn.utils.clip_grad_norm_(self.model.parameters(), 1.0)
@@ -49,15 +54,13 @@ class Diffusion(Contender):
         self.model.eval()
 
     def sample(self, count: int) -> torch.Tensor:
-        # the settings that its documentation asks for where the prediction is clipped and steps are few
-        scheduler = DDIMScheduler(
-            1000, beta_schedule="squaredcos_cap_v2", clip_sample=True, timestep_spacing="trailing"
-        )
+        scheduler = DDIMScheduler(1000, **SCHEDULE, clip_sample=True, timestep_spacing="trailing")
         scheduler.set_timesteps(STEPS)
         images = torch.randn(count, 1, 32, 32).contiguous(memory_format=torch.channels_last)
         for now in scheduler.timesteps:
-            predicted = self.model(images, now).sample
-            images = scheduler.step(predicted, now, images, use_clipped_model_output=True).prev_sample
+            with torch.autocast("cpu", torch.bfloat16):
+                predicted = self.model(images, now).sample
+            images = scheduler.step(predicted.float(), now, images).prev_sample
         return (images + 1) / 2
 
     def parameters(self) -> int:

@@ -76,6 +76,7 @@ class Ours(Contender):
         ways: dict[str, dict[str, Any]] = {
             "uniform": {},
             "temperature_1": {"prior": self.prior},
+            "temperature_0.85": {"prior": self.prior, "temperature": 0.85},
             "temperature_0.5": {"prior": self.prior, "temperature": 0.5},
         }
         for name, how in ways.items():

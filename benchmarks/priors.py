@@ -1,0 +1,78 @@
+"""What a prior is worth, and which: the same network drawn from uniformly, by frequencies, by heads, by a transformer.
+
+    python benchmarks/priors.py                     # the network of `quality.py --only ours --minutes 15`
+    python benchmarks/priors.py --model RUN --minutes 4
+
+The learned priors are fitted for so many minutes each to the training images, of which 1,000 are held out to keep the
+best weights by; distances of 10,000 samples to the test images, in the features of the classifier of `quality.py`.
+Writes `benchmarks/results/priors.json`. Needs Debian's package dataset-fashion-mnist.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import time
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from guided_sampler import machine
+from quality import DRAWN, WORK, classifier, data, distance, features
+
+from discrete_distribution_network.code_transformer import CodeTransformer
+from discrete_distribution_network.data import Pixels
+from discrete_distribution_network.prior import Frequencies, LearnedPrior, Prior, fit
+from discrete_distribution_network.runs import load_model, model_folder
+
+RESULTS = Path(__file__).resolve().parent / "results" / "priors.json"
+HELD_OUT, TEMPERATURES = 1000, (1.0, 0.85, 0.7, 0.5)
+LEARNED: tuple[type[LearnedPrior], ...] = (Prior, CodeTransformer)
+
+
+def main() -> None:
+    arguments = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    arguments.add_argument("--model", type=Path, default=WORK / "ours-15-0")
+    arguments.add_argument("--minutes", type=float, default=7.5)
+    given = arguments.parse_args()
+    torch.set_num_threads(2)
+    ddn = load_model(model_folder(given.model), "cpu").eval()
+    images, test = (torch.from_numpy(np.load(data() / f"{part}.npy")) for part in ("train", "test"))
+    net, _ = classifier()
+    real = features(net, test.numpy())
+    results: dict[str, Any] = {"machine": machine(), "minutes": given.minutes, "bits": ddn.bits_per_image, "priors": {}}
+
+    def measure(name: str, prior: Any, temperatures: tuple[float, ...], figures: dict[str, Any]) -> None:
+        for temperature in temperatures:
+            torch.manual_seed(1)
+            how = {} if prior is None else {"prior": prior, "temperature": temperature}
+            ddn.sample(250, **how)
+            started = time.monotonic()
+            drawn = torch.cat([ddn.sample(250, **how) for _ in range(DRAWN // 250)])
+            figures["drawn a second"] = DRAWN / (time.monotonic() - started)
+            pixels = (drawn.clamp(0, 1) * 255).round().to(torch.uint8).numpy()
+            figures[f"distance at temperature {temperature:g}"] = distance(features(net, pixels), real)
+        results["priors"][name] = figures
+        RESULTS.write_text(json.dumps(results, indent=2) + "\n", encoding="utf-8")
+        print(name, json.dumps(figures), flush=True)
+
+    measure("uniform", None, TEMPERATURES[:1], {})
+    codes = torch.cat([ddn.encode(part.float() / 255) for part in images[:-HELD_OUT].split(250)])
+    measure("frequencies", Frequencies.of(ddn, codes), TEMPERATURES[:1], {})
+    for kind in LEARNED:
+        torch.manual_seed(0)
+        prior = kind(ddn)
+        learnt, held_out = Pixels(images[:-HELD_OUT]), Pixels(images[-HELD_OUT:])
+        fitted = fit(prior, ddn, learnt, held_out, minutes=given.minutes, progress=False)
+        figures = {
+            "parameters": sum(parameter.numel() for parameter in prior.parameters()),
+            "steps": fitted.steps,
+            "bits of training images": fitted.train_bits,
+            "bits of held-out images": fitted.test_bits,
+        }
+        measure(kind.kind, prior, TEMPERATURES, figures)
+
+
+if __name__ == "__main__":
+    main()
