@@ -15,7 +15,7 @@ import argparse
 import json
 import statistics
 import tempfile
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -23,13 +23,15 @@ import numpy as np
 import torch
 from guided_sampler import ROOT, machine
 from quality import classifier, data, distance, features
-from torch import Tensor
+from torch import Tensor, nn
 
 from discrete_distribution_network import DDN
+from discrete_distribution_network.candidates import Candidates
 from discrete_distribution_network.classifier import Classifier
 from discrete_distribution_network.config import TrainConfig
 from discrete_distribution_network.data import Pixels, Split
-from discrete_distribution_network.ddn import Walk
+from discrete_distribution_network.ddn import Level, Walk
+from discrete_distribution_network.guided_sampler import GuidedSampler
 from discrete_distribution_network.metrics import usage_by_level
 from discrete_distribution_network.presets import preset
 from discrete_distribution_network.selection import Selection
@@ -56,8 +58,102 @@ class RelativeErrors(DDN):
         return losses * (losses.mean() / losses).detach(), more
 
 
-def ddn(kind: type[DDN] = DDN, sampler: dict[str, Any] | None = None, **network: Any) -> Callable[[], DDN]:
-    return lambda: kind(**preset(32, channels=1) | network, guided_sampler_kwargs=sampler or {})
+class Mirrored(DDN):
+    """Every image is turned left to right by chance."""
+
+    def forward(self, images: Tensor, *args: Any, **kwargs: Any) -> Any:
+        coin = torch.rand(len(images), 1, 1, 1, device=images.device) < 0.5
+        return super().forward(torch.where(coin, images.flip(-1), images), *args, **kwargs)
+
+
+class Concatenating(Level):
+    """The image so far is set beside the features, and both are convolved."""
+
+    @classmethod
+    def of(cls, level: Level) -> None:
+        """Make a level one of these."""
+        channels, dim = level.feedback.in_channels, level.feedback.out_channels
+        level.__class__, level.feedback = cls, nn.Conv2d(channels + dim, dim, 3, padding=1)
+
+    def forward(self, features: Tensor, image: Tensor) -> Tensor:
+        return self.blocks(self.feedback(torch.cat((features, image), 1)))
+
+
+class WithRunnersUp(GuidedSampler):
+    """The second nearest node is counted half as much as the nearest."""
+
+    def forward(
+        self, features: Tensor, query: Tensor, return_distances: bool = False, residual: Tensor | None = None
+    ) -> Any:
+        result, distances = super().forward(features, query, True, residual)
+        if self.training:  # the nearest was counted once already
+            both = distances.flatten(0, -2).topk(2, largest=False).indices.flatten()
+            self.counts.scatter_add_(0, both, torch.ones_like(both))
+        return (result, distances) if return_distances else result
+
+
+class Significant(GuidedSampler):
+    """A node is split or pruned where its count is two standard deviations beyond the threshold."""
+
+    def apply_counts_(self, counts: Sequence[int], *args: Any) -> int:
+        thresholds = self.split_thres, self.prune_thres
+        deviations = [2 * (threshold * self.codebook_size / max(1, sum(counts))) ** 0.5 for threshold in thresholds]
+        self.split_thres, self.prune_thres = thresholds[0] + deviations[0], thresholds[1] - deviations[1]
+        swaps = super().apply_counts_(counts, *args)
+        self.split_thres, self.prune_thres = thresholds
+        return swaps
+
+
+class Balanced(GuidedSampler):
+    """In training a node used more than others seems farther off: a bias in place of split-and-prune.
+
+    After each step it moves by a hundredth of the mean squared distance, up or down (arXiv 2408.15664).
+    """
+
+    bias: Tensor | float = 0.0
+    nearest: Tensor | float = 0.0
+
+    def _distances(self, keys: Candidates, query: Tensor) -> Tensor:
+        distances = super()._distances(keys, query)
+        self.nearest = distances.detach().amin(1).mean()
+        return distances + self.bias if self.training else distances
+
+    def apply_counts_(self, counts: Sequence[int], *args: Any) -> int:
+        used = torch.tensor(counts)
+        self.bias = self.bias + 0.01 * self.nearest * (used * self.codebook_size - used.sum()).sign()
+        self.counts.zero_()
+        return 0
+
+
+class BalancedAndSplit(Balanced):
+    """The same beside split-and-prune."""
+
+    known: Tensor | float = 0.0
+
+    def apply_counts_(self, counts: Sequence[int], *args: Any) -> int:
+        super().apply_counts_((torch.tensor(counts) - self.known).tolist())
+        self.counts.copy_(torch.tensor(counts))
+        swaps = GuidedSampler.apply_counts_(self, counts, *args)
+        self.known = self.counts.clone()
+        return swaps
+
+
+def ddn(
+    kind: type[DDN] = DDN,
+    sampler: dict[str, Any] | None = None,
+    samplers: type[GuidedSampler] = GuidedSampler,
+    concatenate: bool = False,
+    **network: Any,
+) -> Callable[[], DDN]:
+    def make() -> DDN:
+        model = kind(**preset(32, channels=1) | network, guided_sampler_kwargs=sampler or {})
+        for own in model.samplers:
+            own.__class__ = samplers
+        for level in [inner for inner in model.modules() if isinstance(inner, Level) and concatenate]:
+            Concatenating.of(level)
+        return model
+
+    return make
 
 
 VARIANTS: dict[str, tuple[Callable[[], DDN], dict[str, Any]]] = {
@@ -79,6 +175,12 @@ VARIANTS: dict[str, tuple[Callable[[], DDN], dict[str, Any]]] = {
     # tried beside the recipe
     "errors relative to their level's": (ddn(RelativeErrors), {}),
     "adversarial term of weight 0.1": (ddn(use_adversarial_loss=True, adversarial_loss_weight=0.1), {}),
+    "feedback by concatenation": (ddn(concatenate=True), {}),
+    "runners-up are counted too": (ddn(samplers=WithRunnersUp), {}),
+    "splits where counts are significant": (ddn(samplers=Significant), {}),
+    "a balancing bias in place of splits": (ddn(samplers=Balanced), {}),
+    "a balancing bias beside splits": (ddn(samplers=BalancedAndSplit), {}),
+    "images mirrored by chance": (ddn(Mirrored), {}),
     "batches of 32, learning rate 2e-3": (ddn(), {"batch_size": 32, "learning_rate": 2e-3}),
 }
 

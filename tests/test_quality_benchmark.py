@@ -9,6 +9,8 @@ import pytest
 import torch
 
 from discrete_distribution_network.config import TrainConfig
+from discrete_distribution_network.guided_sampler import GuidedSampler
+from discrete_distribution_network.split_and_prune import split_and_prune_
 from discrete_distribution_network.trainer import LossByLevel
 
 BENCHMARKS = Path(__file__).parent.parent / "benchmarks"
@@ -113,13 +115,78 @@ def test_the_clock_tells_what_is_left(common):
     assert common.rate(1.0, 1000, 2.0) == 0
 
 
-def test_every_ablation_can_be_trained(quality):
+@pytest.fixture(scope="module")
+def ablation(quality):
     sys.path.insert(0, str(BENCHMARKS))
     try:
-        ablation = script(BENCHMARKS / "ablation.py")
+        return script(BENCHMARKS / "ablation.py")
     finally:
         sys.path.remove(str(BENCHMARKS))
+
+
+def test_every_ablation_can_be_trained(ablation):
     for make, options in ablation.VARIANTS.values():
         TrainConfig(**options)
-        losses, more = LossByLevel(make())(torch.rand(2, 1, 32, 32))
+        ddn = make()
+        losses, more = LossByLevel(ddn)(torch.rand(2, 1, 32, 32))
         assert bool((losses.mean() + more).isfinite())
+        split_and_prune_(ddn)
+
+
+def sampler_of(kind, size=8):
+    """Nodes that draw 0, 1, 2, ..., of which the first was chosen 20 times."""
+    sampler = GuidedSampler(1, 1, size, chain_dropout_prob=0.0, max_swaps=None, min_total_count_before_split_prune=1)
+    sampler.__class__ = kind
+    with torch.no_grad():
+        sampler.keys.weight.copy_(torch.arange(size)[:, None, None])
+    sampler(torch.ones(20, 1), torch.zeros(20, 1))
+    return sampler
+
+
+def test_runners_up_are_counted_half_as_much(ablation):
+    assert sampler_of(ablation.WithRunnersUp).counts.tolist() == [40, 20, 0, 0, 0, 0, 0, 0]
+
+
+def test_counts_of_chance_alone_move_no_node(ablation):
+    few, many = [5, 1, 1, 1, 1, 1, 1, 1], [500, 100, 100, 100, 100, 100, 100, 100]
+    sampler = sampler_of(ablation.Significant)
+    assert sampler.apply_counts_(few) == 0
+    assert (sampler.split_thres, sampler.prune_thres) == (2.0, 0.5)
+    assert sampler.apply_counts_(many) > 0
+    assert sampler_of(GuidedSampler).apply_counts_(few) > 0
+
+
+def test_a_bias_balances_without_moving_a_node(ablation):
+    sampler = sampler_of(ablation.Balanced)
+    before = sampler.keys.weight.clone()
+    for _ in range(200):
+        sampler.nearest = torch.tensor(1.0)  # the unit of a step
+        assert sampler.apply_counts_(sampler.counts.tolist()) == 0
+        assert not sampler.counts.any()
+        sampler(torch.ones(20, 1), torch.zeros(20, 1))
+    assert torch.equal(sampler.keys.weight, before)
+    assert sampler.bias[0] > sampler.bias[1]  # the first seems farther off, so that others are chosen too
+    sampler.eval()
+    assert not sampler(torch.ones(20, 1), torch.zeros(20, 1)).codes.any()  # what is nearest, where it is used
+
+
+def test_a_bias_beside_splits_knows_the_choices_of_the_last_step(ablation):
+    sampler = sampler_of(ablation.BalancedAndSplit)
+    sampler.nearest = torch.tensor(1.0)
+    assert sampler.apply_counts_(sampler.counts.tolist()) > 0
+    after = sampler.counts.clone()
+    sampler.counts += torch.tensor([0, 0, 0, 0, 0, 0, 0, 8])
+    bias = sampler.bias.clone()
+    sampler.nearest = torch.tensor(1.0)
+    sampler.apply_counts_(sampler.counts.tolist())
+    assert (sampler.bias - bias).sign().tolist() == [-1.0] * 7 + [1.0]
+    assert after.sum() == 20
+
+
+def test_feedback_is_concatenated_where_asked(ablation):
+    ddn = ablation.ddn(concatenate=True)()
+    levels = [inner for inner in ddn.modules() if isinstance(inner, ablation.Level)]
+    assert levels
+    for level in levels:
+        assert isinstance(level, ablation.Concatenating)
+        assert level.feedback.in_channels == level.feedback.out_channels + 1
