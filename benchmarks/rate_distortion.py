@@ -7,7 +7,8 @@ Fashion-MNIST: the 10,000 test images, at 32x32. Photographs: squares cut from t
 ship, at the model's size, for a model that was trained on others (`photographs.py`). MS-SSIM is of three scales. Bytes
 are of the whole file, and without header where a format's header is the same for all files: for ours the packed codes,
 for the others the file less the smallest file that they make of a grey image of that size. Writes
-`benchmarks/results/rate_distortion.json` and `docs/rate_distortion.png`. JPEG XL needs pillow-jxl-plugin.
+`benchmarks/results/rate_distortion.json`, where rows of models of other sizes stay, and `docs/rate_distortion.png`. JPEG
+XL needs pillow-jxl-plugin.
 """
 
 from __future__ import annotations
@@ -182,6 +183,10 @@ def opened(file: bytes, channels: int) -> Tensor:
     return torch.from_numpy(np.array(picture).reshape(*picture.size[::-1], channels)).permute(2, 0, 1).float() / 255
 
 
+def is_ours(row: dict[str, Any]) -> bool:
+    return str(row["name"]).startswith("ours")
+
+
 def told(row: dict[str, Any]) -> None:
     print(
         ", ".join(f"{key} {value:.4g}" if isinstance(value, float) else str(value) for key, value in row.items()),
@@ -199,7 +204,7 @@ def plot(sets: dict[str, list[dict[str, Any]]]) -> None:
             groups.setdefault(row["name"].split(", quality")[0].split(", ")[0], []).append(row)
         for group, own in groups.items():
             own = sorted(own, key=lambda row: row["bytes without header"])
-            style = "o" if group.startswith("ours") else ".-"
+            style = "o" if is_ours(own[0]) else ".-"
             axes.plot(
                 [max(row["bytes without header"], 1) for row in own], [row["PSNR"] for row in own], style, label=group
             )
@@ -224,17 +229,18 @@ def main() -> None:
     else:
         split = open_data("fashion-mnist", first.image_size, 1)
         images = torch.cat([batch.images for batch in in_order(split.test, first, 500, limit=given.count)])
-    rows = []
+    part = "photographs" if given.colour else "Fashion-MNIST"
+    measured = {f"ours {ddn.bits_per_image / 8:g}" for _, ddn in models}
+    rows = [row for row in results.get(part, []) if is_ours(row) and row["name"].split(", ")[0] not in measured]
     for folder, ddn in models:
         prior = code_prior_of(ddn, model_folder(folder))
         print(f"{folder}: {ddn.bits_per_image / 8:g} bytes")
         rows += [
-            row | {"name": row["name"].replace("ours", f"ours {ddn.bits_per_image / 8:g}")}
+            row | {"name": row["name"].replace("ours", f"ours {ddn.bits_per_image / 8:g}"), "machine": machine()}
             for row in ours(ddn, prior, images)
         ]
-    rows += others(images[:OTHERS])
-    results["photographs" if given.colour else "Fashion-MNIST"] = rows
-    results["machine"] = machine()
+    rows += [row | {"machine": machine()} for row in others(images[:OTHERS])]
+    results[part] = rows
     RESULTS.write_text(json.dumps(results, indent=2) + "\n", encoding="utf-8")
     plot({name: own for name, own in results.items() if isinstance(own, list)})
 
