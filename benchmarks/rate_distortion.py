@@ -7,8 +7,8 @@ Fashion-MNIST: the 10,000 test images, at 32x32. Photographs: squares cut from t
 ship, at the model's size, for a model that was trained on others (`photographs.py`). MS-SSIM is of three scales. Bytes
 are of the whole file, and without header where a format's header is the same for all files: for ours the packed codes,
 for the others the file less the smallest file that they make of a grey image of that size. Writes
-`benchmarks/results/rate_distortion.json`, where rows of models of other sizes stay, and `docs/rate_distortion.png`. JPEG
-XL needs pillow-jxl-plugin.
+`benchmarks/results/rate_distortion.json`, where rows of models of other sizes stay, and `docs/rate_distortion.png`.
+JPEG XL needs pillow-jxl-plugin.
 """
 
 from __future__ import annotations
