@@ -23,11 +23,11 @@ from quality import DRAWN, WORK, classifier, data, distance, features
 
 from discrete_distribution_network.code_transformer import CodeTransformer
 from discrete_distribution_network.data import Pixels
-from discrete_distribution_network.prior import Frequencies, LearnedPrior, Prior, fit
+from discrete_distribution_network.prior import Frequencies, LearnedPrior, Prior, fit, temperatures
 from discrete_distribution_network.runs import load_model, model_folder
 
 RESULTS = Path(__file__).resolve().parent / "results" / "priors.json"
-HELD_OUT, TEMPERATURES = 1000, (1.0, 0.85, 0.7, 0.5)
+HELD_OUT = 1000
 LEARNED: tuple[type[LearnedPrior], ...] = (Prior, CodeTransformer)
 
 
@@ -43,8 +43,8 @@ def main() -> None:
     real = features(net, test.numpy())
     results: dict[str, Any] = {"machine": machine(), "minutes": given.minutes, "bits": ddn.bits_per_image, "priors": {}}
 
-    def measure(name: str, prior: Any, temperatures: tuple[float, ...], figures: dict[str, Any]) -> None:
-        for temperature in temperatures:
+    def measure(name: str, prior: Any, ways: dict[str, Any], figures: dict[str, Any]) -> None:
+        for way, temperature in ways.items():
             torch.manual_seed(1)
             how = {} if prior is None else {"prior": prior, "temperature": temperature}
             ddn.sample(250, **how)
@@ -52,14 +52,15 @@ def main() -> None:
             drawn = torch.cat([ddn.sample(250, **how) for _ in range(DRAWN // 250)])
             figures["drawn a second"] = DRAWN / (time.monotonic() - started)
             pixels = (drawn.clamp(0, 1) * 255).round().to(torch.uint8).numpy()
-            figures[f"distance at temperature {temperature:g}"] = distance(features(net, pixels), real)
+            figures[f"distance at temperature {way}"] = distance(features(net, pixels), real)
         results["priors"][name] = figures
         RESULTS.write_text(json.dumps(results, indent=2) + "\n", encoding="utf-8")
         print(name, json.dumps(figures), flush=True)
 
-    measure("uniform", None, TEMPERATURES[:1], {})
+    plain = {"1": 1.0}
+    measure("uniform", None, plain, {})
     codes = torch.cat([ddn.encode(part.float() / 255) for part in images[:-HELD_OUT].split(250)])
-    measure("frequencies", Frequencies.of(ddn, codes), TEMPERATURES[:1], {})
+    measure("frequencies", Frequencies.of(ddn, codes), plain, {})
     for kind in LEARNED:
         torch.manual_seed(0)
         prior = kind(ddn)
@@ -71,7 +72,7 @@ def main() -> None:
             "bits of training images": fitted.train_bits,
             "bits of held-out images": fitted.test_bits,
         }
-        measure(kind.kind, prior, TEMPERATURES, figures)
+        measure(kind.kind, prior, plain | {"0.7": 0.7, "by level": temperatures(ddn)}, figures)
 
 
 if __name__ == "__main__":

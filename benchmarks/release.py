@@ -12,13 +12,14 @@ import argparse
 import json
 import shutil
 from pathlib import Path
+from typing import Any
 
 import torch
 
 from discrete_distribution_network import whole_folder
 from discrete_distribution_network.classifier import train_classifier
 from discrete_distribution_network.code_prior import CODE_PRIOR, CodePrior
-from discrete_distribution_network.config import TEMPERATURE, load_config
+from discrete_distribution_network.config import load_config
 from discrete_distribution_network.data import open_data
 from discrete_distribution_network.ddn import DDN
 from discrete_distribution_network.frechet import frechet_figures
@@ -26,6 +27,7 @@ from discrete_distribution_network.loader import in_order
 from discrete_distribution_network.metrics import evaluate
 from discrete_distribution_network.pictures import to_pil
 from discrete_distribution_network.pretrained import RELEASED, read_tensors, write_tensors
+from discrete_distribution_network.prior import temperatures
 from discrete_distribution_network.runs import CARD, CLASSIFIER, EXAMPLE, codes_of, load_prior, model_folder
 
 LIMIT = 8 << 20
@@ -71,7 +73,8 @@ def main() -> None:
     prior = load_prior(ddn, out)
     assert prior is not None
     figures = evaluate(ddn, split.test)
-    distances = frechet_figures(ddn, classifier.features, split.train, split.test, prior=prior, temperature=TEMPERATURE)
+    how: dict[str, Any] = {"prior": prior, "temperature": temperatures(ddn)}
+    distances = frechet_figures(ddn, classifier.features, split.train, split.test, **how)
     config = load_config(given.run / "config.json")
     by_class = " by class" if ddn.num_classes is not None else ""
     card = f"""---
@@ -94,8 +97,8 @@ prior.
   {config["seed"]}. {given.how}
 - On the 10,000 test images: error {figures.error:.5f} ({figures.psnr:.1f} dB), least used level
   {min(figures.usage_by_level):.2f} (perplexity over K){code_bits}
-- Fréchet distance to the test images, in the features of the classifier beside it: samples at temperature
-  {TEMPERATURE:g} {distances.samples:.1f}, reconstructions {distances.reconstructions:.1f}, training images
+- Fréchet distance to the test images, in the features of the classifier beside it: samples as
+  `ddn sample` draws them {distances.samples:.1f}, reconstructions {distances.reconstructions:.1f}, training images
   {distances.floor:.2f} (10,000 images each)
 - Licence: MIT
 """

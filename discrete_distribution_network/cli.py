@@ -92,7 +92,8 @@ class Sample(_WithModel):
     uniform: bool = False
     """Choose each candidate with the same chance, although `ddn prior` has fitted a prior."""
     temperature: float | None = None
-    """Of the prior: below 1 likely candidates become likelier; 0.7 if not given and there is a prior."""
+    """Of the prior, at all levels: below 1 likely candidates become likelier. If not given, 1 for codes of the whole
+    image and less for those of patches."""
     top_p: float = 1.0
     """Of the prior: only the likeliest candidates are drawn whose chances together reach this."""
     label: int | None = None
@@ -104,6 +105,7 @@ class Sample(_WithModel):
         import torch
 
         from discrete_distribution_network.pictures import grid, save_picture
+        from discrete_distribution_network.prior import temperatures
         from discrete_distribution_network.runs import labels_for, load_model, load_prior, model_folder
 
         folder = model_folder(self.model)
@@ -114,9 +116,9 @@ class Sample(_WithModel):
             raise InvalidInput(
                 "expected a network or a prior by class for --label, found neither; fit one: ddn prior --by-class"
             )
-        temperature = self.temperature
+        temperature: float | list[float] | None = self.temperature
         if temperature is None:
-            temperature = 1.0 if prior is None else TEMPERATURE
+            temperature = 1.0 if prior is None else temperatures(ddn)
         generator = torch.Generator()
         generator.seed() if self.seed is None else generator.manual_seed(self.seed)
         samples = ddn.sample(
@@ -397,7 +399,7 @@ class Evaluate(_OfRun):
     be on this machine), the path of Inception's weights, or none for no distance."""
     uniform: bool = False
     """Draw the samples uniformly, although `ddn prior` has fitted a prior."""
-    temperature: float = TEMPERATURE
+    temperature: float | None = None
     """Of the prior, as for `ddn sample`."""
     seed: int = 0
     """Of the samples and of the classifier."""

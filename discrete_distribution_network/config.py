@@ -18,7 +18,7 @@ from discrete_distribution_network.errors import InvalidInput
 CONFIG = "config.json"
 
 TEMPERATURE = 0.7
-"""At which `ddn` draws by a prior: those fitted for minutes draw best below 1 (docs/log.md)."""
+"""At which a prior proposes candidates to `ddn guide`; `prior.temperatures` has those of `ddn sample`."""
 
 
 @dataclass

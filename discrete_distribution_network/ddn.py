@@ -524,7 +524,7 @@ class DDN(
         return_codes: Literal[False] = False,
         generator: torch.Generator | None = None,
         prior: Likely | None = None,
-        temperature: float = 1.0,
+        temperature: float | Sequence[float] = 1.0,
         top_p: float = 1.0,
         labels: Tensor | None = None,
         cond: Tensor | None = None,
@@ -540,7 +540,7 @@ class DDN(
         return_codes: Literal[True],
         generator: torch.Generator | None = None,
         prior: Likely | None = None,
-        temperature: float = 1.0,
+        temperature: float | Sequence[float] = 1.0,
         top_p: float = 1.0,
         labels: Tensor | None = None,
         cond: Tensor | None = None,
@@ -555,7 +555,7 @@ class DDN(
         return_codes: bool = False,
         generator: torch.Generator | None = None,
         prior: Likely | None = None,
-        temperature: float = 1.0,
+        temperature: float | Sequence[float] = 1.0,
         top_p: float = 1.0,
         labels: Tensor | None = None,
         cond: Tensor | None = None,
@@ -569,7 +569,8 @@ class DDN(
             return_codes: also give the codes, (B, number of codes).
             generator: source of the random codes; the same one gives the same images on any device.
             prior: how likely each code is (see `prior.py`); None for each with chance 1/K.
-            temperature: of the prior: below 1 likely codes become likelier, 0 takes the likeliest.
+            temperature: of the prior: below 1 likely codes become likelier, 0 takes the likeliest. One, or one for each
+                level, such as `prior.temperatures` gives.
             top_p: of the prior: only the likeliest codes are drawn whose chances together reach this.
             labels: classes (B,), for a prior by class, for a network with `num_classes`, or both; they give the batch
                 size too.
@@ -596,6 +597,9 @@ class DDN(
             walks = batch_size * (2 if twice else 1)
             select: Selection = Uniform(generator)
             if prior is not None:
+                if not isinstance(temperature, int | float):
+                    expected = f"a temperature, or {self.num_levels}, one for each level"
+                    require(len(temperature) == self.num_levels, expected, f"{len(temperature)} of them")
                 how = (prior, walks, labels if takes_labels(prior) else None, temperature, top_p, generator)
                 select = Contrasted(guidance_scale, *how) if twice else Drawn(*how)
             else:

@@ -7,7 +7,7 @@ training and test images, the floor.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -90,7 +90,7 @@ def frechet_figures(
     seed: int = 0,
     max_bad_images: int = 0,
     prior: Likely | None = None,
-    temperature: float = 1.0,
+    temperature: float | Sequence[float] = 1.0,
 ) -> FrechetFigures:
     """The Fréchet distance of `count` samples to the test images, with the floor beside it.
 
@@ -100,7 +100,7 @@ def frechet_figures(
         max_bad_images: how many images that cannot be decoded are left out of each before it is an error.
         prior: how the samples are drawn, of one class after the other if it, or the network, is one by
             class; uniformly if None.
-        temperature: of the prior.
+        temperature: of the prior; see `DDN.sample`.
     """
     device, generator = ddn.start.device, torch.Generator().manual_seed(seed)
 

@@ -29,7 +29,7 @@ from tqdm import tqdm
 
 from discrete_distribution_network.blocks import zero_
 from discrete_distribution_network.data import is_stream
-from discrete_distribution_network.ddn import DDN
+from discrete_distribution_network.ddn import DDN, Stage
 from discrete_distribution_network.errors import DataError, DDNError, InvalidInput, ModelFileError, require
 from discrete_distribution_network.guided_sampler import GuidedSampler
 from discrete_distribution_network.loader import Loader, in_order, in_unit_range
@@ -50,6 +50,23 @@ WARMUP_STEPS = 49
 
 POOLED = 4
 """What a head sees of a patch, or of the image, is averaged down to this side."""
+
+
+PATCH_TEMPERATURES = (0.1, 0.6)
+"""Of codes of patches at the second resolution, which say what shape there is, and above (docs/log.md)."""
+
+
+def temperatures(ddn: DDN) -> list[float]:
+    """Of each level the temperature at which `ddn` draws by a learned prior: 1 where one code holds for the image.
+
+    Heads that were fitted for minutes give unlikely shapes too much of a chance, and a wrong patch is not mended later;
+    what an image is, its first codes, they know well. Chosen by training images, for the preset at 32x32.
+    """
+    low, high = PATCH_TEMPERATURES
+    places = [place for place, stage in enumerate(ddn.stages) for _ in cast("Stage", stage).samplers()] * ddn.recurrence
+    return [
+        1.0 if shape == () else low if place < 2 else high for place, shape in zip(places, ddn.code_shapes, strict=True)
+    ]
 
 
 class Frequencies:

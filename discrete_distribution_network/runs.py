@@ -37,7 +37,7 @@ from discrete_distribution_network.metrics import evaluate, psnr
 from discrete_distribution_network.pictures import to_pil
 from discrete_distribution_network.pretrained import MODEL, load_strictly, read_tensors, released, write_tensors
 from discrete_distribution_network.prior import CONFIG as PRIOR
-from discrete_distribution_network.prior import Fitted, LearnedPrior, Prior, fit, read_config
+from discrete_distribution_network.prior import Fitted, LearnedPrior, Prior, fit, read_config, temperatures
 from discrete_distribution_network.processes import fast_autocast
 from discrete_distribution_network.report import read_metrics
 from discrete_distribution_network.shown_with import CONDS
@@ -417,7 +417,7 @@ def evaluate_run(
     samples: int,
     features: str,
     uniform: bool,
-    temperature: float,
+    temperature: float | None,
     seed: int,
     device: str,
 ) -> dict[str, Any]:
@@ -437,9 +437,12 @@ def evaluate_run(
     figures: dict[str, Any] = evaluate(ddn, split.test, max_bad_images=bad, make_cond=CONDS.get(config.cond))._asdict()
     if features != "none":
         net, name = feature_net(features, ddn, split, seed, bad)
-        how: dict[str, Any] = {} if prior is None else {"prior": prior, "temperature": temperature}
+        at = temperatures(ddn) if temperature is None else temperature
+        how: dict[str, Any] = {} if prior is None else {"prior": prior, "temperature": at}
         found = frechet_figures(ddn, net, split.train, split.test, samples, seed=seed, max_bad_images=bad, **how)
-        drawn = "uniformly" if prior is None else f"by the prior at temperature {temperature:g}"
+        drawn = "uniformly" if prior is None else "by the prior"
+        if prior is not None and temperature is not None:
+            drawn += f" at temperature {temperature:g}"
         figures |= {"frechet_features": name, "frechet_samples_drawn": drawn}
         figures |= {f"frechet_{key}": value for key, value in found._asdict().items()}
     if dataset is None:

@@ -126,7 +126,7 @@ class Drawn:
     """A selection for `DDN.walk`: codes drawn as a prior says.
 
     Args:
-        temperature: below 1 likely nodes become likelier; 0 always takes the likeliest.
+        temperature: below 1 likely nodes become likelier; 0 always takes the likeliest. One, or one for each level.
         top_p: only the likeliest nodes are drawn whose chances together reach this.
     """
 
@@ -135,16 +135,20 @@ class Drawn:
         prior: Likely,
         batch_size: int,
         labels: Tensor | None = None,
-        temperature: float = 1.0,
+        temperature: float | Sequence[float] = 1.0,
         top_p: float = 1.0,
         generator: torch.Generator | None = None,
     ):
-        require(temperature >= 0, "a temperature of at least 0", temperature)
+        self.by_level = None if isinstance(temperature, int | float) else temperature
+        self.temperature = temperature if isinstance(temperature, int | float) else min(temperature)
+        require(self.temperature >= 0, "a temperature of at least 0", self.temperature)
         require(0 < top_p <= 1, "top_p above 0 and at most 1", top_p)
-        self.prior, self.temperature, self.top_p, self.generator = prior, temperature, top_p, generator
+        self.prior, self.top_p, self.generator = prior, top_p, generator
         self.state = prior.begin(batch_size, labels)
 
     def __call__(self, level: int, sampler: GuidedSampler, features: Tensor, residual: Tensor | None) -> SamplerOutput:
+        if self.by_level is not None:
+            self.temperature = self.by_level[level]
         codes = drawn_by(self.prior, level, features, self.state, self._pick)
         self.state = self.prior.follow(level, codes, self.state)
         return sampler.draw(features, codes, residual)

@@ -170,6 +170,9 @@ def test_prior_then_sample_and_evaluate(trained, torchvision, capsys):
     run("prior", trained, "--minutes", "0.02", "--dim", "8")
     run("evaluate", trained, "--samples", "10")
     figures = json.loads((trained / "evaluation.json").read_text())
+    assert figures["frechet_samples_drawn"] == "by the prior"
+    run("evaluate", trained, "--samples", "10", "--temperature", "0.7")
+    figures = json.loads((trained / "evaluation.json").read_text())
     assert figures["frechet_samples_drawn"] == "by the prior at temperature 0.7"
     run("prior", trained, "--kind", "transformer", "--minutes", "0.02", "--dim", "8")
     run("sample", "--num", "4", "--seed", "1", "--out", "transformer.png")

@@ -10,9 +10,11 @@ from torch.utils.data import Dataset
 
 from discrete_distribution_network.code_transformer import CodeTransformer
 from discrete_distribution_network.data import Pixels, Split
+from discrete_distribution_network.ddn import DDN
 from discrete_distribution_network.errors import DataError, DDNError, InvalidInput, ModelFileError
 from discrete_distribution_network.frechet import frechet_figures
-from discrete_distribution_network.prior import CONFIG, Chain, Frequencies, Prior, alike, fit, shifted
+from discrete_distribution_network.presets import preset
+from discrete_distribution_network.prior import CONFIG, Chain, Frequencies, Prior, alike, fit, shifted, temperatures
 from discrete_distribution_network.runs import load_prior, to_fit
 from discrete_distribution_network.selection import Drawn, Given, drawn_by
 
@@ -348,6 +350,33 @@ def test_saved_beside_its_model(tmp_path, ddn, kind):
         (tmp_path / CONFIG).write_text(text)
         with pytest.raises(ModelFileError, match=CONFIG):
             kind.load(tmp_path, ddn)
+
+
+def test_each_level_has_its_temperature():
+    ddn = small_ddn()
+    prior = Frequencies([torch.arange(size) + 1 for size in ddn.codebook_sizes], ddn.code_shapes)
+
+    def codes(temperature):
+        return ddn.sample(40, None, True, torch.Generator().manual_seed(0), prior, temperature)[1]
+
+    count = ddn.num_levels
+    assert torch.equal(codes(0.7), codes([0.7] * count))
+    for cold in range(count):
+        drawn = codes([0.0 if level == cold else 1.0 for level in range(count)]).split(ddn.codes_per_level, 1)
+        for level, own in enumerate(drawn):
+            likeliest = own == ddn.codebook_sizes[level] - 1
+            assert bool(likeliest.all()) == (level == cold)
+    with pytest.raises(InvalidInput, match=f"{count}, one for each level"):
+        codes([1.0] * (count + 1))
+    with pytest.raises(InvalidInput, match="temperature of at least 0"):
+        codes([1.0] * (count - 1) + [-1.0])
+
+
+def test_patches_are_drawn_colder_than_the_image():
+    assert temperatures(DDN(**preset(32))) == [1.0] * 4 + [0.1] * 3 + [0.6] * 6
+    assert temperatures(small_ddn()) == [1.0] * small_ddn().num_levels
+    again = small_ddn(recurrence=3, levels_per_resolution=[0, 2], patch_size=[None, 4])
+    assert len(temperatures(again)) == again.num_levels == 6
 
 
 def test_bad_input_is_one_sentence():

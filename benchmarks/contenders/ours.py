@@ -14,9 +14,9 @@ from typing import Any
 import torch
 from common import Clock, Contender, Data, draw, main, save
 
-from discrete_distribution_network.config import TEMPERATURE, TrainConfig
+from discrete_distribution_network.config import TrainConfig
 from discrete_distribution_network.data import Pixels, Split
-from discrete_distribution_network.prior import Prior, fit
+from discrete_distribution_network.prior import Prior, fit, temperatures
 from discrete_distribution_network.training_run import network, trainer_for
 
 
@@ -56,7 +56,7 @@ class Ours(Contender):
     def sample(self, count: int) -> torch.Tensor:
         if self.prior is None:
             return self.ddn.sample(count)
-        return self.ddn.sample(count, prior=self.prior, temperature=TEMPERATURE)
+        return self.ddn.sample(count, prior=self.prior, temperature=temperatures(self.ddn))
 
     def reconstruct(self, images: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
         walk = self.ddn.encode_walk(images)
@@ -76,8 +76,7 @@ class Ours(Contender):
         ways: dict[str, dict[str, Any]] = {
             "uniform": {},
             "temperature_1": {"prior": self.prior},
-            "temperature_0.85": {"prior": self.prior, "temperature": 0.85},
-            "temperature_0.5": {"prior": self.prior, "temperature": 0.5},
+            "temperature_0.7": {"prior": self.prior, "temperature": 0.7},
         }
         for name, how in ways.items():
             save(folder, name, draw(partial(self.ddn.sample, **how), drawn))

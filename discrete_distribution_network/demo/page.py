@@ -23,7 +23,7 @@ from discrete_distribution_network.classifier import Classifier as Net
 from discrete_distribution_network.code_prior import CodePrior
 from discrete_distribution_network.codec import ImageCodec
 from discrete_distribution_network.conditions import Classifier, ColorStrokes, Condition, Inpaint, SuperResolve
-from discrete_distribution_network.config import CONFIG, TEMPERATURE
+from discrete_distribution_network.config import CONFIG
 from discrete_distribution_network.ddn import DDN, takes_labels
 from discrete_distribution_network.demo.walking import Codes, Walker
 from discrete_distribution_network.errors import DataError, DDNError, InvalidInput, require
@@ -31,7 +31,7 @@ from discrete_distribution_network.images import faults_named, load_image
 from discrete_distribution_network.loader import in_unit_range
 from discrete_distribution_network.metrics import psnr
 from discrete_distribution_network.pictures import MARGIN, grid, to_pil
-from discrete_distribution_network.prior import LearnedPrior
+from discrete_distribution_network.prior import LearnedPrior, temperatures
 from discrete_distribution_network.report import read_metrics
 from discrete_distribution_network.runs import RUNS
 from discrete_distribution_network.selection import resize
@@ -168,7 +168,8 @@ class Demo:
         within("temperature", temperature, 0.1, 1.5)
         within("guidance scale", scale, 1, MAX_SCALE)
         labels = self.labels(number, name)
-        how: dict[str, Any] = {} if self.prior is None else {"prior": self.prior, "temperature": temperature}
+        at = [temperature * own for own in temperatures(self.ddn)]
+        how: dict[str, Any] = {} if self.prior is None else {"prior": self.prior, "temperature": at}
         if takes_labels(self.prior):
             how["guidance_scale"] = scale
         generator = torch.Generator().manual_seed(int(seed))
@@ -237,7 +238,7 @@ class Demo:
             raise InvalidInput("expected something to go by, got nothing; paint, keep few pixels or choose a class")
         generator = torch.Generator().manual_seed(int(seed))
         if not conditions:
-            return self.samples(count, seed, TEMPERATURE, name)
+            return self.samples(count, seed, 1, name)
         guided = ddn.guide(
             conditions,
             number,
@@ -425,7 +426,7 @@ def _walk(demo: Demo) -> None:
     back.click(told(lambda codes, name: demo.place(tuple(codes)[:-1], name)), [codes, name], **quick)
     likely.click(told(take), [codes, name], **quick)
     rest.click(
-        told(lambda codes, name: demo.place(demo.walker(name).finish(codes, temperature=TEMPERATURE), name)),
+        told(lambda codes, name: demo.place(demo.walker(name).finish(codes), name)),
         [codes, name],
         **quick,
     )
@@ -449,7 +450,7 @@ def _sample(demo: Demo) -> None:
             count = gr.Slider(1, MAX_IMAGES, 36, step=1, label="Images")
             seed = gr.Number(0, precision=0, minimum=0, maximum=MAX_SEED, label="Seed")
             temperature = gr.Slider(
-                0.1, 1.5, TEMPERATURE, step=0.05, label="Temperature", visible=demo.prior is not None
+                0.1, 1.5, 1, step=0.05, label="Temperature: 1 as ddn sample has it", visible=demo.prior is not None
             )
             name = _classes(demo, demo.by_class is not None, "one after the other")
             scale = gr.Slider(

@@ -16,7 +16,7 @@ from discrete_distribution_network.candidates import Candidates
 from discrete_distribution_network.ddn import DDN
 from discrete_distribution_network.errors import InvalidInput, require
 from discrete_distribution_network.guided_sampler import GuidedSampler
-from discrete_distribution_network.prior import Frequencies
+from discrete_distribution_network.prior import Frequencies, temperatures
 from discrete_distribution_network.selection import Drawn, Given, Likely, Pick, SamplerOutput, drawn_by, resize
 
 Codes = tuple[int, ...]
@@ -108,13 +108,13 @@ class Walker:
         return resize(chosen.unsqueeze(0), ddn.image_size)[0].clamp(0, 1)
 
     @torch.no_grad()
-    def finish(self, codes: Codes, seed: int | None = None, temperature: float = 1.0) -> Codes:
-        """All codes: those that are missing drawn by the prior, or uniformly."""
+    def finish(self, codes: Codes, seed: int | None = None) -> Codes:
+        """All codes: those that are missing drawn as `ddn sample` does, by the prior or uniformly."""
         start = self.starts[self.level_of(codes)[0]]
         generator = torch.Generator()
         generator.seed() if seed is None else generator.manual_seed(seed)
         prior = self.prior or Frequencies([torch.zeros(size) for size in self.ddn.codebook_sizes], self.ddn.code_shapes)
-        how = (self._labels(self.prior), temperature, 1.0, generator)
+        how = (self._labels(self.prior), temperatures(self.ddn), 1.0, generator)
         drawn = _Finish(self._by_level(codes[:start]), codes[start:], prior, *how)
         return tuple(self.ddn.walk(drawn, 1, None, self._labels(self.ddn)).codes[0].tolist())
 
