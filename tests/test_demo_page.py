@@ -171,7 +171,7 @@ def test_following_an_image(page, demo, tmp_path):
 def test_sampling(page, demo):
     tab(page, "Sample")
     first = changed(page, "samples", lambda: button(page, "Draw"))
-    assert np.array_equal(np.asarray(first), np.asarray(demo.samples(36, 0, 0.7, None)))
+    assert np.array_equal(np.asarray(first), np.asarray(demo.samples(36, 0, 1, None)))
     page.get_by_label("Seed").first.fill("5")
     second = changed(page, "samples", lambda: button(page, "Draw"))
     assert not np.array_equal(np.asarray(first), np.asarray(second))
