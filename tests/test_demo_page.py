@@ -269,7 +269,7 @@ def test_ten_users_at_once_each_see_their_own(browser, address, demo):
         button(page, "Draw")
     for seed, page in enumerate(pages):
         page.wait_for_selector("#samples img")
-        expected = np.asarray(demo.samples(36, seed, 0.7, None))
+        expected = np.asarray(demo.samples(36, seed, 1, None))
         assert np.array_equal(np.asarray(picture(page, "samples")), expected)
         page.close()
 
