@@ -22,7 +22,7 @@ from typing import Any
 import numpy as np
 import torch
 from guided_sampler import ROOT, machine
-from quality import classifier, data, distance, features
+from quality import DRAWN, as_bytes, classifier, data, distance, features
 from torch import Tensor, nn
 
 from discrete_distribution_network import DDN
@@ -38,7 +38,7 @@ from discrete_distribution_network.selection import Selection
 from discrete_distribution_network.training_run import trainer_for
 
 RESULTS = ROOT / "benchmarks" / "results" / "ablation.json"
-DRAWN, NEVER = 10_000, 10**9
+NEVER = 10**9
 WHOLE = {"levels_per_resolution": [12, 16, 20, 16], "patch_size": None}
 """As many bits as the preset, each choice for the whole image."""
 
@@ -119,10 +119,13 @@ class Balanced(GuidedSampler):
         return distances + self.bias if self.training else distances
 
     def apply_counts_(self, counts: Sequence[int], *args: Any) -> int:
-        used = torch.tensor(counts)
-        self.bias = self.bias + 0.01 * self.nearest * (used * self.codebook_size - used.sum()).sign()
+        self.balance(torch.tensor(counts))
         self.counts.zero_()
         return 0
+
+    def balance(self, used: Tensor) -> None:
+        """By how often each node was chosen in the last step."""
+        self.bias = self.bias + 0.01 * self.nearest * (used * self.codebook_size - used.sum()).sign()
 
 
 class BalancedAndSplit(Balanced):
@@ -131,8 +134,7 @@ class BalancedAndSplit(Balanced):
     known: Tensor | float = 0.0
 
     def apply_counts_(self, counts: Sequence[int], *args: Any) -> int:
-        super().apply_counts_((torch.tensor(counts) - self.known).tolist())
-        self.counts.copy_(torch.tensor(counts))
+        self.balance(torch.tensor(counts) - self.known)
         swaps = GuidedSampler.apply_counts_(self, counts, *args)
         self.known = self.counts.clone()
         return swaps
@@ -149,8 +151,9 @@ def ddn(
         model = kind(**preset(32, channels=1) | network, guided_sampler_kwargs=sampler or {})
         for own in model.samplers:
             own.__class__ = samplers
-        for level in [inner for inner in model.modules() if isinstance(inner, Level) and concatenate]:
-            Concatenating.of(level)
+        if concatenate:
+            for level in [inner for inner in model.modules() if isinstance(inner, Level)]:
+                Concatenating.of(level)
         return model
 
     return make
@@ -207,7 +210,7 @@ def run(name: str, minutes: float, seed: int, net: Classifier) -> dict[str, Any]
     walks = [model.encode_walk(part.float() / 255) for part in torch.from_numpy(test).split(250)]
     outputs = torch.cat([walk.outputs[-1] for walk in walks]).clamp(0, 1)
     generator = torch.Generator().manual_seed(seed)
-    samples = torch.cat([model.sample(250, generator=generator) for _ in range(DRAWN // 250)]).clamp(0, 1)
+    samples = torch.cat([model.sample(250, generator=generator) for _ in range(DRAWN // 250)])
     real = features(net, test)
     codes = torch.cat([walk.codes for walk in walks])
     return {
@@ -218,10 +221,6 @@ def run(name: str, minutes: float, seed: int, net: Classifier) -> dict[str, Any]
         "distance_uniform": distance(features(net, as_bytes(samples)), real),
         "least_even": min(usage_by_level(codes, model.codebook_sizes, model.codes_per_level)),
     }
-
-
-def as_bytes(images: torch.Tensor) -> np.ndarray:
-    return (images * 255).round().to(torch.uint8).numpy()
 
 
 FIGURES = {"error": ".5f", "distance_reconstructions": ".1f", "distance_uniform": ".0f", "least_even": ".2f"}

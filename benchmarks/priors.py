@@ -19,7 +19,7 @@ from typing import Any
 import numpy as np
 import torch
 from guided_sampler import machine
-from quality import DRAWN, WORK, classifier, data, distance, features
+from quality import DRAWN, WORK, as_bytes, classifier, data, distance, features
 
 from discrete_distribution_network.code_transformer import CodeTransformer
 from discrete_distribution_network.data import Pixels
@@ -51,8 +51,7 @@ def main() -> None:
             started = time.monotonic()
             drawn = torch.cat([ddn.sample(250, **how) for _ in range(DRAWN // 250)])
             figures["drawn a second"] = DRAWN / (time.monotonic() - started)
-            pixels = (drawn.clamp(0, 1) * 255).round().to(torch.uint8).numpy()
-            figures[f"distance at temperature {way}"] = distance(features(net, pixels), real)
+            figures[f"distance at temperature {way}"] = distance(features(net, as_bytes(drawn)), real)
         results["priors"][name] = figures
         RESULTS.write_text(json.dumps(results, indent=2) + "\n", encoding="utf-8")
         print(name, json.dumps(figures), flush=True)

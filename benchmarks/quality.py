@@ -75,7 +75,7 @@ def data() -> Path:
     split = open_data("fashion-mnist", (32, 32), 1)
     for name, part in (("train", split.train), ("test", split.test)):
         images = torch.cat([batch.images for batch in in_order(part, Shape(), 500)])
-        np.save(folder / f"{name}.npy", (images * 255).round().to(torch.uint8).numpy())
+        np.save(folder / f"{name}.npy", as_bytes(images))
     generators = [torch.Generator().manual_seed(key(0, epoch)) for epoch in range(EPOCHS)]
     orders = [torch.randperm(len(split.train), generator=generator) for generator in generators]
     np.save(folder / "order.npy", torch.stack(orders).int().numpy())
@@ -128,6 +128,11 @@ def compete(name: str, minutes: float, seed: int, drawn: int) -> Path:
     print(f"{name}, {minutes:g} minutes", flush=True)
     subprocess.run([*command, *options, "--drawn", str(drawn)], check=True, env=variables | {"OMP_NUM_THREADS": "2"})
     return out
+
+
+def as_bytes(images: Tensor) -> np.ndarray:
+    """Numbers in [0, 1] (beyond: cut off) as the images that `features` takes."""
+    return (images.clamp(0, 1) * 255).round().to(torch.uint8).numpy()
 
 
 @torch.no_grad()

@@ -229,6 +229,7 @@ def main() -> None:
     else:
         split = open_data("fashion-mnist", first.image_size, 1)
         images = torch.cat([batch.images for batch in in_order(split.test, first, 500, limit=given.count)])
+    here = {"machine": machine()}
     part = "photographs" if given.colour else "Fashion-MNIST"
     measured = {f"ours {ddn.bits_per_image / 8:g}" for _, ddn in models}
     rows = [row for row in results.get(part, []) if is_ours(row) and row["name"].split(", ")[0] not in measured]
@@ -236,10 +237,10 @@ def main() -> None:
         prior = code_prior_of(ddn, model_folder(folder))
         print(f"{folder}: {ddn.bits_per_image / 8:g} bytes")
         rows += [
-            row | {"name": row["name"].replace("ours", f"ours {ddn.bits_per_image / 8:g}"), "machine": machine()}
+            row | {"name": row["name"].replace("ours", f"ours {ddn.bits_per_image / 8:g}")} | here
             for row in ours(ddn, prior, images)
         ]
-    rows += [row | {"machine": machine()} for row in others(images[:OTHERS])]
+    rows += [row | here for row in others(images[:OTHERS])]
     results[part] = rows
     RESULTS.write_text(json.dumps(results, indent=2) + "\n", encoding="utf-8")
     plot({name: own for name, own in results.items() if isinstance(own, list)})

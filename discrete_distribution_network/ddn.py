@@ -597,7 +597,7 @@ class DDN(
             walks = batch_size * (2 if twice else 1)
             select: Selection = Uniform(generator)
             if prior is not None:
-                if not isinstance(temperature, int | float):
+                if isinstance(temperature, Sequence):
                     expected = f"a temperature, or {self.num_levels}, one for each level"
                     require(len(temperature) == self.num_levels, expected, f"{len(temperature)} of them")
                 how = (prior, walks, labels if takes_labels(prior) else None, temperature, top_p, generator)

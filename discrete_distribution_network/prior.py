@@ -63,10 +63,11 @@ def temperatures(ddn: DDN) -> list[float]:
     what an image is, its first codes, they know well. Chosen by training images, for the preset at 32x32.
     """
     low, high = PATCH_TEMPERATURES
-    places = [place for place, stage in enumerate(ddn.stages) for _ in cast("Stage", stage).samplers()] * ddn.recurrence
     return [
-        1.0 if shape == () else low if place < 2 else high for place, shape in zip(places, ddn.code_shapes, strict=True)
-    ]
+        1.0 if sampler.patch_size is None else low if place < 2 else high
+        for place, stage in enumerate(cast("Iterator[Stage]", ddn.stages))
+        for sampler in stage.samplers()
+    ] * ddn.recurrence
 
 
 class Frequencies:

@@ -139,24 +139,23 @@ class Drawn:
         top_p: float = 1.0,
         generator: torch.Generator | None = None,
     ):
-        self.by_level = None if isinstance(temperature, int | float) else temperature
-        self.temperature = temperature if isinstance(temperature, int | float) else min(temperature)
-        require(self.temperature >= 0, "a temperature of at least 0", self.temperature)
+        lowest = min(temperature) if isinstance(temperature, Sequence) else temperature
+        require(lowest >= 0, "a temperature of at least 0", lowest)
         require(0 < top_p <= 1, "top_p above 0 and at most 1", top_p)
-        self.prior, self.top_p, self.generator = prior, top_p, generator
-        self.state = prior.begin(batch_size, labels)
+        self.prior, self.temperature, self.top_p, self.generator = prior, temperature, top_p, generator
+        self.state, self.level = prior.begin(batch_size, labels), 0
 
     def __call__(self, level: int, sampler: GuidedSampler, features: Tensor, residual: Tensor | None) -> SamplerOutput:
-        if self.by_level is not None:
-            self.temperature = self.by_level[level]
+        self.level = level
         codes = drawn_by(self.prior, level, features, self.state, self._pick)
         self.state = self.prior.follow(level, codes, self.state)
         return sampler.draw(features, codes, residual)
 
     def _pick(self, logits: Tensor) -> Tensor:
-        if self.temperature == 0:
+        temperature = self.temperature[self.level] if isinstance(self.temperature, Sequence) else self.temperature
+        if temperature == 0:
             return logits.argmax(-1)
-        chances = (logits / self.temperature).softmax(-1).flatten(0, -2)
+        chances = (logits / temperature).softmax(-1).flatten(0, -2)
         if self.top_p < 1:
             ordered, order = chances.sort(-1, descending=True)
             beyond = ordered.cumsum(-1) - ordered >= self.top_p

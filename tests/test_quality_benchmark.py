@@ -20,17 +20,17 @@ def script(path):
     spec = importlib.util.spec_from_file_location(path.stem, path)
     module = importlib.util.module_from_spec(spec)
     sys.modules[path.stem] = module
-    spec.loader.exec_module(module)
+    sys.path.insert(0, str(BENCHMARKS))  # scripts know one another
+    try:
+        spec.loader.exec_module(module)
+    finally:
+        sys.path.remove(str(BENCHMARKS))
     return module
 
 
 @pytest.fixture(scope="module")
 def quality():
-    sys.path.insert(0, str(BENCHMARKS))
-    try:
-        return script(BENCHMARKS / "quality.py")
-    finally:
-        sys.path.remove(str(BENCHMARKS))
+    return script(BENCHMARKS / "quality.py")
 
 
 @pytest.fixture(scope="module")
@@ -117,11 +117,7 @@ def test_the_clock_tells_what_is_left(common):
 
 @pytest.fixture(scope="module")
 def ablation(quality):
-    sys.path.insert(0, str(BENCHMARKS))
-    try:
-        return script(BENCHMARKS / "ablation.py")
-    finally:
-        sys.path.remove(str(BENCHMARKS))
+    return script(BENCHMARKS / "ablation.py")
 
 
 def test_every_ablation_can_be_trained(ablation):

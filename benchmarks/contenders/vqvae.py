@@ -17,7 +17,7 @@ from vector_quantize_pytorch import VectorQuantize
 from x_transformers import AutoregressiveWrapper, Decoder, TransformerWrapper
 
 CODEBOOK, CODES, WIDTH = 256, 64, 96
-AUTOENCODER_SHARE, OTHER_TEMPERATURE = 0.6, 0.7
+AUTOENCODER_SHARE = 0.6
 
 
 class Block(nn.Module):
@@ -143,8 +143,7 @@ class VQVAEWithPrior(Contender):
         return self.model.decode(codes.clamp_max(CODEBOOK - 1))
 
     def more(self, folder: Path, drawn: int) -> dict[str, float]:
-        other = OTHER_TEMPERATURE
-        save(folder, f"temperature_{other:g}", draw(lambda count: self._sample(count, other), drawn))
+        save(folder, "temperature_0.7", draw(lambda count: self._sample(count, 0.7), drawn))
         return {}
 
     def reconstruct(self, images: Tensor) -> tuple[Tensor, Tensor]:
