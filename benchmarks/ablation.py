@@ -1,21 +1,25 @@
-"""What each trick is worth: the default recipe with one of them off, Fashion-MNIST, three seeds.
+"""What each trick is worth: the default recipe with one of them off, Fashion-MNIST, three seeds; what was tried beside.
 
     python benchmarks/ablation.py                           # all; hours, and it goes on where it was stopped
     python benchmarks/ablation.py --only "no patches" --seeds 0
     python benchmarks/ablation.py --table                   # what has been measured so far
 
-Every run trains for five minutes on the images of `quality.py` and is measured by its classifier: reconstruction error,
-the distance of reconstructions and of uniform samples to the test images, and the perplexity of the choices over K at
-the least even level. Writes `benchmarks/results/ablation.json`.
+Every run trains for five minutes on one core, as many at once as there are cores, on the images of `quality.py`, and is
+measured by its classifier: reconstruction error, the distance of reconstructions and of uniform samples to the test
+images, and the perplexity of the choices over K at the least even level. What was tried beside the recipe has one seed.
+Writes `benchmarks/results/ablation.json`.
 """
 
 from __future__ import annotations
 
 import argparse
 import json
+import os
 import statistics
 import tempfile
 from collections.abc import Callable, Sequence
+from concurrent.futures import ProcessPoolExecutor, as_completed
+from multiprocessing import get_context
 from pathlib import Path
 from typing import Any
 
@@ -27,7 +31,6 @@ from torch import Tensor, nn
 
 from discrete_distribution_network import DDN
 from discrete_distribution_network.candidates import Candidates
-from discrete_distribution_network.classifier import Classifier
 from discrete_distribution_network.config import TrainConfig
 from discrete_distribution_network.data import Pixels, Split
 from discrete_distribution_network.ddn import Level, Walk
@@ -159,7 +162,8 @@ def ddn(
     return make
 
 
-VARIANTS: dict[str, tuple[Callable[[], DDN], dict[str, Any]]] = {
+Variants = dict[str, tuple[Callable[[], DDN], dict[str, Any]]]
+TRICKS: Variants = {
     "the recipe": (ddn(), {}),
     # the paper's
     "no split-and-prune": (ddn(), {"split_until": 0.0}),
@@ -175,7 +179,8 @@ VARIANTS: dict[str, tuple[Callable[[], DDN], dict[str, Any]]] = {
     "no moving average": (ddn(), {"ema": False}),
     "constant learning rate": (ddn(), {"hold": 0.999}),
     "twice the channels": (ddn(dim=32, dim_max=128), {}),
-    # tried beside the recipe
+}
+BESIDE: Variants = {
     "errors relative to their level's": (ddn(RelativeErrors), {}),
     "adversarial term of weight 0.1": (ddn(use_adversarial_loss=True, adversarial_loss_weight=0.1), {}),
     "feedback by concatenation": (ddn(concatenate=True), {}),
@@ -186,10 +191,12 @@ VARIANTS: dict[str, tuple[Callable[[], DDN], dict[str, Any]]] = {
     "images mirrored by chance": (ddn(Mirrored), {}),
     "batches of 32, learning rate 2e-3": (ddn(), {"batch_size": 32, "learning_rate": 2e-3}),
 }
+VARIANTS = TRICKS | BESIDE
 
 
-def run(name: str, minutes: float, seed: int, net: Classifier) -> dict[str, Any]:
+def run(name: str, minutes: float, seed: int) -> dict[str, Any]:
     make, options = VARIANTS[name]
+    net, _ = classifier()
     images, test = (np.load(data() / f"{part}.npy") for part in ("train", "test"))
     torch.manual_seed(seed)
     config = TrainConfig(
@@ -205,6 +212,7 @@ def run(name: str, minutes: float, seed: int, net: Classifier) -> dict[str, Any]
     )
     with tempfile.TemporaryDirectory() as folder:
         trainer = trainer_for(config, make(), Split(Pixels(torch.from_numpy(images)), None), Path(folder))
+        trainer.progress = False
         trainer()
     model = trainer.result.eval()
     walks = [model.encode_walk(part.float() / 255) for part in torch.from_numpy(test).split(250)]
@@ -250,23 +258,34 @@ def mean_and_spread(values: list[float], form: str) -> str:
 def main() -> None:
     arguments = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     arguments.add_argument("--only", nargs="+", choices=list(VARIANTS), help="these variants alone")
-    arguments.add_argument("--seeds", nargs="+", type=int, default=[0, 1, 2])
+    arguments.add_argument("--seeds", nargs="+", type=int, help="these alone; 0, 1 and 2, of what was tried beside 0")
     arguments.add_argument("--minutes", type=float, default=5.0)
     arguments.add_argument("--table", action="store_true", help="print what has been measured, and nothing else")
     given = arguments.parse_args()
     results = json.loads(RESULTS.read_text(encoding="utf-8")) if RESULTS.is_file() else {"runs": {}}
-    torch.set_num_threads(2)
-    net = None if given.table else classifier()[0]
-    for seed in given.seeds:  # all of one seed first, so that a table of one seed is there early
-        for name in given.only or VARIANTS:
-            label = f"{name}, {given.minutes:g} minutes, seed {seed}"
-            if net is None or label in results["runs"]:
-                continue
-            print(label, flush=True)
-            figures = run(name, given.minutes, seed, net)
-            about = {"variant": name, "minutes": given.minutes, "seed": seed, "torch": torch.__version__}
-            results["runs"][label] = figures | about | {"machine": machine()}
+    wanted = {
+        f"{name}, {given.minutes:g} minutes, seed {seed}": (name, given.minutes, seed)
+        for seed in given.seeds or (0, 1, 2)  # all of one seed first, so that a table of one seed is there early
+        for name in given.only or (VARIANTS if seed == 0 else TRICKS)
+    }
+    missing = {} if given.table else {label: how for label, how in wanted.items() if label not in results["runs"]}
+    if missing:
+        data()  # once, before all need it
+    fresh = get_context("spawn")
+    pool = ProcessPoolExecutor(
+        os.cpu_count(), fresh, initializer=torch.set_num_threads, initargs=(1,), max_tasks_per_child=1
+    )
+    running = {pool.submit(run, *how): label for label, how in missing.items()}
+    try:
+        for done in as_completed(running):
+            label = running[done]
+            name, minutes, seed = missing[label]
+            about = {"variant": name, "minutes": minutes, "seed": seed, "torch": torch.__version__}
+            results["runs"][label] = done.result() | about | {"machine": machine()}
             RESULTS.write_text(json.dumps(results, indent=2, sort_keys=True) + "\n", encoding="utf-8")
+            print(label, flush=True)
+    finally:
+        pool.shutdown(cancel_futures=True)
     print(table(results))
 
 

@@ -8,9 +8,9 @@ Every contender is a script in `benchmarks/contenders/`, trained in a process of
 own under `.benchmark/`, on the same images in the same order (but our loader leaves out what does not fill a batch at
 the end of an epoch, and the mixture takes all images at once), until its minutes are over; it leaves 10,000 samples and
 its reconstructions of the 10,000 test images. Here they are compared with the test images: in the features of a
-classifier that this script trains (Fréchet distance; precision and recall of Kynkäänniemi et al., arXiv 1904.06991,
-with 3 neighbours), and pixel by pixel. Writes `benchmarks/results/quality.json` and contact sheets in `docs/quality/`.
-Needs Debian's package dataset-fashion-mnist.
+classifier, the judge (Fréchet distance; precision and recall of Kynkäänniemi et al., arXiv 1904.06991, with 3
+neighbours), and pixel by pixel. Writes `benchmarks/results/quality.json` and contact sheets in `docs/quality/`. Needs
+Debian's package dataset-fashion-mnist.
 """
 
 from __future__ import annotations
@@ -41,6 +41,7 @@ ROOT = Path(__file__).resolve().parent.parent
 WORK = ROOT / ".benchmark" / "quality"
 RESULTS = ROOT / "benchmarks" / "results" / "quality.json"
 SHEETS = ROOT / "docs" / "quality"
+JUDGE = ROOT / "benchmarks" / "judge.safetensors"
 EPOCHS, NEIGHBOURS, LEAST_ACCURACY, DRAWN = 100, 3, 0.91, 10_000
 
 # what each contender's environment gets beside PyTorch; None: the one that this script runs in
@@ -83,15 +84,18 @@ def data() -> Path:
 
 
 def classifier() -> tuple[Classifier, float]:
-    """Trained once, with a fixed seed, and the share of test images on which it is right: at least 91%."""
-    path = WORK / "classifier.safetensors"
+    """The judge, and the share of test images on which it is right: at least 91%.
+
+    Trained once, with a fixed seed, and kept beside this script: another machine would train another one, and distances
+    measured by two judges cannot be compared.
+    """
     split = open_data("fashion-mnist", (32, 32), 1)
     net = Classifier(1, 10)
-    if path.is_file():
-        load_strictly(net, read_tensors(path), path)
+    if JUDGE.is_file():
+        load_strictly(net, read_tensors(JUDGE), JUDGE)
     else:
         net = train_classifier(split.train, Shape(), 10)
-        write_tensors(path, net.state_dict())
+        write_tensors(JUDGE, net.state_dict())
     net.eval()
     right = accuracy(net, split.test, Shape())
     if right < LEAST_ACCURACY:

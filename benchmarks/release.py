@@ -2,8 +2,8 @@
 
     python benchmarks/release.py runs/fashion fashion-mnist
 
-Writes `discrete_distribution_network/released/NAME`: network and prior in float16, a classifier, a code prior if there
-is one, an example, the names of the classes and a card. No file may have more than 8 MiB.
+Writes `discrete_distribution_network/released/NAME`: network and prior in float16, the judge of `quality.py`, a code
+prior if there is one, an example, the names of the classes and a card. No file may have more than 8 MiB.
 """
 
 from __future__ import annotations
@@ -15,9 +15,9 @@ from pathlib import Path
 from typing import Any
 
 import torch
+from quality import classifier
 
 from discrete_distribution_network import whole_folder
-from discrete_distribution_network.classifier import train_classifier
 from discrete_distribution_network.code_prior import CODE_PRIOR, CodePrior
 from discrete_distribution_network.config import load_config
 from discrete_distribution_network.data import open_data
@@ -61,8 +61,8 @@ def main() -> None:
 
     ddn = DDN.from_pretrained(out).eval()
     split = open_data("fashion-mnist", ddn.image_size, ddn.channels)
-    classifier = train_classifier(split.train, ddn, len(CLASSES))
-    write_tensors(out / CLASSIFIER, halved(classifier.state_dict()))
+    judge, _ = classifier()
+    write_tensors(out / CLASSIFIER, halved(judge.state_dict()))
     (out / CARD).write_text(json.dumps({"classes": CLASSES}) + "\n", encoding="utf-8")
     to_pil(next(iter(in_order(split.test, ddn, 1))).images[0]).save(out / EXAMPLE)
     code_bits = ""
@@ -74,7 +74,7 @@ def main() -> None:
     assert prior is not None
     figures = evaluate(ddn, split.test)
     how: dict[str, Any] = {"prior": prior, "temperature": temperatures(ddn)}
-    distances = frechet_figures(ddn, classifier.features, split.train, split.test, **how)
+    distances = frechet_figures(ddn, judge.features, split.train, split.test, **how)
     config = load_config(given.run / "config.json")
     by_class = " by class" if ddn.num_classes is not None else ""
     card = f"""---

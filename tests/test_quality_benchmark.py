@@ -8,8 +8,11 @@ import numpy as np
 import pytest
 import torch
 
+from discrete_distribution_network.classifier import Classifier
 from discrete_distribution_network.config import TrainConfig
 from discrete_distribution_network.guided_sampler import GuidedSampler
+from discrete_distribution_network.pretrained import RELEASED, load_strictly, read_tensors
+from discrete_distribution_network.runs import CLASSIFIER
 from discrete_distribution_network.split_and_prune import split_and_prune_
 from discrete_distribution_network.trainer import LossByLevel
 
@@ -74,6 +77,12 @@ def test_the_table_has_a_line_for_each_run(quality):
     assert "| 0.50 | 0.40 |" in lines[3]
     assert "1.2M" in lines[3]
     assert "0.66" in text
+
+
+def test_the_judge_comes_along_and_with_the_released_model(quality):
+    judge, released = read_tensors(quality.JUDGE), read_tensors(RELEASED / "fashion-mnist" / CLASSIFIER)
+    load_strictly(Classifier(1, 10), judge, quality.JUDGE)
+    assert all(torch.equal(judge[name], released[name]) for name in judge)
 
 
 def test_every_contender_has_its_script(quality):
