@@ -18,7 +18,7 @@ import resource
 import subprocess
 import sys
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from statistics import median
 from typing import Any
@@ -39,7 +39,7 @@ from discrete_distribution_network.guide_run import known_part
 from discrete_distribution_network.loader import in_order
 from discrete_distribution_network.metrics import psnr
 from discrete_distribution_network.pretrained import load_strictly, read_tensors, write_tensors
-from discrete_distribution_network.prior import LearnedPrior
+from discrete_distribution_network.prior import LearnedPrior, temperatures
 from discrete_distribution_network.runs import load_model, load_prior, model_folder
 
 RESULTS = Path(__file__).resolve().parent / "results" / "guidance.json"
@@ -133,12 +133,16 @@ class Bench:
 
     def classes(self) -> None:
         many = torch.arange(10_000) % 10
-        figures = {"distance": self.distance(self.drawn(len(many), self.ddn, self.prior, TEMPERATURE))}
+        figures = {"distance": self.distance(self.drawn(len(many), self.ddn, self.prior, temperatures(self.ddn)))}
         self.told("10,000 samples, network without classes", figures)
-        for scale, temperature in ((1.0, TEMPERATURE), (SCALE, BY_CLASS_TEMPERATURE)):
+        ways: dict[str, tuple[float, float | Sequence[float]]] = {
+            "temperatures by level": (1.0, temperatures(self.class_ddn)),
+            f"scale {SCALE:g}, temperature {BY_CLASS_TEMPERATURE:g}": (SCALE, BY_CLASS_TEMPERATURE),
+        }
+        for name, (scale, temperature) in ways.items():
             own = self.drawn(len(many), self.class_ddn, self.class_prior, temperature, labels=many, scale=scale)
             figures = {"distance": self.distance(own), "share of the wanted class": self.share(own, many)}
-            self.told(f"10,000 samples, network by class, scale {scale:g}, temperature {temperature:g}", figures)
+            self.told(f"10,000 samples, network by class, {name}", figures)
 
     def black_box(self) -> None:
         wanted = torch.arange(self.count) % 10
@@ -146,7 +150,7 @@ class Bench:
         def conditions(part: slice) -> list[Classifier]:
             return [Classifier(self.guide, wanted[part], levels=JUDGED)]
 
-        unguided = self.drawn(self.count, self.ddn, self.prior, TEMPERATURE)
+        unguided = self.drawn(self.count, self.ddn, self.prior, temperatures(self.ddn))
         self.told(f"{self.count} of ten classes, unguided", {"share of the wanted class": self.share(unguided, wanted)})
         for beams in BEAMS:
             own = self.guided(conditions, beams=beams, rollouts=ROLLOUTS)
@@ -162,7 +166,7 @@ class Bench:
         count: int,
         ddn: DDN,
         prior: LearnedPrior | None,
-        temperature: float,
+        temperature: float | Sequence[float],
         labels: Tensor | None = None,
         scale: float = 1.0,
     ) -> Tensor:
