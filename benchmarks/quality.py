@@ -113,7 +113,8 @@ def environment(name: str) -> Path:
     if not (folder / "ready").is_file():
         subprocess.run([sys.executable, "-m", "venv", str(folder)], check=True)
         # torchvision of PyPI is made for its builds of PyTorch, so that package chooses the version
-        torch_itself = [] if "torchvision" in requirements else [f"torch=={torch.__version__.partition('+')[0]}"]
+        by_torchvision = any(one.startswith("torchvision") for one in requirements)
+        torch_itself = [] if by_torchvision else [f"torch=={torch.__version__.partition('+')[0]}"]
         for packages in (torch_itself, [*torch_itself, "numpy", *requirements]):
             if packages:
                 subprocess.run([str(python), "-m", "pip", "install", "-q", *packages], check=True)

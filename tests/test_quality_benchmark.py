@@ -90,6 +90,26 @@ def test_every_contender_has_its_script(quality):
     assert scripts == set(quality.CONTENDERS)
 
 
+def test_torchvision_chooses_its_pytorch_and_the_others_get_ours(quality, monkeypatch, tmp_path):
+    ran = []
+
+    def run(command, check):
+        if "venv" in command:
+            Path(command[-1]).mkdir(parents=True)
+        else:
+            ran.append(command[5:])
+
+    monkeypatch.setattr(quality, "ROOT", tmp_path)
+    monkeypatch.setattr(quality.subprocess, "run", run)
+    quality.environment("published")
+    assert not any(package.startswith("torch==") for packages in ran for package in packages)
+    ran.clear()
+    quality.environment("official")
+    assert ran[0] == ran[1][:1] == [f"torch=={torch.__version__.partition('+')[0]}"]
+    quality.environment("official")
+    assert len(ran) == 2  # it is made once
+
+
 def test_everyone_sees_the_same_images_whatever_the_batch(common, tmp_path):
     images = np.arange(6, dtype=np.uint8).reshape(6, 1, 1, 1).repeat(2, axis=2)
     np.save(tmp_path / "train.npy", images)
