@@ -9,8 +9,8 @@ own under `.benchmark/`, on the same images in the same order (but our loader le
 the end of an epoch, and the mixture takes all images at once), until its minutes are over; it leaves 10,000 samples and
 its reconstructions of the 10,000 test images. Here they are compared with the test images: in the features of a
 classifier, the judge (Fréchet distance; precision and recall of Kynkäänniemi et al., arXiv 1904.06991, with 3
-neighbours), and pixel by pixel. Writes `benchmarks/results/quality.json` and contact sheets in `docs/quality/`. Needs
-Debian's package dataset-fashion-mnist.
+neighbours), and pixel by pixel. Writes `benchmarks/results/quality.json` and, in `docs/quality/`, contact sheets of
+each and of all side by side. Needs Debian's package dataset-fashion-mnist.
 """
 
 from __future__ import annotations
@@ -28,6 +28,7 @@ from typing import Any, NamedTuple
 import numpy as np
 import torch
 from guided_sampler import machine
+from PIL import Image, ImageDraw, ImageFont
 from torch import Tensor
 
 from discrete_distribution_network.classifier import Classifier, accuracy, train_classifier
@@ -43,6 +44,7 @@ RESULTS = ROOT / "benchmarks" / "results" / "quality.json"
 SHEETS = ROOT / "docs" / "quality"
 JUDGE = ROOT / "benchmarks" / "judge.safetensors"
 EPOCHS, NEIGHBOURS, LEAST_ACCURACY, DRAWN = 100, 3, 0.91, 10_000
+LABEL = 200  # pixels left of a row of samples
 
 # what each contender's environment gets beside PyTorch; None: the one that this script runs in
 CONTENDERS: dict[str, list[str] | None] = {
@@ -186,6 +188,24 @@ def sheet(out: Path, name: str) -> None:
     grid(images, 10).save(SHEETS / f"{name}.png")
 
 
+def side_by_side(results: dict[str, Any], minutes: float) -> None:
+    """The first ten samples of everyone's contact sheet after so many minutes, and the distance; the nearest first."""
+    runs = [results["runs"].get(f"{name}-{minutes:g}-0") for name in CONTENDERS]
+    rows = []
+    for run in sorted(filter(None, runs), key=lambda run: run["distance"]):
+        with Image.open(SHEETS / f"{run['contender']}-{minutes:g}.png") as whole:
+            rows.append(
+                (f"{run['contender']}: {run['distance']:.0f}", whole.crop((0, 0, whole.width, whole.height // 10)))
+            )
+    height = max(row.height for _, row in rows)
+    picture = Image.new("L", (LABEL + rows[0][1].width, height * len(rows)), 255)
+    draw = ImageDraw.Draw(picture)
+    for place, (label, row) in enumerate(rows):
+        draw.text((LABEL - 10, (place + 0.5) * height), label, 0, ImageFont.load_default(16), anchor="rm")
+        picture.paste(row, (LABEL, place * height))
+    picture.save(SHEETS / f"{minutes:g}-minutes.png")
+
+
 # results
 
 
@@ -268,8 +288,9 @@ def main() -> None:
         results = read() | judge
         results["runs"][label] = measure(net, out) | about
         write(results)
-        if given.drawn == DRAWN:
+        if given.drawn == DRAWN and given.seed == 0:
             sheet(out, f"{name}-{minutes:g}")
+            side_by_side(results, minutes)
         print(table({"runs": {label: results["runs"][label]}}), flush=True)
     print(table(results))
 
