@@ -62,6 +62,16 @@ def test_options_go_before_the_preset() -> None:
     assert ddn.sizes == [(4, 4), (8, 8), (16, 16)]
 
 
+def test_the_preset_is_the_network_of_ddn_train() -> None:
+    with torch.device("meta"):
+        made, same = DDN(**preset(32, channels=1)), network(TrainConfig(size=(32, 32), channels=1))
+        noisy = network(TrainConfig(size=(32, 32), channels=1, chain_dropout=0.1))
+    shapes = [{name: value.shape for name, value in ddn.state_dict().items()} for ddn in (made, same)]
+    assert shapes[0] == shapes[1]
+    assert {sampler.chain_dropout_prob for sampler in made.samplers} == {0.0}
+    assert {sampler.chain_dropout_prob for sampler in noisy.samplers} == {0.1}
+
+
 def test_the_recipe_is_that_of_ddn_train(tmp_path: Path) -> None:
     images = torch.zeros(64, 1, 8, 8, dtype=torch.uint8)
     arguments = preset(8, channels=1) | {"dim": 4, "codebook_size": 4}
