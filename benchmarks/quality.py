@@ -194,9 +194,8 @@ def side_by_side(results: dict[str, Any], minutes: float) -> None:
     rows = []
     for run in sorted(filter(None, runs), key=lambda run: run["distance"]):
         with Image.open(SHEETS / f"{run['contender']}-{minutes:g}.png") as whole:
-            rows.append(
-                (f"{run['contender']}: {run['distance']:.0f}", whole.crop((0, 0, whole.width, whole.height // 10)))
-            )
+            row = whole.crop((0, 0, whole.width, whole.height // 10))
+        rows.append((f"{run['contender']}: {run['distance']:.0f}", row))
     height = max(row.height for _, row in rows)
     picture = Image.new("L", (LABEL + rows[0][1].width, height * len(rows)), 255)
     draw = ImageDraw.Draw(picture)

@@ -73,7 +73,7 @@ class TrainConfig:
     adversarial: float = 0.0
     """Weight of an adversarial term against blur; at 1 the last image's error and it pull equally. 0 is without."""
     chain_dropout: float = 0.0
-    """Chance that a choice is replaced by a random one in training; 0.05, as published, costs images and samples."""
+    """Chance that a choice is replaced by a random one in training; 0.05, as published, costs reconstruction error."""
 
     minutes: float = 30.0
     """Training time; not looked at where STEPS is given."""
