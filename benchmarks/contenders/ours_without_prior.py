@@ -1,7 +1,7 @@
-"""Our DDN alone: the whole budget is the network's, and every node is drawn with the same chance."""
+"""Our DDN alone, `ddn train --chain-dropout 0`: the whole budget is the network's, every node is equally likely."""
 
 from common import main
 from ours import Ours
 
 if __name__ == "__main__":
-    main(Ours(network_share=1))
+    main(Ours(network_share=1, chain_dropout=0.0))
