@@ -151,9 +151,7 @@ def ddn(
     **network: Any,
 ) -> Callable[[], DDN]:
     def make() -> DDN:
-        arguments = preset(32, channels=1) | network
-        arguments["guided_sampler_kwargs"] |= sampler or {}
-        model = kind(**arguments)
+        model = kind(**preset(32, channels=1) | network, guided_sampler_kwargs=sampler or {})
         for own in model.samplers:
             own.__class__ = samplers
         if concatenate:

@@ -45,7 +45,6 @@ def preset(image_size: int | Sequence[int], channels: int = 3) -> dict[str, Any]
         "num_resnet_blocks": 1,
         "levels_per_resolution": levels_for(len(sizes)),
         "patch_size": patches_for(sizes),
-        "guided_sampler_kwargs": {"chain_dropout_prob": TrainConfig.chain_dropout},
     }
 
 

@@ -69,6 +69,7 @@ def test_the_preset_is_the_network_of_ddn_train() -> None:
     shapes = [{name: value.shape for name, value in ddn.state_dict().items()} for ddn in (made, same)]
     assert shapes[0] == shapes[1]
     assert {sampler.chain_dropout_prob for sampler in made.samplers} == {0.05}
+    assert {sampler.chain_dropout_prob for sampler in same.samplers} == {0.05}
     assert {sampler.chain_dropout_prob for sampler in noisy.samplers} == {0.1}
 
 
