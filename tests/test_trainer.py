@@ -514,6 +514,15 @@ class Killing(Dataset):
         return self.images[index]
 
 
+@pytest.fixture
+def ctrl_c_heard():
+    """Ctrl-C raises KeyboardInterrupt, also where a script's `&` started pytest with it ignored."""
+    before = signal.signal(signal.SIGINT, signal.default_int_handler)
+    yield
+    signal.signal(signal.SIGINT, before)
+
+
+@pytest.mark.usefixtures("ctrl_c_heard")
 @pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])
 @pytest.mark.parametrize("when", ["training", "evaluation"])
 def test_signals_save_first(tmp_path, number, when, capsys):
@@ -531,6 +540,7 @@ def test_signals_save_first(tmp_path, number, when, capsys):
     assert not [line for line in read_metrics(tmp_path / "results") if "test" in line]
 
 
+@pytest.mark.usefixtures("ctrl_c_heard")
 def test_a_second_ctrl_c_ends_at_once(tmp_path):
     class Twice(Killing):
         def __getitem__(self, index):
