@@ -1,4 +1,4 @@
-"""What a prior is worth, and which: the same network drawn from uniformly, by frequencies, by heads, by a transformer.
+"""What a prior is worth, and which: the same network drawn from uniformly, by counts, by heads, by a transformer.
 
     python benchmarks/priors.py                     # the network of `quality.py --only ours --minutes 15`
     python benchmarks/priors.py --model RUN --minutes 4
@@ -23,7 +23,7 @@ from quality import DRAWN, WORK, as_bytes, classifier, data, distance, features
 
 from discrete_distribution_network.code_transformer import CodeTransformer
 from discrete_distribution_network.data import Pixels
-from discrete_distribution_network.prior import Frequencies, LearnedPrior, Prior, fit, temperatures
+from discrete_distribution_network.prior import Chain, Frequencies, LearnedPrior, Prior, fit, temperatures
 from discrete_distribution_network.runs import load_model, model_folder
 
 RESULTS = Path(__file__).resolve().parent / "results" / "priors.json"
@@ -60,6 +60,7 @@ def main() -> None:
     measure("uniform", None, plain, {})
     codes = torch.cat([ddn.encode(part.float() / 255) for part in images[:-HELD_OUT].split(250)])
     measure("frequencies", Frequencies.of(ddn, codes), plain, {})
+    measure("first-order chain", Chain.of(ddn, codes), plain, {})
     for kind in LEARNED:
         torch.manual_seed(0)
         prior = kind(ddn)

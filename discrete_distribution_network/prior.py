@@ -33,10 +33,11 @@ from discrete_distribution_network.ddn import DDN, Stage
 from discrete_distribution_network.errors import DataError, DDNError, InvalidInput, ModelFileError, require
 from discrete_distribution_network.guided_sampler import GuidedSampler
 from discrete_distribution_network.loader import Loader, in_order, in_unit_range
+from discrete_distribution_network.metrics import counts_by_level
 from discrete_distribution_network.pretrained import load_strictly, read_tensors, write_tensors
 from discrete_distribution_network.processes import fast_autocast
 from discrete_distribution_network.schedule import learning_rate as rate_at
-from discrete_distribution_network.selection import Branches, Nearest, Pick, SamplerOutput, Selection
+from discrete_distribution_network.selection import Branches, Nearest, Pick, SamplerOutput, Selection, by_level
 from discrete_distribution_network.whole_folder import sha256
 
 WEIGHTS, CONFIG = "prior.safetensors", "prior.json"
@@ -86,7 +87,7 @@ class Frequencies:
     @classmethod
     def of(cls, ddn: DDN, codes: Tensor) -> Frequencies:
         """Of the codes (B, number of codes) of a training set."""
-        counts = [torch.bincount(part.flatten(), minlength=size) for part, size in _by_level(ddn, codes)]
+        counts = counts_by_level(codes, ddn.codebook_sizes, ddn.codes_per_level)
         return cls(counts, ddn.code_shapes)
 
     def begin(self, batch_size: int, labels: Tensor | None) -> int:
@@ -103,45 +104,52 @@ class Frequencies:
 
 
 class Chain:
-    """How often each node of a level is chosen after each node of the level before: a first-order Markov chain.
+    """How often each node of a level is chosen after the one of the level before at its place: a first-order chain.
 
     Args:
         first: how often each node of the first level was chosen, (K,).
         pairs: for each later level, how often its nodes (columns) came after those of the level before (rows).
+        code_shapes: how the codes of each level lie, as `DDN.code_shapes` has them; None for one code everywhere.
     """
 
-    def __init__(self, first: Tensor, pairs: list[Tensor]):
+    def __init__(self, first: Tensor, pairs: list[Tensor], code_shapes: Sequence[tuple[int, ...]] | None = None):
         def logs(counts: Tensor) -> Tensor:
             return (counts.double() + 1 / counts.shape[-1]).log().log_softmax(-1).float()
 
+        self._shapes = [()] * (len(pairs) + 1) if code_shapes is None else code_shapes
         self._first, self._pairs = logs(first), [logs(own) for own in pairs]
 
     @classmethod
     def of(cls, ddn: DDN, codes: Tensor) -> Chain:
-        """Of the codes (B, number of codes) of a training set; one code a level."""
-        require(max(ddn.codes_per_level) == 1, "one code a level for a chain", f"patches, {max(ddn.codes_per_level)}")
-        parts = list(_by_level(ddn, codes))
+        """Of the codes (B, number of codes) of a training set."""
+        parts, sizes = by_level(codes, ddn.code_shapes), ddn.codebook_sizes
         pairs = [
-            torch.bincount((before * size + after).flatten(), minlength=rows * size).reshape(rows, size)
-            for (before, rows), (after, size) in pairwise(parts)
+            torch.bincount(
+                (_lying_at(before, after.shape[1:]) * size + after).flatten(), minlength=rows * size
+            ).reshape(rows, size)
+            for (before, rows), (after, size) in pairwise(zip(parts, sizes, strict=True))
         ]
-        return cls(torch.bincount(parts[0][0].flatten(), minlength=parts[0][1]), pairs)
+        return cls(torch.bincount(parts[0].flatten(), minlength=sizes[0]), pairs, ddn.code_shapes)
 
     def begin(self, batch_size: int, labels: Tensor | None) -> Tensor:
         require(labels is None, "no labels, which a chain does not know", "some")
         return torch.zeros(batch_size, dtype=torch.long)
 
     def logits(self, level: int, features: Tensor, state: Tensor) -> Tensor:
+        shape = self._shapes[level]
         if level == 0:
-            return self._first.to(features.device).expand(len(state), -1)
-        return self._pairs[level - 1].to(features.device)[state]
+            return self._first.to(features.device).reshape(1, -1, *(1,) * len(shape)).expand(len(state), -1, *shape)
+        return self._pairs[level - 1].to(features.device)[_lying_at(state, shape)].movedim(-1, 1)
 
     def follow(self, level: int, codes: Tensor, state: Tensor) -> Tensor:
         return codes
 
 
-def _by_level(ddn: DDN, codes: Tensor) -> Iterator[tuple[Tensor, int]]:
-    return zip(codes.split(ddn.codes_per_level, dim=1), ddn.codebook_sizes, strict=True)
+def _lying_at(codes: Tensor, shape: Sequence[int]) -> Tensor:
+    """Codes (B, ...) of a level at the places of another one: (B, *shape)."""
+    grid = codes.reshape(len(codes), 1, *(codes.shape[1:] or (1, 1)))
+    lying = F.interpolate(grid.double(), tuple(shape) or (1, 1), mode="nearest")
+    return lying.long().reshape(len(codes), *shape)
 
 
 class LearnedPrior(nn.Module, ABC):

@@ -96,8 +96,18 @@ def test_frequencies_and_chain_by_hand():
         with pytest.raises(InvalidInput, match="labels"):
             plain.begin(2, torch.zeros(2))
         assert ddn.sample(5, prior=plain).shape == (5, 1, 8, 8)
-    with pytest.raises(InvalidInput, match="one code a level"):
-        Chain.of(small_ddn(patch_size=[None, 4]), torch.zeros(1, 10, dtype=torch.long))
+
+
+def test_a_chain_asks_the_code_that_lay_at_the_same_place():
+    ddn = small_ddn(codebook_size=4, levels_per_resolution=[1, 2], patch_size=[None, 4])  # 1, then twice 2x2 codes
+    upper, lower = torch.tensor([1, 2, 3, 0]), torch.tensor([3, 0, 1, 2])
+    codes = torch.cat([torch.tensor([2]), upper, lower]).expand(100_000, -1)
+    chain = Chain.of(ddn, codes)
+    drawn = ddn.sample(6, return_codes=True, prior=chain, generator=torch.Generator().manual_seed(0))[1]
+    assert torch.equal(drawn[:, 0], torch.full((6,), 2))
+    assert set(drawn[:, 1:5].flatten().tolist()) == {0, 1, 2, 3}  # after the one code of the image each is as likely
+    follows = dict(zip(upper.tolist(), lower.tolist(), strict=True))
+    assert drawn[:, 5:].tolist() == [[follows[code] for code in row] for row in drawn[:, 1:5].tolist()]
 
 
 def test_frequencies_of_any_network(ddn):
