@@ -152,10 +152,9 @@ class Bench:
 
         unguided = self.drawn(self.count, self.ddn, self.prior, temperatures(self.ddn))
         self.told(f"{self.count} of ten classes, unguided", {"share of the wanted class": self.share(unguided, wanted)})
-        for beams in BEAMS:
-            own = self.guided(conditions, beams=beams, rollouts=ROLLOUTS)
-            name = f"{self.count} of ten classes, guided, {beams} beams, {ROLLOUTS} rollouts"
-            self.told(name, {"share of the wanted class": self.share(own, wanted)})
+        own = self.guided(conditions, rollouts=ROLLOUTS)
+        name = f"{self.count} of ten classes, guided, {ROLLOUTS} rollouts"
+        self.told(name, {"share of the wanted class": self.share(own, wanted)})
 
     def share(self, images: Tensor, wanted: Tensor) -> float:
         said = torch.cat([self.judge(part).argmax(1) for part in images.clamp(0, 1).split(500)])
