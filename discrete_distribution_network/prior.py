@@ -117,7 +117,7 @@ class Chain:
             return (counts.double() + 1 / counts.shape[-1]).log().log_softmax(-1).float()
 
         self._shapes = [()] * (len(pairs) + 1) if code_shapes is None else code_shapes
-        self._first, self._pairs = logs(first), [logs(own) for own in pairs]
+        self._after = [logs(own) for own in (first.unsqueeze(0), *pairs)]  # the first level comes after a single node
 
     @classmethod
     def of(cls, ddn: DDN, codes: Tensor) -> Chain:
@@ -136,10 +136,7 @@ class Chain:
         return torch.zeros(batch_size, dtype=torch.long)
 
     def logits(self, level: int, features: Tensor, state: Tensor) -> Tensor:
-        shape = self._shapes[level]
-        if level == 0:
-            return self._first.to(features.device).reshape(1, -1, *(1,) * len(shape)).expand(len(state), -1, *shape)
-        return self._pairs[level - 1].to(features.device)[_lying_at(state, shape)].movedim(-1, 1)
+        return self._after[level].to(features.device)[_lying_at(state, self._shapes[level])].movedim(-1, 1)
 
     def follow(self, level: int, codes: Tensor, state: Tensor) -> Tensor:
         return codes
