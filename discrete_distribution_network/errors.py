@@ -17,6 +17,20 @@ class ModelFileError(DDNError):
     """A saved model is missing, damaged, unsafe or of another architecture; the message names the file."""
 
 
+class OutputError(DDNError, OSError):
+    """A file or folder cannot be written; what was there before stays.
+
+    Args:
+        path: of the file.
+        error: what the system said.
+    """
+
+    def __init__(self, path: object, error: OSError):
+        said = error.strerror or str(error) or type(error).__name__
+        super().__init__(f"cannot write {path}: {said}; free space, check permissions or give another path")
+        self.errno = error.errno
+
+
 def require(condition: bool, expected: str, came: object, advice: str = "") -> None:
     """Raise `InvalidInput` unless `condition` holds."""
     if not condition:

@@ -14,6 +14,7 @@ from collections.abc import Callable
 from pathlib import Path
 
 from discrete_distribution_network.errors import ModelFileError
+from discrete_distribution_network.whole_file import flush, naming
 
 MANIFEST = "manifest.json"
 """Name and checksum of every file of a folder that matters, written last."""
@@ -28,7 +29,7 @@ def seal(folder: Path, names: list[str] | None = None) -> None:
     written = {path.name: sha256(path) for path in files if names is None or path.name in names}
     (folder / MANIFEST).write_text(json.dumps(written, indent=2) + "\n", encoding="utf-8")
     for path in (*files, folder / MANIFEST, folder):
-        _flush(path)
+        flush(path)
 
 
 def check(folder: Path) -> None:
@@ -52,15 +53,16 @@ def write(target: Path, fill: Callable[[Path], None]) -> None:
     """Make the folder `target`, which must not be there yet, of the files that `fill` writes into the one it is given.
 
     Raises:
-        OSError: the disk is full, or cannot be written; nothing is left.
+        OutputError: the disk is full, or cannot be written; nothing is left.
     """
     staging = target.parent / f"{STAGING}{target.name}-{os.getpid()}"
     try:
-        staging.mkdir(parents=True)
-        fill(staging)
-        seal(staging)
-        staging.rename(target)
-        _flush(target.parent)
+        with naming(target):
+            staging.mkdir(parents=True)
+            fill(staging)
+            seal(staging)
+            staging.rename(target)
+            flush(target.parent)
     except BaseException:
         shutil.rmtree(staging, ignore_errors=True)
         raise
@@ -70,12 +72,3 @@ def sha256(path: Path) -> str:
     with path.open("rb") as file:
         return hashlib.file_digest(file, "sha256").hexdigest()
 
-
-def _flush(path: Path) -> None:
-    if os.name == "nt" and path.is_dir():  # Windows opens no folders
-        return
-    descriptor = os.open(path, os.O_RDONLY)
-    try:
-        os.fsync(descriptor)
-    finally:
-        os.close(descriptor)
