@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import os
 import re
 import shutil
 import time
@@ -13,7 +12,8 @@ from pathlib import Path
 from typing import Any
 
 from discrete_distribution_network import whole_folder
-from discrete_distribution_network.errors import ModelFileError, require
+from discrete_distribution_network.errors import InvalidInput, ModelFileError, require
+from discrete_distribution_network.whole_file import is_another_running, naming
 
 STATE = "training.json"
 """The file of a checkpoint that says how far the training was."""
@@ -35,14 +35,21 @@ class Checkpoints:
         require(keep is None or keep >= 1, "at least 1 checkpoint to keep, or None for all", keep)
         self.folder, self.keep = Path(folder), keep
 
-    def save(self, step: int, state: dict[str, Any], fill: Callable[[Path], None]) -> Path:
+    def save(
+        self, step: int, state: dict[str, Any], fill: Callable[[Path], None], name: str | Path | None = None
+    ) -> Path:
         """Write a checkpoint and give its folder: `fill` writes its files, `state` goes into training.json.
 
+        Args:
+            name: of the folder, if not by the step; such a one is not found as the newest, and is never deleted.
+
         Raises:
-            OSError: it could not be written; those that were there still are.
+            OutputError: it could not be written; those that were there still are.
         """
         there = self._by_age()
-        target, again = self.folder / f"step-{step:08d}", 2
+        target, again = self.folder / (f"step-{step:08d}" if name is None else name), 2
+        if name is not None and target.exists():
+            raise InvalidInput(f"expected a checkpoint of another name, got {target}, which is there; give a new name")
         while target.exists():
             target, again = self.folder / f"step-{step:08d}.{again}", again + 1
         # the order of saving, also where the clock was set back
@@ -52,16 +59,21 @@ class Checkpoints:
             fill(staging)
             (staging / STATE).write_text(json.dumps({"saved_at": saved_at, **state}, indent=2), encoding="utf-8")
 
+        self.remove_unfinished()
+        whole_folder.write(target, fill_all)
+        if self.keep is not None and name is None:
+            for _, old in there[: max(0, len(there) + 1 - self.keep)]:
+                # renamed first: a kill while it is deleted leaves nothing that looks like a checkpoint
+                with naming(old):
+                    doomed = old.rename(self.folder / f"{whole_folder.STAGING}deleted-{old.name}")
+                shutil.rmtree(doomed, ignore_errors=True)
+        return target
+
+    def remove_unfinished(self) -> None:
+        """Delete what saves and deletions that were killed have left."""
         for left in self._unfinished():
             if not _is_being_written(left):
                 shutil.rmtree(left, ignore_errors=True)
-        whole_folder.write(target, fill_all)
-        if self.keep is not None:
-            for _, old in there[: max(0, len(there) + 1 - self.keep)]:
-                # renamed first: a kill while it is deleted leaves nothing that looks like a checkpoint
-                doomed = old.rename(self.folder / f"{whole_folder.STAGING}deleted-{old.name}")
-                shutil.rmtree(doomed, ignore_errors=True)
-        return target
 
     def any(self) -> bool:
         """Whether there are any, whole or not."""
@@ -100,15 +112,7 @@ class Checkpoints:
 def _is_being_written(unfinished: Path) -> bool:
     """Whether the process that writes this folder still runs, here."""
     process = (_UNFINISHED.fullmatch(unfinished.name) or {"process": None})["process"]
-    if process is None or int(process) == os.getpid():
-        return False
-    try:
-        os.kill(int(process), 0)
-    except (ProcessLookupError, OverflowError):
-        return False
-    except PermissionError:
-        return True
-    return True
+    return process is not None and is_another_running(int(process))
 
 
 def read_state(checkpoint: Path) -> dict[str, Any]:

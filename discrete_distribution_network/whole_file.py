@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import re
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from itertools import count
@@ -11,6 +12,7 @@ from pathlib import Path
 from discrete_distribution_network.errors import OutputError
 
 _numbers = count()
+_UNFINISHED = re.compile(r"\.saving-(\d+)-\d+(\.|$)")
 
 
 @contextmanager
@@ -64,6 +66,28 @@ def write_bytes(path: str | Path, data: bytes) -> None:
 def write_text(path: str | Path, text: str) -> None:
     """Write a file of UTF-8 text whole or not at all; see `whole_file`."""
     write_bytes(path, text.encode("utf-8", errors="surrogateescape"))
+
+
+def remove_unfinished(folder: Path) -> None:
+    """Delete the files that writers which were killed have left in a folder."""
+    for left in folder.glob(".saving-*"):
+        found = _UNFINISHED.match(left.name)
+        if found and left.is_file() and not is_another_running(int(found[1])):
+            with suppress(OSError):
+                left.unlink()
+
+
+def is_another_running(process: int) -> bool:
+    """Whether a process of this number runs here, other than this one."""
+    if process == os.getpid():
+        return False
+    try:
+        os.kill(process, 0)
+    except (ProcessLookupError, OverflowError):
+        return False
+    except PermissionError:
+        return True
+    return True
 
 
 def flush(path: Path) -> None:
