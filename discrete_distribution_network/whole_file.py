@@ -9,6 +9,8 @@ from contextlib import contextmanager, suppress
 from itertools import count
 from pathlib import Path
 
+from safetensors import SafetensorError
+
 from discrete_distribution_network.errors import OutputError
 
 _numbers = count()
@@ -24,6 +26,8 @@ def naming(path: str | Path) -> Iterator[None]:
         raise
     except OSError as error:
         raise OutputError(path, error) from error
+    except SafetensorError as error:
+        raise OutputError(path, OSError(str(error))) from error
 
 
 @contextmanager
