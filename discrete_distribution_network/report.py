@@ -16,7 +16,7 @@ import numpy as np
 from PIL import Image
 from tqdm import tqdm
 
-from discrete_distribution_network.whole_file import naming, write_text
+from discrete_distribution_network.whole_file import naming
 
 METRICS = "metrics.jsonl"
 
@@ -33,17 +33,18 @@ class Bar:
         total: what `advance` counts to.
         shown: whether anything is shown.
         every: seconds between two lines.
+        done: how much is done already, of a work that goes on.
     """
 
-    def __init__(self, total: float, shown: bool = True, every: float = EVERY):
-        self.total, self.every, self.done, self.text = total, every, 0.0, ""
+    def __init__(self, total: float, shown: bool = True, every: float = EVERY, done: float = 0.0):
+        self.total, self.every, self.before, self.done, self.text = total, every, done, done, ""
         self.output = sys.stderr if shown else None
         self.began = self.told = time.monotonic()
         self.bar: tqdm[Any] | None = None
         with suppress(OSError, ValueError):  # of an output that is closed
             if self.output is not None and self.output.isatty():
                 form = "{percentage:3.0f}%|{bar}| {elapsed} gone, {remaining} left{postfix}"
-                self.bar = tqdm(total=total, file=self.output, mininterval=0.5, bar_format=form)
+                self.bar = tqdm(total=total, initial=done, file=self.output, mininterval=0.5, bar_format=form)
 
     def __enter__(self) -> Bar:
         return self
@@ -75,14 +76,15 @@ class Bar:
         if self.bar is not None:
             with suppress(OSError, ValueError):
                 self.bar.close()
-        elif self.done > 0:
+        elif self.done > self.before:
             self._line()
         self.output = self.bar = None
 
     def _line(self) -> None:
         self.told = time.monotonic()
         gone, share = self.told - self.began, self.done / self.total if self.total else 1.0
-        left = f", {_clock(gone / share - gone)} left" if 0 < share < 1 else ""
+        more, now = self.total - self.done, self.done - self.before
+        left = f", {_clock(gone * more / now)} left" if more > 0 and now > 0 else ""
         self.say(f"{share:4.0%} done, {_clock(gone)} gone{left}" + (f", {self.text}" if self.text else ""))
 
 
@@ -99,6 +101,9 @@ class Report:
         progress: whether it is shown.
         trackers: of accelerate; each gets the figures under flat names, and is ended with this context.
         replace: begin the file anew.
+
+    Attributes:
+        done: how much of the total was done before this context.
     """
 
     def __init__(
@@ -110,11 +115,11 @@ class Report:
         replace: bool = False,
     ):
         self.folder, self.total, self.progress, self.replace = folder, total, progress, replace
-        self.trackers = trackers
+        self.trackers, self.done = trackers, 0.0
         self.bar = Bar(total, shown=False)
 
     def __enter__(self) -> Report:
-        self.bar = Bar(self.total, self.progress)
+        self.bar = Bar(self.total, self.progress, done=self.done)
         return self
 
     def __exit__(self, kind: type[BaseException] | None, *_: object) -> None:
@@ -124,6 +129,13 @@ class Report:
             # an error that is on its way says more
             with nullcontext() if kind is None else suppress(OSError), self._naming():
                 tracker.finish()
+
+    def begin(self) -> None:
+        """Take away the file that is to be replaced."""
+        if self.folder is not None and self.replace:
+            with naming(self.folder / METRICS):
+                (self.folder / METRICS).unlink(missing_ok=True)
+        self.replace = False
 
     def write(self, step: int, figures: dict[str, Any]) -> None:
         """One line, the step and its figures; NaN and infinity become null.
@@ -165,12 +177,9 @@ class Report:
         self.bar.say(text)
 
     def _append(self, path: Path, line: str) -> None:
+        self.begin()
         with naming(path):
             path.parent.mkdir(parents=True, exist_ok=True)
-            if self.replace:
-                write_text(path, line)
-                self.replace = False
-                return
             new = not path.exists()
             with path.open("ab", buffering=0) as file:
                 size = file.seek(0, os.SEEK_END)

@@ -276,6 +276,12 @@ class Trainer:
             max_bad_images=max_bad_images,
         )
         self._fingerprint = fingerprint(dataset)
+        if self.is_main and (lacking := getattr(ddn, "not_rebuildable", ())):
+            warnings.warn(
+                f"config.json cannot hold {', '.join(lacking)}; whoever loads what this training saves has to give the "
+                "same to DDN.from_pretrained",
+                stacklevel=2,
+            )
         self.ddn, self.channels_last = ddn.to(self.processes.device).train(), channels_last
         if channels_last:
             self.ddn.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
@@ -320,7 +326,8 @@ class Trainer:
     def __call__(self) -> Evaluation | None:
         """Train to the end; gives the figures on `test_dataset` then, if there is one."""
         report = self.report
-        report.total = self.num_train_steps if self.max_minutes is None else round(60 * self.max_minutes)
+        report.total = self.num_train_steps if self.max_minutes is None else 60 * self.max_minutes
+        report.done = self._done
         report.progress = self.progress and self.accelerator.is_local_main_process
         with Signals() as signals, report, kept_random_numbers(self.processes.device):
             return self._train(signals, report)
@@ -346,7 +353,7 @@ class Trainer:
             step, stop = self._train_step(batches, signals)
             done = self.progress_made
             recent.append(step)
-            report.advance(self.step if self.max_minutes is None else self.seconds)
+            report.advance(self._done)
             if self.step % self.log_every == 0 or done == 1 or stop:
                 self._tell(self._figures(recent))
                 recent = []
@@ -376,6 +383,7 @@ class Trainer:
                 folder.mkdir(parents=True, exist_ok=True)
                 with tempfile.TemporaryFile(dir=folder):
                     pass
+        self.report.begin()
         self.checkpoints.remove_unfinished()
         for folder in (self.results_folder, self.results_folder / PICTURES):
             remove_unfinished(folder)
@@ -394,6 +402,11 @@ class Trainer:
     @property
     def _images_a_step(self) -> int:
         return self._images_a_batch * self.grad_accum_every
+
+    @property
+    def _done(self) -> float:
+        """What the bar shows: steps or, with `max_minutes`, seconds."""
+        return self.step if self.max_minutes is None else self.seconds
 
     @property
     def progress_made(self) -> float:
@@ -558,11 +571,12 @@ class Trainer:
         _save(picture, self.results_folder / PICTURES / name)
 
     def _save_result(self) -> None:
-        def save() -> None:
-            with naming(self.results_folder / MODEL):
-                self.result.save_pretrained(self.results_folder / MODEL)
+        self.processes.on_main(lambda: self._write_model(self.results_folder / MODEL))
 
-        self.processes.on_main(save)
+    def _write_model(self, folder: Path) -> None:
+        with naming(folder), warnings.catch_warnings():
+            warnings.filterwarnings("ignore", ".* cannot hold ")  # it was said when the training began
+            self.result.save_pretrained(folder)
 
     def _interrupt(self, signum: int, report: Report) -> None:
         path = self.save()  # unless this step is saved
@@ -652,7 +666,7 @@ class Trainer:
         }
 
         def fill(folder: Path) -> None:
-            self.result.save_pretrained(folder)
+            self._write_model(folder)
             write_tensors(folder / TRAINING, self._training_state())
 
         path = self.processes.on_main(lambda: self.checkpoints.save(self.step, state, fill, name))

@@ -48,6 +48,17 @@ def test_a_short_work_is_one_line_and_one_not_begun_none(clock, monkeypatch):
     assert log.getvalue().count("\n") == 1
 
 
+def test_the_time_left_of_a_work_that_goes_on(clock, monkeypatch):
+    monkeypatch.setattr(sys, "stderr", log := io.StringIO())
+    with Bar(100, done=80) as bar:
+        clock[0] += 30
+        bar.advance(85)
+    assert log.getvalue().splitlines()[0] == " 85% done, 00:30 gone, 01:30 left"
+    with Bar(100, done=100):
+        pass
+    assert "100%" not in log.getvalue()
+
+
 def test_a_terminal_gets_a_bar(monkeypatch):
     monkeypatch.setattr(sys, "stderr", terminal := Terminal())
     with Bar(10) as bar:
