@@ -276,7 +276,7 @@ class Trainer:
             max_bad_images=max_bad_images,
         )
         self._fingerprint = fingerprint(dataset)
-        if self.is_main and (lacking := getattr(ddn, "not_rebuildable", ())):
+        if self.is_main and (lacking := ddn.not_rebuildable):
             warnings.warn(
                 f"config.json cannot hold {', '.join(lacking)}; whoever loads what this training saves has to give the "
                 "same to DDN.from_pretrained",

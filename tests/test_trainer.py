@@ -14,6 +14,7 @@ import warnings
 import pytest
 import torch
 from PIL import Image
+from safetensors.torch import load_file
 from small import assert_equal, before_splits, digits, everything, small_ddn, start, trainer
 from torch.utils.data import Dataset, IterableDataset
 
@@ -391,6 +392,36 @@ def test_a_checkpoint_is_a_model_folder(tmp_path):
     trained = train(tmp_path)
     loaded = DDN.from_pretrained(tmp_path / "checkpoints" / "step-00000020")
     assert_equal(loaded.state_dict(), trained.ema.model.state_dict())
+
+
+def squared(query, candidates):
+    return (query - candidates).square().sum(-1)[:, None]
+
+
+MODULES = {"norm_module": torch.nn.GroupNorm(1, 8), "post_network_activation": torch.nn.Tanh()}
+
+
+def test_a_network_with_a_function_trains_saves_and_resumes(tmp_path):
+    def network():
+        return small_ddn(sampler={**MODULES, "distance_fn": squared}, dim=8)
+
+    with warnings.catch_warnings(record=True) as told:
+        warnings.simplefilter("always")
+        whole = train(tmp_path / "whole", ddn=network(), num_train_steps=6)
+    said = [str(one.message) for one in told if "config.json" in str(one.message)]
+    assert len(said) == 1
+    assert "guided_sampler_kwargs.distance_fn" in said[0]
+    train(tmp_path / "parts", ddn=network(), num_train_steps=3)
+    continued = train(tmp_path / "parts", ddn=network(), num_train_steps=6, resume=True)
+    assert_equal(everything(whole), everything(continued))
+    assert_equal(load_file(tmp_path / "parts/results/model/model.safetensors"), whole.ema.model.state_dict())
+
+
+def test_a_network_with_modules_of_torch_needs_no_word(tmp_path):
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        train(tmp_path, ddn=small_ddn(sampler=MODULES, dim=8), num_train_steps=5)
+    assert "GroupNorm" in (tmp_path / "results" / "model" / "config.json").read_text()
 
 
 def test_resume_with_another_batch_size_says_so(tmp_path):
