@@ -1,8 +1,16 @@
 """One base error. Every message is one sentence: what was expected, what came, what to do."""
 
 
+def printable(text: object) -> str:
+    """Text that can be written as UTF-8: the bytes of a file name that are none are shown as escapes."""
+    return str(text).encode("utf-8", "backslashreplace").decode("utf-8")
+
+
 class DDNError(Exception):
-    """Base of every error this library raises on purpose."""
+    """Base of every error this library raises on purpose; its message can always be printed as UTF-8."""
+
+    def __str__(self) -> str:
+        return printable(super().__str__())
 
 
 class InvalidInput(DDNError, ValueError):
