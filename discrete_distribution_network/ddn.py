@@ -49,6 +49,10 @@ SMALLEST_SIDE = 4
 """The walk starts at the first halving of the image whose longer side is at most this."""
 
 
+MOST_PIXELS, MOST_LEVELS = 1 << 16, 1 << 12
+"""Sides of images are below the first; there are at most so many levels as the second says. Files hold no more."""
+
+
 class Walk(NamedTuple):
     """What a walk over the levels leaves.
 
@@ -133,10 +137,11 @@ class DDN(
         for name, value in (("dim", dim), ("dim_max", dim_max), ("channels", channels), ("recurrence", recurrence)):
             require(isinstance(value, int) and value >= 1, f"{name} to be an integer of at least 1", repr(value))
         require(
-            len(size) == 2 and all(isinstance(side, int) and side >= 1 for side in size),
-            "image_size to be a side or (height, width), each at least 1",
+            len(size) == 2 and all(isinstance(side, int) and 1 <= side < MOST_PIXELS for side in size),
+            f"image_size to be a side or (height, width), each at least 1 and below {MOST_PIXELS}",
             repr(image_size),
         )
+        require(0 <= dropout <= 1, "dropout in [0, 1]", dropout)
         require(adversarial_loss_weight >= 0, "adversarial_loss_weight of at least 0", adversarial_loss_weight)
         require(num_classes is None or num_classes >= 1, "num_classes of at least 1, or None", num_classes)
         require(cond_channels >= 0, "cond_channels of at least 0", cond_channels)
@@ -212,6 +217,11 @@ class DDN(
             all(isinstance(number, int) and number >= 0 for number in levels) and levels[-1] >= 1,
             "levels_per_resolution of at least 0, and of at least 1 at full resolution",
             levels,
+        )
+        require(
+            sum(levels) * self.recurrence <= MOST_LEVELS,
+            f"at most {MOST_LEVELS} levels",
+            sum(levels) * self.recurrence,
         )
         require(
             self.recurrence == 1 or not any(levels[:-1]),
@@ -856,6 +866,7 @@ def per_resolution(name: str, value: Any, count: int) -> list[Any]:
 
 
 def _check_patch(size: tuple[int, int], patch: int | None) -> None:
+    require(patch is None or isinstance(patch, int), "patch_size to be an integer or None", repr(patch))
     if patch is None or (patch >= 1 and all(side % patch == 0 for side in size)):
         return
     dividers = [p for p in range(1, min(size) + 1) if all(side % p == 0 for side in size)]

@@ -201,8 +201,8 @@ class Pretrained(PyTorchModelHubMixin):
 
         def make(_: Shapes, given: dict[str, Any]) -> Any:
             own = {name: from_plain(value) for name, value in saved.items() if name not in given or name == SAMPLER}
-            _check_types(cls, own)
-            _check_types(GuidedSampler, own.get(SAMPLER) or {}, SAMPLER)
+            check_types(cls, own)
+            check_types(GuidedSampler, own.get(SAMPLER) or {}, SAMPLER)
             return cls(**_laid_over(own, given))
 
         compare(make, kwargs, weights, f"{config} to describe a {cls.__name__}")
@@ -399,7 +399,7 @@ def _floating(dtype: torch.dtype | str | None) -> torch.dtype | None:
     return None
 
 
-def _check_types(owner: type, values: dict[str, Any], name: str = "") -> None:
+def check_types(owner: type, values: dict[str, Any], name: str = "") -> None:
     """Raise `InvalidInput` unless these are constructor arguments of a class, of the types that it names.
 
     Args:
