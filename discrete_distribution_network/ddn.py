@@ -141,7 +141,6 @@ class DDN(
             f"image_size to be a side or (height, width), each at least 1 and below {MOST_PIXELS}",
             repr(image_size),
         )
-        require(0 <= dropout <= 1, "dropout in [0, 1]", dropout)
         require(adversarial_loss_weight >= 0, "adversarial_loss_weight of at least 0", adversarial_loss_weight)
         require(num_classes is None or num_classes >= 1, "num_classes of at least 1, or None", num_classes)
         require(cond_channels >= 0, "cond_channels of at least 0", cond_channels)
@@ -866,7 +865,6 @@ def per_resolution(name: str, value: Any, count: int) -> list[Any]:
 
 
 def _check_patch(size: tuple[int, int], patch: int | None) -> None:
-    require(patch is None or isinstance(patch, int), "patch_size to be an integer or None", repr(patch))
     if patch is None or (patch >= 1 and all(side % patch == 0 for side in size)):
         return
     dividers = [p for p in range(1, min(size) + 1) if all(side % p == 0 for side in size)]
