@@ -24,7 +24,12 @@ def test_uint8_is_scaled_and_floats_are_kept():
         assert as_pixels(images, SHAPE) is images
 
 
-@pytest.mark.parametrize("shape", [(3, 4, 5), (2, 3, 4, 6), (2, 1, 4, 5), (0, 3, 4, 5), (1, 2, 3, 4, 5), ()])
+def test_an_empty_batch_is_one_sentence():
+    with pytest.raises(InvalidInput, match=r"photos .*got \(0, 3, 4, 5\)"):
+        as_pixels(torch.zeros(0, 3, 4, 5), SHAPE, "photos")
+
+
+@pytest.mark.parametrize("shape", [(3, 4, 5), (2, 3, 4, 6), (2, 1, 4, 5), (1, 2, 3, 4, 5), ()])
 def test_another_shape_is_one_sentence(shape):
     with pytest.raises(InvalidInput, match=r"photos of shape \(any, 3, 4, 5\), got \(") as raised:
         as_pixels(torch.zeros(shape), SHAPE, "photos")
