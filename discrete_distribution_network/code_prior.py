@@ -18,7 +18,7 @@ import time
 from collections.abc import Callable, Sequence
 from itertools import accumulate
 from pathlib import Path
-from typing import NamedTuple, Self
+from typing import Any, NamedTuple, Self
 
 import torch
 import torch.nn.functional as F
@@ -28,7 +28,7 @@ from tqdm import tqdm
 from discrete_distribution_network.blocks import zero_
 from discrete_distribution_network.ddn import DDN
 from discrete_distribution_network.errors import ModelFileError, require
-from discrete_distribution_network.pretrained import load_strictly, read_tensors, write_tensors
+from discrete_distribution_network.pretrained import Shapes, compare, load_strictly, read_tensors, write_tensors
 from discrete_distribution_network.prior import WARMUP_STEPS, alike
 from discrete_distribution_network.processes import fast_autocast
 from discrete_distribution_network.schedule import learning_rate as rate_at
@@ -204,13 +204,14 @@ class CodePrior(nn.Module):
         path = Path(folder) / CODE_PRIOR
         if not path.is_file():
             raise ModelFileError(f"expected a code prior in {path}, found none; fit one with `ddn prior --kind codes`")
-        tensors = read_tensors(path)
-        try:
-            hidden, dim = tensors["levels.0.first.weight"].shape[:2]
-        except (KeyError, ValueError) as error:
-            raise ModelFileError(f"expected the weights of a code prior in {path}, got others; fit one anew") from error
-        prior = cls(ddn.code_shapes, ddn.codebook_sizes, dim, hidden).double()
-        load_strictly(prior, {name: value.double() * WEIGHT for name, value in tensors.items()}, path)
+
+        def make(shapes: Shapes, ddn: DDN) -> Any:
+            hidden, dim = shapes["levels.0.first.weight"][:2]
+            return cls(ddn.code_shapes, ddn.codebook_sizes, dim, hidden).double()
+
+        shapes = compare(make, ddn, path, f"the weights of a code prior in {path}", stored=torch.int16)
+        prior: Self = make(shapes, ddn)
+        load_strictly(prior, {name: value.double() * WEIGHT for name, value in read_tensors(path).items()}, path)
         return prior.exact()
 
 

@@ -49,6 +49,10 @@ SMALLEST_SIDE = 4
 """The walk starts at the first halving of the image whose longer side is at most this."""
 
 
+MOST_PIXELS, MOST_LEVELS = 1 << 16, 1 << 12
+"""Sides of images are below the first; there are at most so many levels as the second says. Files hold no more."""
+
+
 class Walk(NamedTuple):
     """What a walk over the levels leaves.
 
@@ -133,8 +137,8 @@ class DDN(
         for name, value in (("dim", dim), ("dim_max", dim_max), ("channels", channels), ("recurrence", recurrence)):
             require(isinstance(value, int) and value >= 1, f"{name} to be an integer of at least 1", repr(value))
         require(
-            len(size) == 2 and all(isinstance(side, int) and side >= 1 for side in size),
-            "image_size to be a side or (height, width), each at least 1",
+            len(size) == 2 and all(isinstance(side, int) and 1 <= side < MOST_PIXELS for side in size),
+            f"image_size to be a side or (height, width), each at least 1 and below {MOST_PIXELS}",
             repr(image_size),
         )
         require(adversarial_loss_weight >= 0, "adversarial_loss_weight of at least 0", adversarial_loss_weight)
@@ -212,6 +216,11 @@ class DDN(
             all(isinstance(number, int) and number >= 0 for number in levels) and levels[-1] >= 1,
             "levels_per_resolution of at least 0, and of at least 1 at full resolution",
             levels,
+        )
+        require(
+            sum(levels) * self.recurrence <= MOST_LEVELS,
+            f"at most {MOST_LEVELS} levels",
+            sum(levels) * self.recurrence,
         )
         require(
             self.recurrence == 1 or not any(levels[:-1]),

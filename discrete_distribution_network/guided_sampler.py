@@ -395,9 +395,10 @@ class NetworkHeads(nn.Module):
             f"{name} with some",
             "use another norm than batch norm",
         )
-        copies = [_fresh_copy(network) for _ in range(codebook_size)]
+        # weights without memory are all alike
+        copies = [_fresh_copy(network) for _ in range(1 if next(network.parameters()).is_meta else codebook_size)]
         require(
-            codebook_size == 1
+            len(copies) == 1
             or any(not torch.equal(a, b) for a, b in zip(copies[0].parameters(), copies[1].parameters(), strict=True)),
             "a `network` whose modules have `reset_parameters`, so that its K copies differ",
             f"{name}, whose copies are all alike",
@@ -405,9 +406,8 @@ class NetworkHeads(nn.Module):
         # outside the module tree: the stacked parameters stand in for the template's own
         self.__dict__["template"] = copy.deepcopy(network).to("meta")
         self.names = [name for name, _ in network.named_parameters()]
-        self.stacked = nn.ParameterList(
-            torch.stack([one.get_parameter(name).detach() for one in copies]) for name in self.names
-        )
+        stacks = [torch.stack([one.get_parameter(name).detach() for one in copies]) for name in self.names]
+        self.stacked = nn.ParameterList(stack.expand(codebook_size, *stack.shape[1:]) for stack in stacks)
         self.codebook_size, self.dim_out = codebook_size, dim_out
 
     def train(self, mode: bool = True) -> NetworkHeads:

@@ -11,6 +11,8 @@ What has no such form, such as a function or a class of one's own, is {"not save
 from __future__ import annotations
 
 import inspect
+import json
+import math
 from collections.abc import Iterator, Mapping, Sequence
 from numbers import Integral, Real
 from typing import Any
@@ -42,11 +44,11 @@ KNOWN = frozenset(
 
 def to_plain(value: Any, name: str, left_out: list[str]) -> Any:
     """An argument as JSON holds it; the names of what in it has no such form are added to `left_out`."""
-    if value is None or isinstance(value, bool | int | float | str):
+    if value is None or isinstance(value, bool | str):
         return value
     if isinstance(value, Integral):
         return int(value)
-    if isinstance(value, Real):
+    if isinstance(value, Real) and math.isfinite(value):
         return float(value)
     if isinstance(value, Mapping):
         return {str(key): to_plain(one, f"{name}.{key}", left_out) for key, one in value.items()}
@@ -55,8 +57,8 @@ def to_plain(value: Any, name: str, left_out: list[str]) -> Any:
     described = describe(value) if isinstance(value, nn.Module) else None
     if described is None:
         left_out.append(name)
-        what = getattr(value, "__qualname__", None)
-        return {NOT_SAVED: type(value).__name__ + ("" if what is None else f" {what}")}
+        what = getattr(value, "__qualname__", value if isinstance(value, float) else "")
+        return {NOT_SAVED: f"{type(value).__name__} {what}".strip()}
     return described
 
 
@@ -97,6 +99,7 @@ def describe(module: nn.Module) -> dict[str, Any] | None:
     else:
         plain |= _arguments(module)
     try:
+        json.dumps(plain, allow_nan=False)
         with torch.device("meta"):
             made = from_plain(plain)
         return plain if _traits(made) == _traits(module) else None

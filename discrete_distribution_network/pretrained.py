@@ -10,13 +10,12 @@ from __future__ import annotations
 import collections.abc
 import copy
 import inspect
-import math
 import os
 import re
 import types
 import typing
 import warnings
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from pathlib import Path
 from typing import Any, Self, TypeVar, cast
 
@@ -188,11 +187,11 @@ class Pretrained(PyTorchModelHubMixin):
                 f"expected only constructor arguments in {config}, got {', '.join(unknown)!r:.200}; use the version of "
                 "the library that wrote it"
             )
-        if missing := dict(not_saved(_laid_over(saved, kwargs))):
-            told = ", ".join(f"{name} (a {what})" for name, what in missing.items())
+        kept = _not_given(saved, kwargs)
+        if missing := dict(not_saved(kept)):
+            told = ", ".join(f"{name} ({what})" for name, what in missing.items())
             raise ModelFileError(
-                f"expected what {config} cannot hold, {told}, got none; give it to from_pretrained, such as "
-                f"{_example(next(iter(missing)))}"
+                f"expected {told}, which {config} cannot hold, got none; give from_pretrained also {_given(missing)}"
             )
         if not weights.is_file():
             others = [path.name for pattern in ("*.bin", "*.pt", "*.pth", "*.pkl") for path in folder.glob(pattern)]
@@ -200,10 +199,11 @@ class Pretrained(PyTorchModelHubMixin):
             raise ModelFileError(f"expected {weights}, found none{refused}; save the model with save_pretrained")
 
         def make(_: Shapes, given: dict[str, Any]) -> Any:
-            own = {name: from_plain(value) for name, value in saved.items() if name not in given or name == SAMPLER}
-            _check_types(cls, own)
-            _check_types(GuidedSampler, own.get(SAMPLER) or {}, SAMPLER)
-            return cls(**_laid_over(own, given))
+            own = from_plain(kept)
+            check_types(cls, own)
+            check_types(GuidedSampler, own.get(SAMPLER) or {}, SAMPLER)
+            of_samplers = {**(own.get(SAMPLER) or {}), **(given.get(SAMPLER) or {})}
+            return cls(**{**own, **given, **({SAMPLER: of_samplers} if of_samplers else {})})
 
         compare(make, kwargs, weights, f"{config} to describe a {cls.__name__}")
         if os.path.lexists(folder / whole_folder.MANIFEST):
@@ -347,7 +347,7 @@ def _takes_more(cls: type) -> bool:
 def _folder_of(name: str | Path, download: dict[str, Any]) -> Path:
     """The folder of a model: its own, that of a run, one that comes with the library, or one had from the hub."""
     if not isinstance(name, str | os.PathLike):
-        raise InvalidInput(f"expected the folder or the name of a model, got a {type(name).__name__}; give a path")
+        raise InvalidInput(f"expected the folder or the name of a model, got {name!r:.80}; give a path")
     said = repr(str(name)) if len(str(name)) <= 300 else f"a name of {len(str(name))} letters"
     folder = released(name) or Path(name)
     if os.path.isfile(folder / MODEL / CONFIG):
@@ -366,15 +366,15 @@ def _folder_of(name: str | Path, download: dict[str, Any]) -> Path:
         ) from error
 
 
-def _laid_over(saved: dict[str, Any], given: dict[str, Any]) -> dict[str, Any]:
-    """The given constructor arguments over the saved ones, and those of the samplers over those saved."""
-    over = given.get(SAMPLER)
-    if over is None:
-        return {**saved, **given}
-    if not isinstance(over, Mapping):
+def _not_given(saved: dict[str, Any], given: dict[str, Any]) -> dict[str, Any]:
+    """Those of the saved constructor arguments, and of the samplers', in whose place none is given."""
+    kept = {name: value for name, value in saved.items() if name not in given}
+    over, own = given.get(SAMPLER), saved.get(SAMPLER)
+    if over is not None and not isinstance(over, dict):
         raise InvalidInput(f"expected {SAMPLER} as a dictionary, got a {type(over).__name__}; see GuidedSampler")
-    own = saved.get(SAMPLER)
-    return {**saved, **given, SAMPLER: {**(own if isinstance(own, dict) else {}), **over}}
+    if over is not None and isinstance(own, dict):
+        kept[SAMPLER] = {name: value for name, value in own.items() if name not in over}
+    return kept
 
 
 def _line(error: Exception) -> str:
@@ -382,9 +382,11 @@ def _line(error: Exception) -> str:
     return f"{' '.join(str(error).split()):.300}" or type(error).__name__
 
 
-def _example(name: str) -> str:
-    outer, _, inner = name.partition(".")
-    return f'{outer}={{"{inner}": ...}}' if inner else f"{outer}=..."
+def _given(names: Iterable[str]) -> str:
+    """Constructor arguments of these names, as they are written in a call."""
+    of_samplers = ", ".join(f'"{name.partition(".")[2]}": ...' for name in names if name.startswith(f"{SAMPLER}."))
+    others = [f"{name}=..." for name in names if not name.startswith(f"{SAMPLER}.")]
+    return ", ".join([*others, *([f"{SAMPLER}={{{of_samplers}}}"] if of_samplers else [])])
 
 
 def _floating(dtype: torch.dtype | str | None) -> torch.dtype | None:
@@ -399,7 +401,7 @@ def _floating(dtype: torch.dtype | str | None) -> torch.dtype | None:
     return None
 
 
-def _check_types(owner: type, values: dict[str, Any], name: str = "") -> None:
+def check_types(owner: type, values: dict[str, Any], name: str = "") -> None:
     """Raise `InvalidInput` unless these are constructor arguments of a class, of the types that it names.
 
     Args:
@@ -426,8 +428,7 @@ def _fits(value: Any, hint: Any) -> bool:
     if origin is collections.abc.Callable:
         return callable(value)
     if hint in (int, float):
-        number = isinstance(value, int | float) and not isinstance(value, bool)
-        return number and (hint is float or math.isinf(value) or value == int(value))
+        return isinstance(value, int if hint is int else int | float) and not isinstance(value, bool)
     if hint is bool:
         return isinstance(value, bool) or (isinstance(value, int) and value in (0, 1))
     return origin is Any or isinstance(value, origin)

@@ -32,9 +32,10 @@ from discrete_distribution_network.data import is_stream
 from discrete_distribution_network.ddn import DDN, Stage
 from discrete_distribution_network.errors import DataError, DDNError, InvalidInput, ModelFileError, require
 from discrete_distribution_network.guided_sampler import GuidedSampler
+from discrete_distribution_network.json_file import read_object
 from discrete_distribution_network.loader import Loader, in_order, in_unit_range
 from discrete_distribution_network.metrics import counts_by_level
-from discrete_distribution_network.pretrained import load_strictly, read_tensors, write_tensors
+from discrete_distribution_network.pretrained import Shapes, check_types, load_checked, write_tensors
 from discrete_distribution_network.processes import fast_autocast
 from discrete_distribution_network.schedule import learning_rate as rate_at
 from discrete_distribution_network.selection import Branches, Nearest, Pick, SamplerOutput, Selection, by_level
@@ -240,17 +241,22 @@ class LearnedPrior(nn.Module, ABC):
         config = read_config(folder)
         model, kind = config.pop("model", None), config.pop("kind", None)
         if kind != cls.kind:
-            raise ModelFileError(f"expected a prior of kind {cls.kind} in {folder}, got {kind}; fit one of that kind")
-        try:
-            prior = cls(ddn, **config)
-        except (ValueError, TypeError) as error:
-            raise ModelFileError(f"expected a prior's arguments in {folder / CONFIG}, but {error}") from error
+            raise ModelFileError(
+                f"expected a prior of kind {cls.kind} in {folder}, got {kind!r:.80}; fit one of that kind"
+            )
         if model != _fingerprint(folder):
             raise ModelFileError(
-                f"expected the prior of the model in {folder}, got one of another model; fit it anew with `ddn prior`"
+                f"expected {folder / CONFIG} of the model beside it, got that of another model; fit a prior with "
+                "`ddn prior`"
             )
-        load_strictly(prior, read_tensors(folder / WEIGHTS), folder / WEIGHTS)
-        return prior.to(ddn.start.device).eval()
+
+        def make(_: Shapes, ddn: DDN) -> Any:
+            check_types(cls, config)
+            return cls(ddn, **config)
+
+        expected = f"a prior's arguments in {folder / CONFIG}"
+        prior: Self = load_checked(make, ddn, folder / WEIGHTS, expected, ddn.start.device)
+        return prior.eval()
 
 
 class Prior(LearnedPrior):
@@ -355,10 +361,7 @@ def read_config(folder: Path) -> dict[str, Any]:
     """
     if not (folder / CONFIG).is_file():
         raise ModelFileError(f"expected a prior in {folder}, found none; fit one with `ddn prior`")
-    try:
-        return dict(json.loads((folder / CONFIG).read_text(encoding="utf-8")))
-    except (ValueError, TypeError) as error:
-        raise ModelFileError(f"expected a prior's arguments in {folder / CONFIG}, but {error}") from error
+    return read_object(folder / CONFIG, "a prior's arguments")
 
 
 def _fingerprint(folder: Path) -> str:

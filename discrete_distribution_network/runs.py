@@ -35,7 +35,7 @@ from discrete_distribution_network.images import find_images, load_image, load_w
 from discrete_distribution_network.loader import in_order, in_unit_range
 from discrete_distribution_network.metrics import evaluate, psnr
 from discrete_distribution_network.pictures import to_pil
-from discrete_distribution_network.pretrained import MODEL, load_strictly, read_tensors, released, write_tensors
+from discrete_distribution_network.pretrained import MODEL, Shapes, load_checked, released, write_tensors
 from discrete_distribution_network.prior import CONFIG as PRIOR
 from discrete_distribution_network.prior import Fitted, LearnedPrior, Prior, fit, read_config, temperatures
 from discrete_distribution_network.processes import fast_autocast
@@ -155,13 +155,12 @@ def classifier_of(ddn: DDN, folder: Path | None, weights: Path | None = None) ->
     own = model_folder(folder) / CLASSIFIER
     path = own if weights is None else weights
     if path.is_file():
-        tensors = read_tensors(path)
-        try:
-            classifier = Classifier(ddn.channels, len(tensors["head.bias"]))
-        except KeyError as error:
-            raise ModelFileError(f"expected the weights of a classifier in {path}, got others; train one") from error
-        load_strictly(classifier, tensors, path)
-        return classifier.to(ddn.start.device).eval().requires_grad_(False)
+
+        def make(shapes: Shapes, channels: int) -> Classifier:
+            return Classifier(channels, *shapes["head.bias"][:1])
+
+        expected = f"the weights of a classifier in {path}"
+        return load_checked(make, ddn.channels, path, expected, ddn.start.device).eval().requires_grad_(False)
     if weights is not None:
         raise ModelFileError(f"expected the weights of a classifier in {path}, found no file; check the path")
     config = _config_of(folder or newest_run())
