@@ -432,6 +432,8 @@ class Demo(_WithModel):
     """Port to listen on; a free one from 7860 on if not given."""
     browser: bool = True
     """Open the page in a browser."""
+    allow: tuple[str, ...] = ()
+    """Names of the page beside the host, localhost and, with 0.0.0.0, this machine's: such as a proxy's before it."""
 
     def run(self) -> None:
         from discrete_distribution_network.runs import demo_model
@@ -439,7 +441,7 @@ class Demo(_WithModel):
         demo = demo_model(self.model, self.device)
         from discrete_distribution_network.demo.page import serve
 
-        serve(demo, self.host, self.port, self.browser)
+        serve(demo, self.host, self.port, self.browser, self.allow)
 
 
 @dataclass

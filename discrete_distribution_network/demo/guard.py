@@ -1,0 +1,247 @@
+"""What the page takes from the network: from which names, which requests, how large, and what is kept of it.
+
+gradio offers more than a page needs (calls by name, fetching of addresses, files of its cache folder) and sets few
+limits, so the guard stands around the whole application and hands on only what the page in a browser asks for.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import ipaddress
+import json
+import logging
+import os
+import re
+import socket
+import tempfile
+import threading
+from collections.abc import Iterable
+from contextlib import suppress
+from functools import cache
+from pathlib import Path
+from typing import Any
+from urllib.parse import urlsplit
+
+from starlette.datastructures import Headers, MutableHeaders
+from starlette.responses import JSONResponse
+from starlette.types import ASGIApp, Message, Receive, Scope, Send
+
+MAX_UPLOAD, MAX_JSON, MAX_ADDRESS = 10 << 20, 1 << 15, 2048
+"""Bytes of an uploaded file, of any other request, and of a path with its query."""
+FORM = 1 << 16
+"""Bytes of a form around its files."""
+MAX_KEPT, MAX_FILES = 256 << 20, 1000
+"""Bytes and number of the files of all visitors; above, the oldest are deleted."""
+UPLOADS, UPLOAD_SECONDS = 8, 120
+"""Files that are taken at the same time, and how long one may take."""
+
+SHOWN = re.compile(
+    r"/|/(config|theme\.css|favicon\.ico|manifest\.json|robots\.txt)|/(assets|static|svelte)/.*"
+    r"|/gradio_api/(theme\.css|app_id|heartbeat/[^/]*|queue/data|upload_progress)"
+)
+FILE, UPLOAD = "/gradio_api/file=", "/gradio_api/upload"
+ASKED = ("/gradio_api/queue/join", "/gradio_api/cancel", "/gradio_api/reset")
+"""What a page in a browser gets and posts; nothing else is answered."""
+
+HEADERS = {
+    "X-Frame-Options": "DENY",
+    "Content-Security-Policy": "frame-ancestors 'none'",
+    "X-Content-Type-Options": "nosniff",
+    "Referrer-Policy": "no-referrer",
+    "Cross-Origin-Resource-Policy": "same-origin",
+}
+ANYWHERE = ("", "0.0.0.0", "::")
+
+log = logging.getLogger(__name__)
+
+
+class Refused(Exception):
+    """A request that is not answered: the status, and a sentence that says why."""
+
+    def __init__(self, status: int, sentence: str):
+        super().__init__(sentence)
+        self.status = status
+
+
+class Names:
+    """Host names under which the page answers, so that no other site can become it by changing its own address.
+
+    Args:
+        host: on which the page listens; where it listens on all addresses, any address and the machine's name count.
+        more: other names.
+    """
+
+    def __init__(self, host: str, more: Iterable[str] = ()):
+        self.any_address = host in ANYWHERE
+        own = {socket.gethostname(), socket.getfqdn()} if self.any_address else {host.strip("[]")}
+        self.names = {name.lower() for name in ("localhost", "127.0.0.1", "::1", *own, *more)}
+
+    def __contains__(self, host: str) -> bool:
+        try:
+            name = urlsplit(f"//{host}").hostname or ""
+        except ValueError:
+            return False
+        if name in self.names:
+            return True
+        with suppress(ValueError):
+            return self.any_address and bool(ipaddress.ip_address(name))
+        return False
+
+
+@cache
+def own_folder() -> tempfile.TemporaryDirectory[str]:
+    """The private folder of this process's pages, gone with it; gradio, which has one for all, is told of it."""
+    above = os.path.realpath(tempfile.gettempdir())
+    folder = tempfile.TemporaryDirectory(prefix="ddn-", dir=above, ignore_cleanup_errors=True)
+    os.environ["GRADIO_TEMP_DIR"] = folder.name
+    return folder
+
+
+def is_own(path: str) -> bool:
+    """Whether a path is of the private folder; what is in it was uploaded, or made by the page."""
+    return "\0" not in path and Path(os.path.realpath(path)).is_relative_to(own_folder().name)
+
+
+class Files:
+    """The files of a page: those that were there at first stay, of the others the oldest make room for new ones."""
+
+    def __init__(self, folder: Path, most: int = MAX_KEPT, count: int = MAX_FILES):
+        self.folder, self.most, self.count = folder, most, count
+        self._lock = threading.Lock()
+        self._first = {path for _, _, path in self._files()}
+
+    def _files(self) -> list[tuple[float, int, Path]]:
+        """Time, size and path of each file, the oldest first."""
+        found = []
+        for path in self.folder.rglob("*"):
+            with suppress(OSError):
+                stat = path.stat()
+                if path.is_file():
+                    found.append((stat.st_mtime, stat.st_size, path))
+        return sorted(found)
+
+    def make_room(self, size: int) -> None:
+        """Delete the oldest files, so that so many bytes more are within the limits."""
+        with self._lock:
+            files = [file for file in self._files() if file[2] not in self._first]
+            total, count = sum(size for _, size, _ in files) + size, len(files) + 1
+            for _, own, path in files:
+                if total <= self.most and count <= self.count:
+                    return
+                with suppress(OSError):
+                    path.unlink()
+                    path.parent.rmdir()  # if it was the last one
+                total, count = total - own, count - 1
+
+
+class Guard:
+    """An ASGI application around the page's.
+
+    Args:
+        names: hosts that it answers to.
+        files: what it keeps.
+    """
+
+    def __init__(self, app: ASGIApp, names: Names, files: Files):
+        self.app, self.names, self.files = app, names, files
+        self._uploads = asyncio.Semaphore(UPLOADS)
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        if scope["type"] != "http":
+            await self.app(scope, receive, send)
+            return
+        begun = False
+
+        async def answer(message: Message) -> None:
+            nonlocal begun
+            if message["type"] == "http.response.start":
+                begun = True
+                MutableHeaders(scope=message).update(HEADERS)
+            await send(message)
+
+        try:
+            await self._let_in(scope, receive, answer)
+        except Exception as error:
+            refused = error if isinstance(error, Refused) else Refused(500, "the page could not answer; try again")
+            if refused is not error:
+                log.warning("%s: %s", scope["path"][:100], told(error))
+            if not begun:
+                await JSONResponse({"detail": str(refused)}, refused.status)(scope, receive, answer)
+
+    async def _let_in(self, scope: Scope, receive: Receive, send: Send) -> None:
+        headers, path = Headers(scope=scope), scope["path"]
+        host, origin = headers.get("host", ""), headers.get("origin")
+        if host not in self.names:
+            raise Refused(403, f"expected a name of this page, got {host[:100]}; start it with --allow and this name")
+        if origin is not None and urlsplit(origin).netloc.lower() != host.lower():
+            raise Refused(403, f"expected a request of this page, got one of {origin[:100]}; open the page itself")
+        if len(scope["raw_path"]) + len(scope["query_string"]) > MAX_ADDRESS:
+            raise Refused(414, f"expected an address of at most {MAX_ADDRESS} bytes, got a longer one; shorten it")
+        if scope["method"] in ("GET", "HEAD"):
+            if not (is_own(path[len(FILE) :]) if path.startswith(FILE) else SHOWN.fullmatch(path)):
+                raise Refused(404, "expected a part or a file of this page, got another address; open the page itself")
+            await self.app(scope, receive, send)
+        elif scope["method"] == "POST" and path == UPLOAD:
+            size = within(headers, MAX_UPLOAD + FORM)
+            async with self._uploads, asyncio.timeout(UPLOAD_SECONDS):
+                await asyncio.to_thread(self.files.make_room, size)
+                await self.app(scope, receive, send)
+        elif scope["method"] == "POST" and path in ASKED:
+            within(headers, MAX_JSON)
+            body = await whole(receive)
+            look_through(body)
+            await asyncio.to_thread(self.files.make_room, 0)
+            await self.app(scope, again(body, receive), send)
+        else:
+            raise Refused(404, "expected what this page asks for, got another request; open the page itself")
+
+
+def within(headers: Headers, most: int) -> int:
+    """The bytes of a request's body, which it has to say."""
+    length = headers.get("content-length", "")
+    if "transfer-encoding" in headers or not length.isdecimal():
+        raise Refused(411, "expected a request that says its length, got one that does not; send it at once")
+    if len(length) > 20 or int(length) > most:
+        raise Refused(413, f"expected at most {most} bytes, got {length[:20]}; send less")
+    return int(length)
+
+
+async def whole(receive: Receive) -> bytes:
+    body, more = b"", True
+    while more:
+        message = await receive()
+        if message["type"] == "http.disconnect":
+            raise Refused(400, "expected a whole request, got a part of one; send it again")
+        body, more = body + message.get("body", b""), message.get("more_body", False)
+    return body
+
+
+def again(body: bytes, receive: Receive) -> Receive:
+    """A `receive` that gives a body which was read already."""
+    parts = [body]
+
+    async def replayed() -> Message:
+        return {"type": "http.request", "body": parts.pop(), "more_body": False} if parts else await receive()
+
+    return replayed
+
+
+def look_through(body: bytes) -> None:
+    """Refuse what is no JSON, and files that would have to be fetched from elsewhere."""
+    try:
+        rest: list[Any] = [json.loads(body)]
+    except (ValueError, RecursionError) as error:
+        raise Refused(400, "expected JSON, got something else; open the page itself") from error
+    while rest:
+        value = rest.pop()
+        if isinstance(value, dict):
+            if "://" in str(value.get("path")):
+                raise Refused(400, "expected a file that was uploaded, got an address; upload the file")
+            rest += value.values()
+        elif isinstance(value, list):
+            rest += value
+
+
+def told(error: BaseException) -> str:
+    """An error in one short line."""
+    return f"{type(error).__name__}: {str(error)[:200]!r}"
