@@ -19,7 +19,8 @@ from fastapi import FastAPI, Request
 from fastapi.responses import JSONResponse
 from gradio.exceptions import ComponentProcessingError
 
-from discrete_distribution_network.demo.guard import MAX_UPLOAD, Files, Guard, Names, log, own_folder, told
+from discrete_distribution_network.demo.files import Files, own_folder
+from discrete_distribution_network.demo.guard import MAX_UPLOAD, Guard, Names, log, told
 from discrete_distribution_network.errors import DDNError, InvalidInput
 from discrete_distribution_network.whole_file import naming
 

@@ -25,7 +25,7 @@ from discrete_distribution_network.codec import ImageCodec
 from discrete_distribution_network.conditions import Classifier, ColorStrokes, Condition, Inpaint, SuperResolve
 from discrete_distribution_network.config import CONFIG
 from discrete_distribution_network.ddn import DDN, takes_labels
-from discrete_distribution_network.demo.guard import is_own, own_folder
+from discrete_distribution_network.demo.files import is_own, own_folder
 from discrete_distribution_network.demo.launch import Served, sentence, started
 from discrete_distribution_network.demo.walking import Codes, Walker
 from discrete_distribution_network.errors import DataError, InvalidInput, require
