@@ -439,9 +439,14 @@ class Demo(_WithModel):
         from discrete_distribution_network.runs import demo_model
 
         demo = demo_model(self.model, self.device)
+        from discrete_distribution_network.demo.launch import leave
         from discrete_distribution_network.demo.page import serve
+        from discrete_distribution_network.signals import Interrupted
 
-        serve(demo, self.host, self.port, self.browser, self.allow)
+        try:
+            serve(demo, self.host, self.port, self.browser, self.allow)
+        except Interrupted as end:
+            leave(128 + end.signum)
 
 
 @dataclass

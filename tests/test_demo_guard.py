@@ -11,6 +11,8 @@ import socket
 import struct
 import subprocess
 import sys
+import threading
+import time
 import uuid
 import zlib
 from concurrent.futures import ThreadPoolExecutor
@@ -129,7 +131,7 @@ def model(tmp_path_factory):
 
 @pytest.fixture(scope="module")
 def page(tmp_path_factory, model):
-    made = Page(tmp_path_factory.mktemp("page"), model).begin()
+    made = Page(tmp_path_factory.mktemp("page"), model, "--allow", "page.example").begin()
     yield made
     made.process.kill()
     made.process.wait()
@@ -151,6 +153,7 @@ def works(page):
         ("127.0.0.1:{}", 200),
         ("[::1]:{}", 200),
         ("127.0.0.1", 200),
+        ("page.example:443", 200),
         ("evil.example:{}", 403),
         ("evil.example", 403),
         ("127.0.0.1.evil.example", 403),
@@ -169,7 +172,8 @@ def test_other_hosts_are_refused(page, host, status):
 def test_requests_of_other_sites_are_refused(page):
     for origin in ("http://evil.example", "null", "http://127.0.0.1:1", "https://localhost"):
         assert page.ask("POST", "/gradio_api/queue/join", b"{}", Origin=origin)[0] == 403
-    assert page.ask("GET", "/", Origin=f"http://127.0.0.1:{page.port}")[0] == 200
+    for origin in (f"http://127.0.0.1:{page.port}", "https://page.example"):
+        assert page.ask("GET", "/", Origin=origin)[0] == 200
 
 
 def test_every_answer_says_that_it_is_in_no_frame(page):
@@ -284,7 +288,7 @@ def tiled(side):
     return b"II*\0" + struct.pack("<IH", 8, len(entries)) + table + bytes(4) + data
 
 
-def many_images(count=10**7):
+def many_images(count=10**6):
     """A file of codes, of levels of one candidate, that takes no bytes for any number of images."""
     header = bitstream.Header(bitstream.UNIFORM, bytes(8), 1, 16, 16, 1, 1, (bitstream.Level(1, 1),))
     data = bitstream.write(header, [b""])
@@ -356,23 +360,29 @@ def test_many_uploads_are_not_kept_and_the_page_lives_on(page):
     assert page.peak() < 2 * GIB
 
 
-def test_signals_end_it_and_leave_nothing(tmp_path, model):
-    pages = {}
-    for number in (signal.SIGTERM, signal.SIGINT):
-        (tmp_path / number.name).mkdir()
-        pages[number] = Page(tmp_path / number.name, model, "--allow", "page.example")
-    for number, page in pages.items():
-        page.begin()
-        assert page.ask("GET", "/", Host="page.example")[0] == 200
-        assert page.upload(("a.png", b"something"))[0] == 200
-        with socket.create_connection(("127.0.0.1", page.port), timeout=20) as held:
-            held.sendall(b"GET /gradio_api/heartbeat/a HTTP/1.1\r\nHost: localhost\r\n\r\n")
-            assert b" 200 " in held.recv(1000)
-            assert page.end(number) == 128 + number
-        assert [path.name for path in page.temporary.iterdir()] == ["gradio"]
-        assert (page.temporary / "gradio").read_text() == "another's"
-        assert list(page.here.iterdir()) == []
-        assert page.errors.read_text() == ""
+def test_sigterm_ends_it_and_leaves_nothing(page):
+    with socket.create_connection(("127.0.0.1", page.port), timeout=20) as held:
+        held.sendall(b"GET /gradio_api/heartbeat/a HTTP/1.1\r\nHost: localhost\r\n\r\n")
+        assert b" 200 " in held.recv(1000)
+        guide = page.function("guided")
+        editor = {"background": file(page.upload(("a.png", bomb(1000)))[1][0]), "layers": []}
+
+        def ask():
+            with contextlib.suppress(OSError, http.client.HTTPException, ValueError):
+                for _ in range(10):
+                    page.call(guide, editor, "what is missing", 8, "any", 16, 0, 8)
+
+        asking = [threading.Thread(target=ask) for _ in range(4)]
+        for thread in asking:
+            thread.start()
+        time.sleep(1)
+        assert page.end(signal.SIGTERM) == 143
+    for thread in asking:
+        thread.join()
+    assert [path.name for path in page.temporary.iterdir()] == ["gradio"]
+    assert (page.temporary / "gradio").read_text() == "another's"
+    assert list(page.here.iterdir()) == []
+    assert "Traceback" not in page.errors.read_text()
 
 
 # without a network
@@ -448,6 +458,8 @@ def test_pictures_are_looked_at_before_they_are_decoded(tmp_path):
     frames = [Image.new("RGB", (20, 20)), Image.new("RGB", (10, 10))]
     frames[0].save(tmp_path / "camera.jpg", format="MPO", save_all=True, append_images=frames[1:])
     look_at(tmp_path / "camera.jpg")
+    frames[0].save(tmp_path / "pages.tif", save_all=True, append_images=frames[1:])
+    look_at(tmp_path / "pages.tif")
     Image.new("RGB", (20, 20)).save(tmp_path / "small.png")
     with pytest.raises(DDNError, match="that was uploaded"):
         opened_pictures({"background": file(str(tmp_path / "small.png")), "layers": []})
@@ -461,6 +473,13 @@ def test_codes_of_too_many_bytes_are_refused(tmp_path):
         demo.opened(str(tmp_path / "large.ddn"))
     (tmp_path / "some.ddn").write_bytes(ImageCodec(demo.ddn).compress_batch(digits(3) / 255))
     assert demo.opened(str(tmp_path / "some.ddn")).size[0] > 100
+
+
+def test_ctrl_c_ends_it_with_its_code():
+    threading.Timer(2, os.kill, (os.getpid(), signal.SIGINT)).start()
+    with pytest.raises(SystemExit) as end:
+        serve(Demo(small_ddn().eval()), port=0, quiet=True)
+    assert end.value.code == 130
 
 
 def test_a_full_disk_is_a_sentence(monkeypatch):

@@ -69,18 +69,28 @@ class Names:
     def __init__(self, host: str, more: Iterable[str] = ()):
         self.any_address = host in ANYWHERE
         own = {socket.gethostname(), socket.getfqdn()} if self.any_address else {host.strip("[]")}
-        self.names = {name.lower() for name in ("localhost", "127.0.0.1", "::1", *own, *more)}
+        self.more = {name.lower() for name in more}
+        self.names = {name.lower() for name in ("localhost", "127.0.0.1", "::1", *own)} | self.more
 
     def __contains__(self, host: str) -> bool:
-        try:
-            name = urlsplit(f"//{host}").hostname or ""
-        except ValueError:
-            return False
+        name = name_of(f"//{host}")
         if name in self.names:
             return True
         with suppress(ValueError):
             return self.any_address and bool(ipaddress.ip_address(name))
         return False
+
+    def own(self, origin: str, host: str) -> bool:
+        """Whether a request to `host` comes from a page of `origin` that is this one, or a proxy's of it."""
+        return origin.lower() in (f"http://{host}".lower(), f"https://{host}".lower()) or name_of(origin) in self.more
+
+
+def name_of(address: str) -> str:
+    """The host name in an address, in lower case; nothing if it is none."""
+    try:
+        return urlsplit(address).hostname or ""
+    except ValueError:
+        return ""
 
 
 class Guard:
@@ -122,7 +132,7 @@ class Guard:
         host, origin = headers.get("host", ""), headers.get("origin")
         if host not in self.names:
             raise Refused(403, f"expected a name of this page, got {host[:100]}; start it with --allow and this name")
-        if origin is not None and urlsplit(origin).netloc.lower() != host.lower():
+        if origin is not None and not self.names.own(origin, host):
             raise Refused(403, f"expected a request of this page, got one of {origin[:100]}; open the page itself")
         if len(scope["raw_path"]) + len(scope["query_string"]) > MAX_ADDRESS:
             raise Refused(414, f"expected an address of at most {MAX_ADDRESS} bytes, got a longer one; shorten it")

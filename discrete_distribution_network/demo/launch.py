@@ -6,12 +6,13 @@ import html
 import os
 import re
 import socket
+import sys
 import threading
 import time
 import webbrowser
 from collections.abc import Callable, Sequence
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any, NamedTuple, NoReturn
 
 import gradio as gr
 import uvicorn
@@ -88,8 +89,7 @@ def started(
     )
     config = uvicorn.Config(
         Guard(inner, Names(host, allow), Files(folder)),
-        log_level="warning",
-        access_log=False,
+        log_level="critical",  # the guard tells what there is to tell, in a line
         server_header=False,
         ws="none",
         limit_concurrency=CONNECTIONS,
@@ -97,6 +97,8 @@ def started(
     )
     server = Server(config, listening)
     server.start()
+    if not server.started:
+        raise InvalidInput(f"expected a server at {host}, got one that ended; give another --host or --port")
     blocks.app = inner.routes[-1].app
     blocks.server = server  # type: ignore[assignment]
     shown = {"0.0.0.0": "localhost", "::": "localhost"}.get(host, host)
@@ -133,6 +135,15 @@ def bound(host: str, port: int | None) -> socket.socket:
     raise InvalidInput(
         f"expected a free address, got {host} with port {number} ({failure}); give another --host or --port"
     ) from failure
+
+
+def leave(code: int) -> NoReturn:
+    """End the program at once; what is still computed for visitors is not waited for, and cannot be unwound."""
+    for _ in range(3):  # a file may be written meanwhile
+        own_folder().cleanup()
+    sys.stdout.flush()
+    sys.stderr.flush()
+    os._exit(code)
 
 
 class Server(uvicorn.Server):

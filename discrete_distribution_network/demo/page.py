@@ -54,7 +54,7 @@ SHOWN = 320
 DAY = 86_400
 """Seconds after which pictures that were shown are deleted."""
 AT_ONCE, WAITING = 2, 100
-"""Visitors that are answered at the same time, of those who walk and of the others, and that may wait."""
+"""Visitors that are answered at the same time, of those who walk, who guide, and of the others, and that may wait."""
 VISITORS = 200
 """Visitors whose place in the tree is kept."""
 
@@ -328,7 +328,7 @@ def look_at(path: Path, most: int = MAX_UPLOAD_PIXELS) -> None:
             raise DataError(
                 f"expected an image of at most {most // 10**6} megapixels, got {width}x{height}; make it smaller"
             )
-        frames = 1 if image.format == "MPO" else getattr(image, "n_frames", 1)
+        frames = 1 if image.format in ("MPO", "TIFF") else getattr(image, "n_frames", 1)  # pages do not move
         if frames > 1:
             raise DataError(f"expected a still image, got one of {frames} frames; upload a single frame")
 
@@ -548,7 +548,7 @@ def _guide(demo: Demo) -> None:
 
     upload.upload(load, upload, editor, concurrency_id="work")
     asked = [editor, painted, pixels, name, count, seed, beams]
-    button.click(guide, asked, results, concurrency_id="work", preprocess=False)  # gradio would decode any picture
+    button.click(guide, asked, results, concurrency_id="guide", preprocess=False)  # gradio would decode any picture
 
 
 def _train(demo: Demo) -> None:
