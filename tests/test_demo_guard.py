@@ -455,11 +455,10 @@ def test_pictures_are_looked_at_before_they_are_decoded(tmp_path):
     (tmp_path / "drawing.eps").write_bytes(b"%!PS-Adobe-3.0 EPSF-3.0\n%%BoundingBox: 0 0 10 10\n%%EndComments\n")
     with pytest.raises(DataError, match="got one of EPS"):
         look_at(tmp_path / "drawing.eps")
-    frames = [Image.new("RGB", (20, 20)), Image.new("RGB", (10, 10))]
-    frames[0].save(tmp_path / "camera.jpg", format="MPO", save_all=True, append_images=frames[1:])
-    look_at(tmp_path / "camera.jpg")
-    frames[0].save(tmp_path / "pages.tif", save_all=True, append_images=frames[1:])
-    look_at(tmp_path / "pages.tif")
+    for name, kind in (("camera.jpg", "MPO"), ("pages.tif", "TIFF")):
+        frames = [Image.new("RGB", (20, 20)), Image.new("RGB", (10, 10))]
+        frames[0].save(tmp_path / name, format=kind, save_all=True, append_images=frames[1:])
+        look_at(tmp_path / name)
     Image.new("RGB", (20, 20)).save(tmp_path / "small.png")
     with pytest.raises(DDNError, match="that was uploaded"):
         opened_pictures({"background": file(str(tmp_path / "small.png")), "layers": []})
