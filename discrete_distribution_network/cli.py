@@ -432,14 +432,21 @@ class Demo(_WithModel):
     """Port to listen on; a free one from 7860 on if not given."""
     browser: bool = True
     """Open the page in a browser."""
+    allow: tuple[str, ...] = ()
+    """Names of the page beside the host, localhost and, with 0.0.0.0, this machine's: such as a proxy's before it."""
 
     def run(self) -> None:
         from discrete_distribution_network.runs import demo_model
 
         demo = demo_model(self.model, self.device)
+        from discrete_distribution_network.demo.launch import leave
         from discrete_distribution_network.demo.page import serve
+        from discrete_distribution_network.signals import Interrupted
 
-        serve(demo, self.host, self.port, self.browser)
+        try:
+            serve(demo, self.host, self.port, self.browser, self.allow)
+        except Interrupted as end:
+            leave(128 + end.signum)
 
 
 @dataclass
