@@ -1,17 +1,88 @@
-"""What a training tells: a bar, a line of figures every few steps (metrics.jsonl), trackers, pictures."""
+"""What a training tells: its progress, a line of figures every few steps (metrics.jsonl), trackers."""
 
 from __future__ import annotations
 
 import json
 import math
 import sys
+import time
 from collections.abc import Iterator, Sequence
+from contextlib import suppress
 from pathlib import Path
 from typing import Any, TextIO
 
 from tqdm import tqdm
 
 METRICS = "metrics.jsonl"
+
+EVERY = 30.0
+"""Seconds between two lines of progress where the error output is no terminal."""
+
+
+class Bar:
+    """How far a long work is, on the error output: a bar on a terminal, a line every `every` seconds in a log.
+
+    An error output that is closed, or fails, ends no work: nothing is shown.
+
+    Args:
+        total: what `advance` counts to.
+        shown: whether anything is shown.
+        every: seconds between two lines.
+    """
+
+    def __init__(self, total: float, shown: bool = True, every: float = EVERY):
+        self.total, self.every, self.done, self.text = total, every, 0.0, ""
+        self.output = sys.stderr if shown else None
+        self.began = self.told = time.monotonic()
+        self.bar: tqdm[Any] | None = None
+        with suppress(OSError, ValueError):  # of an output that is closed
+            if self.output is not None and self.output.isatty():
+                form = "{percentage:3.0f}%|{bar}| {elapsed} gone, {remaining} left{postfix}"
+                self.bar = tqdm(total=total, file=self.output, mininterval=0.5, bar_format=form)
+
+    def __enter__(self) -> Bar:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.close()
+
+    def advance(self, done: float, text: str | None = None) -> None:
+        """So much of the total is done; `text`, such as the latest figures, stands beside it from now on."""
+        self.text = self.text if text is None else text
+        self.done = min(done, self.total)
+        if self.bar is not None:
+            with suppress(OSError, ValueError):
+                if text is not None:
+                    self.bar.set_postfix_str(text, refresh=False)
+                self.bar.update(self.done - self.bar.n)
+        elif time.monotonic() - self.told >= self.every:
+            self._line()
+
+    def say(self, text: str) -> None:
+        """A line beside the bar."""
+        if self.output is not None:
+            with suppress(OSError, ValueError):
+                tqdm.write(text, file=self.output)
+                self.output.flush()
+
+    def close(self) -> None:
+        """Show where it ended."""
+        if self.bar is not None:
+            with suppress(OSError, ValueError):
+                self.bar.close()
+        elif self.done > 0:
+            self._line()
+        self.output = self.bar = None
+
+    def _line(self) -> None:
+        self.told = time.monotonic()
+        gone, share = self.told - self.began, self.done / self.total if self.total else 1.0
+        left = f", {_clock(gone / share - gone)} left" if 0 < share < 1 else ""
+        self.say(f"{share:4.0%} done, {_clock(gone)} gone{left}" + (f", {self.text}" if self.text else ""))
+
+
+def _clock(seconds: float) -> str:
+    return tqdm.format_interval(min(seconds, 1e9))
 
 
 class Report:
@@ -38,12 +109,7 @@ class Report:
         self.file: TextIO | None = None
 
     def __enter__(self) -> Report:
-        self.bar = tqdm(
-            total=self.total,
-            disable=not self.progress,
-            mininterval=0.5,
-            bar_format="{percentage:3.0f}%|{bar}| {elapsed} gone, {remaining} left{postfix}",
-        )
+        self.bar = Bar(self.total, self.progress)
         if self.folder is not None:
             self.folder.mkdir(parents=True, exist_ok=True)
             path = self.folder / METRICS
@@ -63,10 +129,10 @@ class Report:
         """One line, the step and its figures; NaN and infinity become null."""
         if "loss" in figures:
             used = figures["usage_by_level"]
-            self.bar.set_postfix_str(
+            self.bar.advance(
+                self.bar.done,
                 f"loss {figures['loss']:.4f}, {figures['images_per_second']:.0f} images/s, "
                 f"nodes in use {sum(used) / len(used):.0%}",
-                refresh=False,
             )
         if self.file is not None:
             self.file.write(json.dumps({"step": step, **_plain(figures)}, allow_nan=False) + "\n")
@@ -76,12 +142,11 @@ class Report:
 
     def advance(self, done: float) -> None:
         """Move the bar to this much of its total."""
-        self.bar.update(min(round(done), self.total) - self.bar.n)
+        self.bar.advance(done)
 
     def say(self, text: str) -> None:
         """A line beside the bar."""
-        if self.progress:
-            self.bar.write(text, file=sys.stderr)
+        self.bar.say(text)
 
 
 def read_metrics(folder: str | Path) -> list[dict[str, Any]]:
