@@ -17,7 +17,7 @@ import math
 from collections.abc import Callable, Iterator, Sequence
 from itertools import accumulate, count
 from pathlib import Path
-from typing import NamedTuple, Self
+from typing import Any, NamedTuple, Self
 
 import torch
 import torch.nn.functional as F
@@ -343,17 +343,10 @@ def fit_codes(
         for part in test_codes.split(500):
             yield float(prior.bits(part.long()).sum()) * len(part), len(part)
 
-    options = {
-        "kind": "codes",
-        "dim": prior.dim,
-        "hidden": prior.hidden,
-        "dropout": prior.dropout,
-        "batch_size": number,
-        "learning_rate": learning_rate,
-        "evaluate_every": evaluate_every,
-        "seed": seed,
-        "codes": digest({"fitted": codes, "held out": test_codes}),
-    }
-    found = Fit(prior, bits, batches, measure, budget, torch.device("cpu"), options, checkpoint, progress).run()
+    def options() -> dict[str, Any]:
+        about = {"dim": prior.dim, "hidden": prior.hidden, "dropout": prior.dropout}
+        return {"kind": "codes", **about, "codes": digest({"fitted": codes, "held out": test_codes})}
+
+    found = Fit(prior, bits, batches, measure, budget, torch.device("cpu"), checkpoint, options, progress).run()
     prior.exact()
     return FittedCodes(found.steps, prior.cost(test_codes), prior.uniform_bits)

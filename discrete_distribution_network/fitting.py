@@ -7,7 +7,6 @@ that cost held-out images least are kept.
 from __future__ import annotations
 
 import hashlib
-import json
 import math
 import numbers
 import time
@@ -90,6 +89,16 @@ class Budget:
             check_positive(name, getattr(self, name), optional=name == "minutes")
         check_seed(self.seed)
 
+    @property
+    def options(self) -> dict[str, Any]:
+        """What must be the same for a fit to go on exactly, as JSON has it."""
+        return {
+            "batch_size": int(self.batch_size),
+            "learning_rate": float(self.learning_rate),
+            "evaluate_every": int(self.evaluate_every),
+            "seed": int(self.seed),
+        }
+
     def done(self, step: int, seconds: float) -> float:
         """The share that is done, 1 at the end."""
         by_steps = 0.0 if self.steps is None else step / self.steps
@@ -109,13 +118,13 @@ def check_positive(name: str, value: object, optional: bool = False) -> None:
     """Raise `InvalidInput` unless it is a finite number above 0, or None if that is allowed."""
     if optional and value is None:
         return
-    if not isinstance(value, numbers.Real) or isinstance(value, bool) or not 0 < value < math.inf:
+    if not isinstance(value, numbers.Real) or isinstance(value, bool) or not 0 < float(value) < math.inf:
         raise InvalidInput(f"expected {name} as a finite number above 0, got {value!r}")
 
 
 def check_seed(value: object) -> None:
     """Raise `InvalidInput` unless it is an integer of 64 bits."""
-    if not isinstance(value, numbers.Integral) or isinstance(value, bool) or not -(1 << 63) <= value < 1 << 63:
+    if not isinstance(value, numbers.Integral) or isinstance(value, bool) or not -(1 << 63) <= int(value) < 1 << 63:
         raise InvalidInput(f"expected a seed as an integer of at most 64 bits, got {value!r}")
 
 
@@ -164,10 +173,11 @@ class FitCheckpoints:
         Raises:
             OutputError: the disk is full or cannot be written; those that were there still are.
         """
-        data = as_bytes(tensors)
-        self.checkpoints.save(
-            step, {"notes": self.notes, **state}, lambda folder: bool((folder / TENSORS).write_bytes(data))
-        )
+
+        def fill(folder: Path) -> None:
+            (folder / TENSORS).write_bytes(as_bytes(tensors))
+
+        self.checkpoints.save(step, {"notes": self.notes, **state}, fill)
 
     def clear(self) -> None:
         """Remove the checkpoints, once they are of no use."""
@@ -204,8 +214,8 @@ class Fit(Generic[Batch]):
         measure: of every batch of held-out images, the bits of all its images and how many they are.
         budget: how long, and in which steps.
         device: where random numbers are drawn, beside the CPU.
-        options: what must be the same to go on exactly, as JSON has it.
         checkpoint: where to keep the state; None for nowhere: then no signal is noted.
+        options: gives what must be the same to go on exactly, beside the budget's, as JSON has it.
         progress: show how far it is.
     """
 
@@ -215,8 +225,8 @@ class Fit(Generic[Batch]):
     measure: Callable[[], Iterator[tuple[float, int]]]
     budget: Budget
     device: torch.device
-    options: dict[str, Any]
     checkpoint: FitCheckpoints | None = None
+    options: Callable[[], dict[str, Any]] = dict
     progress: bool = True
 
     step: int = 0
@@ -237,10 +247,12 @@ class Fit(Generic[Batch]):
             self.prior.parameters(), self.budget.learning_rate, (0.9, 0.99), weight_decay=0.01, fused=True
         )
         self.kept = self._weights()
-        if self.checkpoint is not None and self.checkpoint.found is not None:
-            self._load(self.checkpoint.found)
-        elif self.checkpoint is not None and self.checkpoint.overwrite:
-            self.checkpoint.clear()
+        if self.checkpoint is not None:
+            self._same = {**self.budget.options, **self.options()}
+            if self.checkpoint.found is not None:
+                self._load(self.checkpoint.found)
+            elif self.checkpoint.overwrite:
+                self.checkpoint.clear()
         signals = Signals()
         with (
             signals if self.checkpoint is not None else nullcontext(),
@@ -340,20 +352,19 @@ class Fit(Generic[Batch]):
             "seconds": self.seconds,
             "best": None if self.best == math.inf else self.best,
             "recent": list(self.recent),
-            "options": self.options,
+            "options": self._same,
         }
         checkpoint.save(self.step, state, tensors)
 
     def _load(self, folder: Path) -> None:
         state, tensors = read_state(folder), read_tensors(folder / TENSORS)
         before = state.get("options")
-        if before != json.loads(json.dumps(self.options)):
-            before = before if isinstance(before, dict) else {}
-            differing = [
-                f"{name} {before.get(name)} and not {value}"
-                for name, value in self.options.items()
-                if before.get(name) != value
-            ]
+        before = before if isinstance(before, dict) else {}
+        if differing := [
+            f"{name} {before.get(name)} and not {value}"
+            for name, value in self._same.items()
+            if before.get(name) != value
+        ]:
             raise InvalidInput(
                 f"expected the fit in {folder.parent} to go on as it began, but it began with {', '.join(differing)}; "
                 "give the same, or begin anew (--overwrite)"
@@ -387,7 +398,7 @@ def digest(tensors: dict[str, Tensor]) -> str:
     found = hashlib.sha256()
     for name, value in sorted(tensors.items()):
         found.update(f"{name} {value.dtype} {tuple(value.shape)}".encode())
-        found.update(value.detach().cpu().contiguous().reshape(-1).view(torch.uint8).numpy())
+        found.update(value.detach().cpu().contiguous().reshape(-1).view(torch.uint8).numpy().data)
     return found.hexdigest()
 
 

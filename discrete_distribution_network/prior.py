@@ -535,23 +535,16 @@ def fit(
                 costs = prior.bits(ddn, batch.images.to(device, kind), labels)
             yield float(costs.sum()) * len(batch.images), len(batch.images)
 
-    options = {
-        "kind": prior.kind,
-        **prior.arguments,
-        "batch_size": budget.batch_size,
-        "learning_rate": learning_rate,
-        "evaluate_every": evaluate_every,
-        "seed": seed,
-        "images": size,
-        "test_images": test_images,
-        "network": digest(dict(ddn.named_parameters())),
-    }
+    def options() -> dict[str, Any]:
+        network = digest(dict(ddn.named_parameters()))
+        about = {"network": network, "images": size, "test_images": int(test_images)}
+        return {"kind": prior.kind, **prior.arguments, **about}
+
     was_training = ddn.training
     ddn.eval()
     try:
-        found = Fit(
-            prior.to(device), bits, loader.batches, measure, budget, device, options, checkpoint, progress
-        ).run()
+        prior.to(device)
+        found = Fit(prior, bits, loader.batches, measure, budget, device, checkpoint, options, progress).run()
     finally:
         ddn.train(was_training)
     return Fitted(found.steps, found.train_bits, found.best, ddn.bits_per_image)

@@ -18,27 +18,25 @@ from typing import TYPE_CHECKING, Any, BinaryIO
 
 import torch
 from huggingface_hub import constants
-from torch.utils.data import Subset
 
 from discrete_distribution_network.bitstream import Reader
 from discrete_distribution_network.checkpoints import Checkpoints
-from discrete_distribution_network.classifier import Classifier, accuracy, num_classes, train_classifier
-from discrete_distribution_network.code_prior import CODE_PRIOR, CodePrior, FittedCodes, fit_codes
+from discrete_distribution_network.classifier import Classifier, accuracy, train_classifier
+from discrete_distribution_network.code_prior import CODE_PRIOR, CodePrior
 from discrete_distribution_network.code_transformer import CodeTransformer
 from discrete_distribution_network.codec import ImageCodec
 from discrete_distribution_network.config import CONFIG, TrainConfig, load_config
-from discrete_distribution_network.data import Split, held_out, is_stream, open_data
+from discrete_distribution_network.data import Split, open_data
 from discrete_distribution_network.ddn import DDN
 from discrete_distribution_network.errors import DataError, InvalidInput, ModelFileError, require
 from discrete_distribution_network.frechet import FeatureNet, frechet_figures, inception
 from discrete_distribution_network.images import find_images, load_image, load_whole
-from discrete_distribution_network.loader import in_order, in_unit_range
+from discrete_distribution_network.loader import in_unit_range
 from discrete_distribution_network.metrics import evaluate, psnr
 from discrete_distribution_network.pictures import to_pil
 from discrete_distribution_network.pretrained import MODEL, load_strictly, read_tensors, released, write_tensors
 from discrete_distribution_network.prior import CONFIG as PRIOR
-from discrete_distribution_network.prior import Fitted, LearnedPrior, Prior, fit, read_config, temperatures
-from discrete_distribution_network.processes import fast_autocast
+from discrete_distribution_network.prior import LearnedPrior, Prior, read_config, temperatures
 from discrete_distribution_network.report import read_metrics
 from discrete_distribution_network.shown_with import CONDS
 from discrete_distribution_network.whole_folder import MANIFEST
@@ -49,9 +47,6 @@ if TYPE_CHECKING:
 RUNS = Path("runs")
 CHECKPOINTS = "checkpoints"
 EVALUATION = "evaluation.json"
-
-KEPT_BY = 1000
-"""Training images by which the weights of a prior are kept."""
 
 
 def write_figures(run: Path, figures: dict[str, Any]) -> None:
@@ -171,27 +166,6 @@ def classifier_of(ddn: DDN, folder: Path | None, weights: Path | None = None) ->
     return classifier
 
 
-def fit_prior(
-    run: Path | None, dataset: str | None, kind: str, minutes: float, by_class: bool, dim: int, seed: int, device: str
-) -> tuple[Fitted, Path]:
-    """Fit a prior to the codes of a run's data set and keep it in the run's model folder; gives figures and folder."""
-    run = run or newest_run()
-    folder, config = model_folder(run), _config_of(run)
-    ddn = load_model(folder, device)
-    require(
-        folder == run / MODEL or folder == run, f"a run that has ended, with {run / MODEL}", "one still in training"
-    )
-    split = to_fit(_data_of(config, dataset, ddn))
-    classes = ddn.num_classes
-    if by_class and classes is None:
-        classes = num_classes(split.train, ddn, config.max_bad_images)
-    torch.manual_seed(seed)
-    prior = PRIORS[kind](ddn, dim=dim, num_classes=classes)
-    fitted = fit(prior, ddn, split.train, split.test, minutes=minutes, seed=seed, max_bad_images=config.max_bad_images)
-    prior.save(folder)
-    return fitted, folder
-
-
 def _config_of(run: Path) -> TrainConfig:
     """The options of a run; the default ones of a model folder, which has none."""
     if (run / MODEL).is_dir() and (run / CONFIG).is_file():
@@ -205,19 +179,6 @@ def _data_of(config: TrainConfig, dataset: str | None, ddn: DDN) -> Split:
     if not name:
         raise InvalidInput(f"expected a run with its {CONFIG}, got a model alone; name the data set with --dataset")
     return open_data(name, ddn.image_size, ddn.channels, config.test_share, config.streaming)
-
-
-def to_fit(split: Split) -> Split:
-    """The training images in two: those that a prior is fitted to, and at most `KEPT_BY` by which its weights are kept.
-
-    So the test images choose nothing. Of a stream all are for fitting, and the test images for keeping.
-    """
-    if is_stream(split.train):
-        if split.test is None:
-            raise DataError("expected held-out images to fit a prior with, got a stream without; give some")
-        return split
-    parts = held_out(len(split.train), min(0.1, KEPT_BY / len(split.train)))
-    return Split(*(Subset(split.train, part) for part in parts))
 
 
 def demo_model(model: Path | None, device: str) -> Demo:
@@ -306,32 +267,6 @@ def codec_of(folder: Path, device: str, beams: int = 1, rate: float = 0.0) -> Im
 def code_prior_of(ddn: DDN, folder: Path) -> CodePrior | None:
     """The code prior beside a model, if there is one."""
     return CodePrior.load(folder, ddn) if (folder / CODE_PRIOR).is_file() else None
-
-
-def fit_code_prior(
-    run: Path | None, dataset: str | None, minutes: float, dim: int, seed: int, device: str
-) -> tuple[FittedCodes, Path]:
-    """Fit a code prior to the codes of a run's training images, for range-coded files; gives figures and folder."""
-    run = run or newest_run()
-    folder, config = model_folder(run), _config_of(run)
-    ddn = load_model(folder, device)
-    split = to_fit(_data_of(config, dataset, ddn))
-    codes = [codes_of(ddn, part, config.max_bad_images) for part in (split.train, split.test)]
-    torch.manual_seed(seed)
-    prior = CodePrior.of(ddn, dim)
-    fitted = fit_codes(prior, *codes, minutes=minutes, seed=seed)
-    prior.save(folder)
-    return fitted, folder
-
-
-def codes_of(ddn: DDN, dataset: Any, max_bad_images: int = 0) -> torch.Tensor:
-    """The codes (N, number of codes) of all images of a data set, as small integers where they fit."""
-    kind = torch.int16 if max(ddn.codebook_sizes) <= 1 << 15 else torch.int64
-    codes = []
-    for batch in in_order(dataset, ddn, 200, max_bad_images=max_bad_images):
-        with fast_autocast(ddn.start.device):
-            codes.append(ddn.encode(batch.images.to(ddn.start.device)).cpu().to(kind))
-    return torch.cat(codes)
 
 
 def write_codes(codec: ImageCodec, files: Sequence[Path], out: Path | BinaryIO, tile: bool, levels: int | None) -> str:

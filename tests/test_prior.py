@@ -15,7 +15,8 @@ from discrete_distribution_network.errors import DataError, DDNError, InvalidInp
 from discrete_distribution_network.frechet import frechet_figures
 from discrete_distribution_network.presets import preset
 from discrete_distribution_network.prior import CONFIG, Chain, Frequencies, Prior, alike, fit, shifted, temperatures
-from discrete_distribution_network.runs import load_prior, to_fit
+from discrete_distribution_network.prior_run import to_fit
+from discrete_distribution_network.runs import load_prior
 from discrete_distribution_network.selection import Drawn, Given, drawn_by
 
 KINDS = {
