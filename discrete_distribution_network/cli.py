@@ -390,9 +390,10 @@ class Evaluate(_OfRun):
 
     samples: int = 10_000
     """Samples for the Fréchet distance."""
-    features: str = "classifier"
+    features: str | None = None
     """What the distance is measured in: classifier (trained from the data set's labels), inception (its weights must
-    be on this machine), the path of Inception's weights, or none for no distance."""
+    be on this machine), the path of Inception's weights, or none for no distance. If not given, a classifier where the
+    images have labels, and no distance where they have none."""
     uniform: bool = False
     """Draw the samples uniformly, although `ddn prior` has fitted a prior."""
     temperature: float | None = None

@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import hashlib
 import math
-import numbers
 import time
 from collections import deque
 from collections.abc import Callable, Iterator
@@ -22,6 +21,7 @@ from safetensors.torch import save
 from torch import Tensor, nn
 
 from discrete_distribution_network.checkpoints import STATE, Checkpoints, read_state
+from discrete_distribution_network.checks import check_count, check_positive, check_seed
 from discrete_distribution_network.errors import DataError, DDNError, InvalidInput, ModelFileError
 from discrete_distribution_network.loader import key
 from discrete_distribution_network.pretrained import load_strictly, read_tensors
@@ -104,28 +104,6 @@ class Budget:
         by_steps = 0.0 if self.steps is None else step / self.steps
         by_clock = 0.0 if self.minutes is None else seconds / (60 * self.minutes)
         return min(1.0, max(by_steps, by_clock)) if step else 0.0
-
-
-def check_count(name: str, value: object, optional: bool = False) -> None:
-    """Raise `InvalidInput` unless it is an integer of at least 1, or None if that is allowed."""
-    if optional and value is None:
-        return
-    if not isinstance(value, numbers.Integral) or isinstance(value, bool) or value < 1:
-        raise InvalidInput(f"expected {name} as an integer of at least 1, got {value!r}")
-
-
-def check_positive(name: str, value: object, optional: bool = False) -> None:
-    """Raise `InvalidInput` unless it is a finite number above 0, or None if that is allowed."""
-    if optional and value is None:
-        return
-    if not isinstance(value, numbers.Real) or isinstance(value, bool) or not 0 < float(value) < math.inf:
-        raise InvalidInput(f"expected {name} as a finite number above 0, got {value!r}")
-
-
-def check_seed(value: object) -> None:
-    """Raise `InvalidInput` unless it is an integer of 64 bits."""
-    if not isinstance(value, numbers.Integral) or isinstance(value, bool) or not -(1 << 63) <= int(value) < 1 << 63:
-        raise InvalidInput(f"expected a seed as an integer of at most 64 bits, got {value!r}")
 
 
 class FitCheckpoints:
@@ -254,17 +232,19 @@ class Fit(Generic[Batch]):
             elif self.checkpoint.overwrite:
                 self.checkpoint.clear()
         signals = Signals()
-        with (
-            signals if self.checkpoint is not None else nullcontext(),
-            Bar(100.0, self.progress) as bar,
-            own_random_state(self.device) as seed,
-        ):
-            try:
+        try:
+            with (
+                signals if self.checkpoint is not None else nullcontext(),
+                Bar(100.0, self.progress) as bar,
+                own_random_state(self.device) as seed,
+            ):
                 self.prior.train()
                 self._run(signals, bar, seed)
-            finally:
-                self.prior.load_state_dict(self.kept)
-                self.prior.eval()
+        except Interrupted as stop:
+            raise FitInterrupted(stop.signum, self.step, self.best) from None
+        finally:
+            self.prior.load_state_dict(self.kept)
+            self.prior.eval()
         return Outcome(self.step, sum(self.recent) / len(self.recent), self.best)
 
     def _run(self, signals: Signals, bar: Bar, seed: Callable[[int], None]) -> None:
@@ -280,7 +260,7 @@ class Fit(Generic[Batch]):
                     self._save(self.checkpoint)
                     saved = time.monotonic()
                 if signals.received:
-                    raise FitInterrupted(signals.received, self.step, self.best)
+                    raise Interrupted(signals.received)
             bar.advance(100 * done, self._told())
             if done == 1:
                 return

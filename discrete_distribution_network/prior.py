@@ -26,10 +26,11 @@ from huggingface_hub import constants
 from torch import Tensor, nn
 
 from discrete_distribution_network.blocks import zero_
+from discrete_distribution_network.checks import check_count
 from discrete_distribution_network.data import is_stream
 from discrete_distribution_network.ddn import DDN, Stage
 from discrete_distribution_network.errors import DataError, InvalidInput, ModelFileError, require
-from discrete_distribution_network.fitting import Budget, Fit, FitCheckpoints, as_bytes, check_count, digest
+from discrete_distribution_network.fitting import Budget, Fit, FitCheckpoints, as_bytes, digest
 from discrete_distribution_network.guided_sampler import GuidedSampler
 from discrete_distribution_network.loader import Batch, Loader, first_batch, in_order, in_unit_range
 from discrete_distribution_network.metrics import counts_by_level

@@ -15,19 +15,13 @@ import torch
 from huggingface_hub import constants
 from torch.utils.data import Subset
 
+from discrete_distribution_network.checks import check_count, check_positive, check_seed
 from discrete_distribution_network.classifier import num_classes
 from discrete_distribution_network.code_prior import CodePrior, fit_codes
 from discrete_distribution_network.data import Split, held_out, is_stream
 from discrete_distribution_network.ddn import DDN
 from discrete_distribution_network.errors import DataError, InvalidInput, ModelFileError
-from discrete_distribution_network.fitting import (
-    FitCheckpoints,
-    FitInterrupted,
-    check_count,
-    check_positive,
-    check_seed,
-    read_notes,
-)
+from discrete_distribution_network.fitting import FitCheckpoints, FitInterrupted, read_notes
 from discrete_distribution_network.loader import in_order
 from discrete_distribution_network.pretrained import MODEL, RELEASED
 from discrete_distribution_network.prior import CONFIG as PRIOR
