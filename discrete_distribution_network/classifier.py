@@ -79,7 +79,7 @@ def train_classifier(
     check_count("epochs", epochs)
     check_count("batch_size", batch_size)
     check_positive("learning_rate", learning_rate)
-    check_seed(seed)
+    seed = check_seed(seed)
     if is_stream(dataset):
         raise DataError("expected a data set with a length to train a classifier on, got a stream; store it first")
     if len(dataset) == 0:

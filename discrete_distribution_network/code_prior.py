@@ -328,12 +328,12 @@ def fit_codes(
     prior.check(test_codes, "held-out codes")
     if any(not parameter.requires_grad for parameter in prior.parameters()):
         raise InvalidInput("expected a code prior to fit, got one that was made exact; make another with CodePrior.of")
-    number, fast = min(batch_size, len(codes)), fast_autocast(torch.device("cpu"))
+    budget.batch_size, fast = min(budget.batch_size, len(codes)), fast_autocast(torch.device("cpu"))
 
     def batches(start: int) -> Iterator[Tensor]:
         for step in count(start):
-            generator = torch.Generator().manual_seed(key(seed, step, 1))
-            yield codes[torch.randint(len(codes), (number,), generator=generator)].long()
+            generator = torch.Generator().manual_seed(key(budget.seed, step, 1))
+            yield codes[torch.randint(len(codes), (budget.batch_size,), generator=generator)].long()
 
     def bits(batch: Tensor) -> Tensor:
         with fast:

@@ -58,7 +58,7 @@ class FitInterrupted(Interrupted):
         self.steps, self.best = steps, best
 
 
-@dataclass(frozen=True)
+@dataclass
 class Budget:
     """How long a prior is fitted, and in which steps.
 
@@ -83,20 +83,21 @@ class Budget:
     def __post_init__(self) -> None:
         if self.steps is None and self.minutes is None:
             raise InvalidInput("expected steps or minutes, got neither; say how long to fit")
-        for name in ("steps", "batch_size", "evaluate_every"):
-            check_count(name, getattr(self, name), optional=name == "steps")
-        for name in ("minutes", "learning_rate"):
-            check_positive(name, getattr(self, name), optional=name == "minutes")
-        check_seed(self.seed)
+        self.steps = None if self.steps is None else check_count("steps", self.steps)
+        self.minutes = None if self.minutes is None else check_positive("minutes", self.minutes)
+        self.batch_size = check_count("batch_size", self.batch_size)
+        self.learning_rate = check_positive("learning_rate", self.learning_rate)
+        self.evaluate_every = check_count("evaluate_every", self.evaluate_every)
+        self.seed = check_seed(self.seed)
 
     @property
     def options(self) -> dict[str, Any]:
         """What must be the same for a fit to go on exactly, as JSON has it."""
         return {
-            "batch_size": int(self.batch_size),
-            "learning_rate": float(self.learning_rate),
-            "evaluate_every": int(self.evaluate_every),
-            "seed": int(self.seed),
+            "batch_size": self.batch_size,
+            "learning_rate": self.learning_rate,
+            "evaluate_every": self.evaluate_every,
+            "seed": self.seed,
         }
 
     def done(self, step: int, seconds: float) -> float:

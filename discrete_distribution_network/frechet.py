@@ -111,8 +111,7 @@ def frechet_figures(
     """
     check_drawn(count)
     check_count("batch_size", batch_size)
-    check_seed(seed)
-    device, kind, generator = ddn.start.device, ddn.start.dtype, torch.Generator().manual_seed(seed)
+    device, kind, generator = ddn.start.device, ddn.start.dtype, torch.Generator().manual_seed(check_seed(seed))
 
     def batches(dataset: Any, limit: int | None = None) -> Iterator[Batch]:
         return in_order(dataset, ddn, batch_size, limit=limit, max_bad_images=max_bad_images)

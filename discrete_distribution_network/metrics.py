@@ -90,7 +90,7 @@ def evaluate(
         make_cond: what images are shown with; see `shown_with.py`.
     """
     check_count("batch_size", batch_size)
-    check_count("limit", limit, optional=True)
+    limit = None if limit is None else check_count("limit", limit)
     sizes = ddn.codebook_sizes
     errors = torch.zeros(2 + ddn.num_levels, dtype=torch.float64)  # images, error, error of each level
     counts = torch.zeros(sum(sizes), dtype=torch.long)

@@ -15,7 +15,7 @@ import json
 import math
 from abc import ABC, abstractmethod
 from collections.abc import Iterator, Sequence
-from dataclasses import replace
+from contextlib import AbstractContextManager, nullcontext
 from itertools import pairwise
 from pathlib import Path
 from typing import Any, ClassVar, NamedTuple, Self, cast
@@ -507,7 +507,7 @@ def fit(
         DataError: there are no images, or no labels where the prior is one by class.
         FitInterrupted: SIGTERM or Ctrl-C came, and there is a `checkpoint`.
     """
-    check_count("test_images", test_images)
+    test_images = check_count("test_images", test_images)
     size = None if is_stream(dataset) else len(dataset)
     budget = Budget(steps, minutes, batch_size, learning_rate, evaluate_every, seed)
     _check_data(dataset, test_dataset, ddn, prior.num_classes is not None, max_bad_images)
@@ -517,9 +517,9 @@ def fit(
             f"{prior.codebook_sizes}; make it of this network"
         )
     if size is not None:
-        budget = replace(budget, batch_size=min(batch_size, size))
-    device, kind, fast = ddn.start.device, ddn.start.dtype, fast_autocast(ddn.start.device)
-    loader = Loader(dataset, ddn, budget.batch_size, seed=seed, max_bad_images=max_bad_images)
+        budget.batch_size = min(budget.batch_size, size)
+    device, kind, fast = ddn.start.device, ddn.start.dtype, fast_walk(ddn)
+    loader = Loader(dataset, ddn, budget.batch_size, seed=budget.seed, max_bad_images=max_bad_images)
     labelled = prior.num_classes is not None
 
     def bits(batch: Batch) -> Tensor:
@@ -538,7 +538,7 @@ def fit(
 
     def options() -> dict[str, Any]:
         network = digest(dict(ddn.named_parameters()))
-        about = {"network": network, "images": size, "test_images": int(test_images)}
+        about = {"network": network, "images": size, "test_images": test_images}
         return {"kind": prior.kind, **prior.arguments, **about}
 
     was_training = ddn.training
@@ -549,6 +549,11 @@ def fit(
     finally:
         ddn.train(was_training)
     return Fitted(found.steps, found.train_bits, found.best, ddn.bits_per_image)
+
+
+def fast_walk(ddn: DDN) -> AbstractContextManager[Any]:
+    """Autocast as `fast_autocast` has it for a network in float32; none for one that is in another type already."""
+    return fast_autocast(ddn.start.device) if ddn.start.dtype == torch.float32 else nullcontext()
 
 
 MEASURED_AT_ONCE = 200

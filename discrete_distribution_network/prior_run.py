@@ -25,8 +25,7 @@ from discrete_distribution_network.fitting import FitCheckpoints, FitInterrupted
 from discrete_distribution_network.loader import in_order
 from discrete_distribution_network.pretrained import MODEL, RELEASED
 from discrete_distribution_network.prior import CONFIG as PRIOR
-from discrete_distribution_network.prior import LearnedPrior, fit
-from discrete_distribution_network.processes import fast_autocast
+from discrete_distribution_network.prior import LearnedPrior, fast_walk, fit
 from discrete_distribution_network.random_state import own_random_state
 from discrete_distribution_network.report import Bar
 from discrete_distribution_network.runs import (
@@ -81,8 +80,10 @@ class Options:
             raise InvalidInput(f"expected a kind of prior among {', '.join((*PRIORS, CODES))}, got {self.kind!r}")
         if self.by_class and self.kind == CODES:
             raise InvalidInput("expected a prior of another kind with --by-class, got codes, which knows no classes")
-        check_count("--steps", self.steps, optional=True)
-        check_positive("--minutes", self.minutes, optional=True)
+        if self.steps is not None:
+            check_count("--steps", self.steps)
+        if self.minutes is not None:
+            check_positive("--minutes", self.minutes)
         check_count("--dim", self.dim)
         if self.dim > MAX_DIM:
             raise InvalidInput(f"expected --dim of at most {MAX_DIM}, got {self.dim}")
@@ -177,7 +178,7 @@ def codes_of(ddn: DDN, dataset: Any, max_bad_images: int = 0, signals: Signals |
     device, codes, done = ddn.start.device, [], 0
     with Bar(1.0 if is_stream(dataset) else len(dataset), signals is not None) as bar:
         for batch in in_order(dataset, ddn, 200, max_bad_images=max_bad_images):
-            with fast_autocast(device):
+            with fast_walk(ddn):
                 codes.append(ddn.encode(batch.images.to(device, ddn.start.dtype)).cpu().to(kind))
             done += len(batch.images)
             bar.advance(done, f" {done} images encoded")
