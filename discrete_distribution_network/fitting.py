@@ -11,7 +11,7 @@ import math
 import time
 from collections import deque
 from collections.abc import Callable, Iterator
-from contextlib import nullcontext
+from contextlib import contextmanager, nullcontext
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Generic, NamedTuple, TypeVar
@@ -117,6 +117,10 @@ class FitCheckpoints:
         every: seconds between two checkpoints.
         notes: what else to keep, as JSON has it.
 
+    Attributes:
+        found: the checkpoint to go on from, if there is one.
+        saved: the step of the last one that was written; None before.
+
     Raises:
         InvalidInput: there are checkpoints, and neither `resume` nor `overwrite` is said.
         ModelFileError: there is none to resume.
@@ -135,6 +139,8 @@ class FitCheckpoints:
             raise InvalidInput("expected resume or overwrite, got both; say one of them")
         self.folder, self.overwrite, self.every, self.notes = Path(folder), overwrite, every, notes or {}
         self.checkpoints = Checkpoints(self.folder, keep=2)
+        self.saved: int | None = None
+        self._signals: Signals | None = None
         self.found = self.checkpoints.newest_whole() if resume else None
         there = self.checkpoints.any()
         if resume and self.found is None:
@@ -157,6 +163,20 @@ class FitCheckpoints:
             (folder / TENSORS).write_bytes(as_bytes(tensors))
 
         self.checkpoints.save(step, {"notes": self.notes, **state}, fill)
+        self.saved = step
+
+    @contextmanager
+    def noting(self) -> Iterator[Signals]:
+        """While this lasts, also within another of these, a signal is noted, so that the fit can be kept."""
+        if self._signals is not None:
+            yield self._signals
+            return
+        self._signals = Signals()
+        try:
+            with self._signals:
+                yield self._signals
+        finally:
+            self._signals = None
 
     def clear(self) -> None:
         """Remove the checkpoints, once they are of no use."""
@@ -222,24 +242,14 @@ class Fit(Generic[Batch]):
             FitInterrupted: a signal came; the state is in the checkpoint.
             DDNError: bits or gradients are not finite.
         """
-        self.optimizer = torch.optim.AdamW(
-            self.prior.parameters(), self.budget.learning_rate, (0.9, 0.99), weight_decay=0.01, fused=True
-        )
         self.kept = self._weights()
-        if self.checkpoint is not None:
-            self._same = {**self.budget.options, **self.options()}
-            if self.checkpoint.found is not None:
-                self._load(self.checkpoint.found)
-            elif self.checkpoint.overwrite:
-                self.checkpoint.clear()
-        signals = Signals()
         try:
             with (
-                signals if self.checkpoint is not None else nullcontext(),
+                nullcontext(Signals()) if self.checkpoint is None else self.checkpoint.noting() as signals,
                 Bar(100.0, self.progress) as bar,
                 own_random_state(self.device) as seed,
             ):
-                self.prior.train()
+                self._begin()
                 self._run(signals, bar, seed)
         except Interrupted as stop:
             raise FitInterrupted(stop.signum, self.step, self.best) from None
@@ -247,6 +257,17 @@ class Fit(Generic[Batch]):
             self.prior.load_state_dict(self.kept)
             self.prior.eval()
         return Outcome(self.step, sum(self.recent) / len(self.recent), self.best)
+
+    def _begin(self) -> None:
+        rate = self.budget.learning_rate
+        self.optimizer = torch.optim.AdamW(self.prior.parameters(), rate, (0.9, 0.99), weight_decay=0.01, fused=True)
+        if self.checkpoint is not None:
+            self._same = {**self.budget.options, **self.options()}
+            if self.checkpoint.found is not None:
+                self._load(self.checkpoint.found)
+            elif self.checkpoint.overwrite:
+                self.checkpoint.clear()
+        self.prior.train()
 
     def _run(self, signals: Signals, bar: Bar, seed: Callable[[int], None]) -> None:
         began, saved = time.monotonic() - self.seconds, time.monotonic()

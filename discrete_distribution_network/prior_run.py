@@ -111,18 +111,12 @@ def fit_prior(asked: Asked) -> str:
         seed(options.seed)
         prior = _new(options, ddn, split, config.max_bad_images)
         try:
-            told = _fit(prior, options, ddn, split, config.max_bad_images, checkpoint)
-        except FitInterrupted as stop:
-            so_far = ""
-            # a code prior that is replaced later would leave files that nothing reads
-            if isinstance(prior, LearnedPrior) and math.isfinite(stop.best) and not _has_prior(folder):
-                prior.save(folder)
-                so_far = f"; the best so far is in {folder}"
-            again = f"ddn prior {run} --kind {options.kind} --resume"
-            _say(f"stopped by {_name(stop)} after {stop.steps} steps{so_far}; go on with: {again}")
-            raise
+            with checkpoint.noting() as signals:
+                told = _fit(prior, options, ddn, split, config.max_bad_images, checkpoint, signals)
         except Interrupted as stop:
-            _say(f"stopped by {_name(stop)} before the first step, while images were encoded; give the command again")
+            _say(
+                f"stopped by {signal.Signals(stop.signum).name} {_left(stop, prior, folder, run, options, checkpoint)}"
+            )
             raise
     prior.save(folder)
     checkpoint.clear()
@@ -146,13 +140,13 @@ def _fit(
     split: Split,
     max_bad_images: int,
     checkpoint: FitCheckpoints,
+    signals: Signals,
 ) -> str:
     how: dict[str, Any] = {"steps": options.steps, "minutes": options.minutes, "seed": options.seed}
     how["checkpoint"] = checkpoint
     begun = _begun(options, split, checkpoint)
     if isinstance(prior, CodePrior):
-        with Signals() as signals:
-            codes = [codes_of(ddn, part, max_bad_images, signals) for part in (split.train, split.test)]
+        codes = [codes_of(ddn, part, max_bad_images, signals) for part in (split.train, split.test)]
         print(begun, flush=True)
         packed = fit_codes(prior, *codes, **how)
         return (
@@ -307,8 +301,24 @@ def _begun(options: Options, split: Split, checkpoint: FitCheckpoints) -> str:
     return f"fitting {options.kind}, {options.dim} wide, to the codes of {images}, {until} in all{on}"
 
 
-def _name(stop: Interrupted) -> str:
-    return signal.Signals(stop.signum).name
+def _left(
+    stop: Interrupted,
+    prior: LearnedPrior | CodePrior,
+    folder: Path,
+    run: Path,
+    options: Options,
+    checkpoint: FitCheckpoints,
+) -> str:
+    """What a signal left and how to go on. The best weights so far are saved where there is no prior yet."""
+    if checkpoint.saved is None:
+        return "before the first step; give the command again"
+    so_far = ""
+    # of codes not: where a prior is replaced later, files are left that nothing reads
+    measured = isinstance(stop, FitInterrupted) and math.isfinite(stop.best)
+    if measured and isinstance(prior, LearnedPrior) and not _has_prior(folder):
+        prior.save(folder)
+        so_far = f"; the best so far is in {folder}"
+    return f"after {checkpoint.saved} steps{so_far}; go on with: ddn prior {run} --kind {options.kind} --resume"
 
 
 def _say(text: str) -> None:
