@@ -148,8 +148,8 @@ def test_the_fits_own_options_hold_and_others_are_refused(monkeypatch, capsys):
     assert "steps; it is in ../model" in capsys.readouterr().out
 
 
-def test_a_process_that_is_ended_from_outside(kind="heads"):
-    command = [sys.executable, "-m", "discrete_distribution_network", "prior", "model", "--kind", kind, *FAST]
+def test_a_process_that_is_ended_from_outside():
+    command = [sys.executable, "-m", "discrete_distribution_network", "prior", "model", *FAST]
     process = subprocess.Popen([*command, "--minutes", "9"], stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
     assert "fitting" in process.stdout.readline()
     process.send_signal(signal.SIGTERM)
