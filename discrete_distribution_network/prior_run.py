@@ -15,6 +15,7 @@ import torch
 from huggingface_hub import constants
 from torch.utils.data import Subset
 
+from discrete_distribution_network.checkpoints import Checkpoints
 from discrete_distribution_network.checks import check_count, check_positive, check_seed
 from discrete_distribution_network.classifier import num_classes
 from discrete_distribution_network.code_prior import CodePrior, fit_codes
@@ -207,7 +208,7 @@ def to_fit(split: Split) -> Split:
 def _own_folder(run: Path) -> Path:
     """The folder of a run's final model, or of a model."""
     folder = model_folder(run)
-    if folder.resolve().is_relative_to(RELEASED):
+    if folder.resolve().is_relative_to(RELEASED.resolve()):
         raise InvalidInput(
             f"expected a model of your own, got {folder.name} inside the installed library; copy it first (cp -r "
             f"{folder} my-{folder.name}) and give my-{folder.name} and --dataset"
@@ -267,7 +268,7 @@ def _lasting(dataset: str | None) -> str | None:
 
 def _begun_with(folder: Path, kind: str | None) -> Options:
     """The options of the unfinished fit of this kind beside a model; of any kind if there is but one."""
-    kinds = [one for one in (*PRIORS, CODES) if _kept_in(folder, one).is_dir()] if kind is None else [kind]
+    kinds = [one for one in (*PRIORS, CODES) if Checkpoints(_kept_in(folder, one)).any()] if kind is None else [kind]
     if len(kinds) > 1:
         raise InvalidInput(f"expected --kind {' or '.join(kinds)}, since a fit of each is unfinished, got none")
     notes = read_notes(_kept_in(folder, kinds[0])) if kinds else None

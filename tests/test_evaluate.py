@@ -144,6 +144,7 @@ def test_labels_that_number_no_classes_are_one_sentence():
         (labelled([0, -1]), "got -1"),
         (labelled([0, 1_000_000_000]), "got 1000000000"),
         (labelled([0, 1 << 62]), "got"),
+        ([(image, 10**30) for image in digits(3)], "images without"),
     ):
         for look in (num_classes, train_classifier):
             with pytest.raises(NoClasses, match=said):
