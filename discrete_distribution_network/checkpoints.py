@@ -8,6 +8,7 @@ import shutil
 import time
 import warnings
 from collections.abc import Callable
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
@@ -74,6 +75,16 @@ class Checkpoints:
         for left in self._unfinished():
             if not _is_being_written(left):
                 shutil.rmtree(left, ignore_errors=True)
+
+    def clear(self) -> None:
+        """Delete all checkpoints, also unfinished ones, and then the folder unless it holds anything else."""
+        for own in (*self.folder.glob("step-*"), *self._unfinished()):
+            if _NAME.fullmatch(own.name):
+                own = own.rename(self.folder / f"{whole_folder.STAGING}deleted-{own.name}")
+            if _UNFINISHED.fullmatch(own.name):
+                shutil.rmtree(own, ignore_errors=True)
+        with suppress(OSError):  # it is not there, or holds what others made
+            self.folder.rmdir()
 
     def any(self) -> bool:
         """Whether there are any, whole or not."""

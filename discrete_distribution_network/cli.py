@@ -136,38 +136,34 @@ class Sample(_WithModel):
 
 @dataclass
 class Prior(_OfRun):
-    """Fit a prior to the codes of a run's data set, so that samples look like it; it is kept beside the model."""
+    """Fit a prior to the codes of a run's data set, so that samples look like it; it is kept beside the model.
 
-    kind: Literal["heads", "transformer", "codes"] = "heads"
-    """heads look at the network's own features and the codes so far; a transformer looks at the codes alone; codes is
-    another that does, in integers, which makes the files of `ddn encode` smaller, and does nothing for samples."""
-    minutes: float = 5.0
-    """How long."""
+    SIGTERM and Ctrl-C keep what was done, beside the model; --resume goes on from there.
+    """
+
+    kind: Literal["heads", "transformer", "codes"] | None = None
+    """heads (if not given) look at the network's own features and the codes so far; a transformer looks at the codes
+    alone; codes is another that does, in integers, which makes the files of `ddn encode` smaller, and does nothing for
+    samples."""
+    minutes: float | None = None
+    """How long; 5 if neither this nor STEPS is given."""
+    steps: int | None = None
+    """Steps of the optimiser, in place of a time, or whichever comes first."""
     by_class: bool = False
     """One that takes the class of a sample, as one of a network by class does anyway; the data set must have labels."""
     dim: int | None = None
     """Its width; 96 if not given, and 64 for codes."""
-    seed: int = 0
-    """Of its weights and of the order of the images."""
+    seed: int | None = None
+    """Of its weights and of the order of the images; 0 if not given."""
+    resume: bool = False
+    """Go on with a fit that was ended, with its own options; STEPS or MINUTES count from its beginning."""
+    overwrite: bool = False
+    """Begin anew although there is a fit that was ended."""
 
     def run(self) -> None:
-        from discrete_distribution_network.runs import fit_code_prior, fit_prior
+        from discrete_distribution_network.prior_run import fit_prior
 
-        folder = self.run_folder or self.model
-        if self.kind == "codes":
-            packed, where = fit_code_prior(folder, self.dataset, self.minutes, self.dim or 64, self.seed, self.device)
-            print(
-                f"codes of held-out images take {packed.test_bits:.1f} of {packed.uniform_bits:g} bits, after "
-                f"{packed.steps} steps; the code prior is in {where}, and `ddn encode` packs by it"
-            )
-            return
-        fitted, where = fit_prior(
-            folder, self.dataset, self.kind, self.minutes, self.by_class, self.dim or 96, self.seed, self.device
-        )
-        print(
-            f"codes of held-out images cost {fitted.test_bits:.1f} of {fitted.uniform_bits:g} bits by the prior, after "
-            f"{fitted.steps} steps; it is in {where}, and `ddn sample` draws by it"
-        )
+        print(fit_prior(self))
 
 
 @dataclass
@@ -394,9 +390,10 @@ class Evaluate(_OfRun):
 
     samples: int = 10_000
     """Samples for the Fréchet distance."""
-    features: str = "classifier"
+    features: str | None = None
     """What the distance is measured in: classifier (trained from the data set's labels), inception (its weights must
-    be on this machine), the path of Inception's weights, or none for no distance."""
+    be on this machine), the path of Inception's weights, or none for no distance. If not given, a classifier where the
+    images have labels, and no distance where they have none."""
     uniform: bool = False
     """Draw the samples uniformly, although `ddn prior` has fitted a prior."""
     temperature: float | None = None

@@ -112,11 +112,12 @@ def _label_of(row: Mapping[str, Any]) -> Any:
 
 
 def _integer(label: Any) -> int | None:
-    """A label that is an integer, or a tensor or array of one; None for any other."""
+    """A label that is an integer of 64 bits, or a tensor or array of one; None for any other."""
     try:
-        return operator.index(label)
+        number = operator.index(label)
     except (TypeError, ValueError):
         return None
+    return number if -(1 << 63) <= number < 1 << 63 else None
 
 
 class Split(NamedTuple):

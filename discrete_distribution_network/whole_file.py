@@ -108,6 +108,16 @@ def _remove(path: Path) -> None:
             path.unlink(missing_ok=True)
 
 
+def check_writable(folder: str | Path) -> None:
+    """Make a hidden file in a folder and remove it, to find out before work is done that it can be written.
+
+    Raises:
+        OutputError: it cannot; it names the folder.
+    """
+    with naming(folder), staging_in(Path(folder)) as probe:
+        probe.touch(exist_ok=False)
+
+
 def write_bytes(path: str | Path, data: bytes) -> None:
     """Write a file whole or not at all; see `whole_file`."""
     with whole_file(path) as staging:
