@@ -187,7 +187,7 @@ def test_beams_walk_a_recurrent_network_and_one_by_class():
     by_class = small_ddn(image_size=SIZE, num_classes=3).eval()
     images, labels = pictures(3, 1), torch.tensor([0, 2, 1])
     codes = recurrent.encode(images, beams=4)
-    walk = by_class.encode_walk(images, None, labels, beams=4)
+    walk = by_class.encode_walk(images, labels=labels, beams=4)
     assert codes.shape == (3, 4)
     torch.testing.assert_close(by_class.decode(walk.codes, labels), walk.outputs[-1])
 
