@@ -472,6 +472,7 @@ class DDN(
             InvalidInput: a condition does not fit, or gives what are no scores; the message names it.
         """
         require_integer(rollouts, "rollouts", 0)
+        require_integer(beams, "beams")
         check_temperature(temperature, self.num_levels)
         own = self._conditions(conditions)
         require(len(own) >= 1, "at least one condition", "none")
@@ -503,6 +504,7 @@ class DDN(
         rollouts: int = 0,
     ) -> tuple[Walk, Tensor]:
         """A guided walk of the first levels, and what each condition says at each of them, (B, levels, conditions)."""
+        labels, cond = self._checked_labels(labels, batch), self._checked_cond(cond, batch)
 
         def guidance(num_levels: int = levels, **more: Any) -> Guidance:
             return Guidance(conditions, batch, num_levels, self.image_size, **how, **more)

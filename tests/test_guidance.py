@@ -374,7 +374,7 @@ def not_a_number(images):
         (lambda x: Inpaint(x, half() * 2), ["mask of Inpaint", "from 0 to 1"]),
         (lambda x: SuperResolve(x[:, :1, :4, :4]), ["SuperResolve", "(1 or 4, 3, 4, 4)"]),
         (lambda x: Colorize(x), ["Colorize", "(1 or 4, 1, 16, 16)"]),
-        (lambda x: Match(x.byte()), ["Match", "floating-point"]),
+        (lambda x: Match(x.long()), ["Match", "floating-point"]),
         (lambda x: Match(x * torch.nan), ["Match", "finite"]),
         (lambda x: Match(x, weight=-1), ["Match", "weight"]),
         (lambda x: Match(x, region=half()[1:]), ["region of Match", "(1, 1, 15, 16)"]),
