@@ -459,7 +459,7 @@ class NetworkHeads(nn.Module):
 
     def forward(self, features: Tensor, residual: Tensor | None) -> NetworkCandidates:
         shape = (self.dim_out, *features.shape[2:])
-        features = features.to(self.stacked[0].dtype)
+        features = features.to(self.stacked[0].dtype).contiguous()  # norms know no other memory format inside vmap
 
         def checked(images: Tensor) -> Tensor:
             require(
