@@ -339,7 +339,7 @@ class DDN(
         """
         require(reduction in ("mean", "none"), 'reduction "mean" or "none"', repr(reduction))
         images = self._pixels(images)
-        if not (self._seen_images or torch.compiler.is_compiling()):  # looking at values is waiting for a GPU
+        if not torch.compiler.is_compiling() and not self._seen_images:  # looking at values is waiting for a GPU
             self._seen_images = True
             warn_of_range(images)
         walk = self.walk(Nearest(images), images.shape[0], None, labels, cond)

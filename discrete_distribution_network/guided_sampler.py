@@ -126,7 +126,8 @@ class GuidedSampler(nn.Module):
             ("min_total_count_before_split_prune", min_total_count_before_split_prune),
             ("head_init", 0 if head_init is None else head_init),
         ):
-            require(is_number(number) and number >= 0, f"{name} of at least 0", shown(number))
+            fits = is_number(number) or (isinstance(number, float) and number == torch.inf)  # no threshold
+            require(fits and number >= 0, f"{name} of at least 0", shown(number))
         for name, module in (
             ("network", network),
             ("norm_module", norm_module),
