@@ -83,7 +83,7 @@ class CodeTransformer(LearnedPrior):
         return state._replace(codes=torch.cat((state.codes, codes.reshape(len(codes), -1)), 1))
 
     def bits(self, ddn: DDN, images: Tensor, labels: Tensor | None = None) -> Tensor:
-        codes = ddn.encode(images, labels if ddn.num_classes is not None else None)
+        codes = ddn.encode(images, labels=labels if ddn.num_classes is not None else None)
         scores = self._scores(codes, range(len(self.codes_per_level)), self.wanted(len(images), labels))
         return torch.stack(
             [

@@ -31,8 +31,9 @@ def as_pixels(images: object, shape: tuple[int | None, ...], name: str = "images
             f"expected {name} as a tensor, got a {type(images).__name__}; torch.from_numpy converts an array, "
             "discrete_distribution_network.images.to_pixels a Pillow image"
         )
+    require(images.numel() > 0, f"{name} with pixels, in a batch of at least 1", tuple(images.shape))
     fits = images.ndim == len(shape) and all(
-        side >= 1 if wanted is None else side == wanted for side, wanted in zip(images.shape, shape, strict=True)
+        wanted is None or side == wanted for side, wanted in zip(images.shape, shape, strict=True)
     )
     sides = ", ".join("any" if side is None else str(side) for side in shape)
     require(fits, f"{name} of shape ({sides})", tuple(images.shape))

@@ -344,7 +344,7 @@ def write_codes(codec: ImageCodec, files: Sequence[Path], out: Path | BinaryIO, 
         images = in_unit_range(torch.stack(whole))
     if isinstance(out, Path) and out.suffix == ".json":
         require(not tile, "a .ddn file for --tile", out)
-        codes: list[Any] = ddn.encode_walk(images, levels, beams=codec.beams).codes.tolist()
+        codes: list[Any] = ddn.encode_walk(images, levels=levels, beams=codec.beams).codes.tolist()
         if set(ddn.codebook_sizes) == {2}:  # Taiji-DDN: a string of bits
             codes = ["".join(map(str, own)) for own in codes]
         listed = [{"name": path.stem, "codes": own} for path, own in zip(paths, codes, strict=True)]
