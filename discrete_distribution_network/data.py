@@ -251,7 +251,7 @@ TEST_FOLDERS = ("test", "testing", "val", "valid", "validation")
 def folder_split(folder: str | Path, size: tuple[int, int], channels: int, test_share: float = 0.1) -> Split:
     """A folder's images, every tenth (by default) kept for testing; subfolders, if all images lie in some, are labels.
 
-    Of a folder with the folders `train` and `test` (see `TEST_FOLDERS`) these are the parts, the folders in them labels.
+    Folders `train` and `test` (see `TEST_FOLDERS`) in it are the two parts, and the folders in them are labels.
 
     Raises:
         DataError: fewer than two images.
