@@ -252,7 +252,7 @@ TEST_FOLDERS = ("test", "testing", "val", "valid", "validation")
 def folder_split(folder: str | Path, size: tuple[int, int], channels: int, test_share: float = 0.1) -> Split:
     """A folder's images, every tenth (by default) kept for testing; subfolders, if all images lie in some, are labels.
 
-    Of a folder with the folders `train` and `test` (see `TEST_FOLDERS`) these are the parts, the folders in them labels.
+    Folders `train` and `test` (see `TEST_FOLDERS`) in it are the two parts, and the folders in them are labels.
 
     Raises:
         DataError: fewer than two images.
@@ -497,9 +497,13 @@ def hugging_face_split(
 def undecoded(rows: Any) -> Any:
     """A Hugging Face data set whose images come as they are stored, so that they are decoded, and fail, here.
 
-    Any other data set as it is.
+    Any other data set, and one that gives its rows in a format or through a transform of the user's, as it is.
     """
-    for column, kind in (getattr(rows, "features", None) or {}).items():
+    if not hasattr(rows, "cast_column"):
+        return rows
+    if (rows.format["type"] if hasattr(rows, "format") else rows._formatting) is not None:
+        return rows
+    for column, kind in (rows.features or {}).items():
         if type(kind).__name__ == "Image":
             rows = rows.cast_column(column, type(kind)(decode=False))
     return rows
@@ -573,7 +577,7 @@ class ImageDataset(Dataset[Tensor]):
         image_size: int | Sequence[int],
         exts: Sequence[str] = ("jpg", "jpeg", "png", "tiff", "webp"),
     ):
-        sides = (image_size, image_size) if isinstance(image_size, int) else tuple(image_size)
+        sides = tuple(image_size) if isinstance(image_size, tuple | list) else (image_size, image_size)
         if len(sides) != 2 or not all(isinstance(side, int) and side >= 1 for side in sides):
             raise InvalidInput(f"expected image_size as an integer of at least 1 or two, got {image_size!r}")
         wanted = {f".{ending.lower().lstrip('.')}" for ending in ([exts] if isinstance(exts, str) else exts)}

@@ -11,6 +11,7 @@ from typing import BinaryIO
 import numpy as np
 import torch
 from PIL import ExifTags, Image, ImageOps
+from PIL.TiffImagePlugin import TiffImageFile
 from torch import Tensor
 
 from discrete_distribution_network.errors import DataError, DDNError
@@ -113,6 +114,8 @@ def reason(error: BaseException) -> str:
 
 def _pixels(image: Image.Image, size: tuple[int, int] | None, channels: int, background: int) -> Tensor:
     image.seek(0)
+    if isinstance(image, TiffImageFile):
+        _load_tiff(image)
     image.load()
     turn = _turn(image)
     upright = _to_mode(image, channels, background)
@@ -121,6 +124,17 @@ def _pixels(image: Image.Image, size: tuple[int, int] | None, channels: int, bac
     height, width = size or (upright.height, upright.width)
     fitted = ImageOps.fit(upright, (width, height), Image.Resampling.BICUBIC)
     return torch.from_numpy(np.array(np.asarray(fitted).reshape(height, width, channels).transpose(2, 0, 1)))
+
+
+def _load_tiff(image: TiffImageFile) -> None:
+    """Load a TIFF file, which Pillow turns upright by itself."""
+    if not isinstance(image.info.get("xmp", b""), bytes):
+        del image.info["xmp"]  # Pillow expects bytes
+    name, image.filename = image.filename, ""  # of a file that has a name Pillow maps pixels as if they were upright
+    try:
+        image.load()
+    finally:
+        image.filename = name
 
 
 def _turn(image: Image.Image) -> Image.Transpose | None:
@@ -158,7 +172,7 @@ SAMPLE_FORMAT, UNSIGNED = 339, 1
 
 
 def _white(values: np.ndarray, floats: bool) -> float:
-    """The value that stands for white: the least of 1 (of floats), 255, 65535 and 2^n - 1 that nearly no pixel exceeds."""
+    """The value that stands for white: the least of 1 (of floats), 255, 65535 and 2^n - 1 above nearly all."""
     finite = np.sort(values[np.isfinite(values)], axis=None)
     outliers = min(max(1, len(finite) // OUTLIERS), len(finite) // 2)
     brightest = finite[-1 - outliers] if len(finite) else 0.0

@@ -348,7 +348,7 @@ class Loader:
             )
             loader = DataLoader(stream, batch_size=self.batch_size, **options)
         else:
-            keyed = _Keyed(self.dataset, self.shape, self.augment, self.seed, skip)
+            keyed = _Keyed(undecoded(self.dataset), self.shape, self.augment, self.seed, skip)
             loader = DataLoader(keyed, batch_sampler=self._order(start), **options)
         for number, batch in enumerate(_from_workers(loader)):
             self.faults |= dict.fromkeys(batch.faults)
@@ -440,8 +440,8 @@ def _in_order(
     dataset: Any, shape: Sized, rank: int, ranks: int, limit: int | None, finite: bool
 ) -> Iterator[Item | str]:
     """One process's items, or why they cannot be had."""
-    streamed = is_stream(dataset)
-    items = iter(undecoded(dataset)) if streamed else None
+    dataset = undecoded(dataset)
+    items = iter(dataset) if is_stream(dataset) else None
     for place in count() if limit is None else range(limit):
         try:
             if items is None and place >= len(dataset):
