@@ -206,7 +206,9 @@ def write(header: Header, parts: Sequence[bytes]) -> bytes:
     told += _varint(len(payload)) + _CHECK.pack(zlib.crc32(payload))
     length = _START.size + len(told) + _CHECK.size
     if length > MAX_HEADER:
-        raise InvalidInput(f"expected levels that take at most {MAX_HEADER} bytes to tell, got {length}; make them alike")
+        raise InvalidInput(
+            f"expected levels that take at most {MAX_HEADER} bytes to tell, got {length}; use fewer kinds"
+        )
     told = _START.pack(MAGIC, VERSION, length) + told
     return told + _CHECK.pack(zlib.crc32(told)) + payload
 
@@ -224,6 +226,8 @@ class Reader:
     """
 
     def __init__(self, data: bytes):
+        if not isinstance(data, bytes | bytearray):
+            raise InvalidInput(f"expected the bytes of a file of codes, got a {type(data).__name__}; read the file")
         self._data = data
         if data[:4] != MAGIC[: len(data)]:
             raise NotACodeFile(f"expected a file of codes, which begins with {MAGIC!r}, got {data[:4]!r}")

@@ -21,6 +21,7 @@ from discrete_distribution_network.adversarial import Discriminator, adversarial
 from discrete_distribution_network.blocks import AttentionBlock, ResidualBlock
 from discrete_distribution_network.conditions import Condition, Custom, Match, Scorer, Scores
 from discrete_distribution_network.errors import InvalidInput, require
+from discrete_distribution_network.fingerprint import CastFrom, digest, fingerprints
 from discrete_distribution_network.guidance import Guidance, Guided, roll_out, search
 from discrete_distribution_network.guided_sampler import GuidedSampler, check_codes
 from discrete_distribution_network.pretrained import Pretrained
@@ -103,7 +104,10 @@ class DDN(
         code_shapes: how the codes of each level lie: () for one code, (H / p, W / p) with patches.
         codes_per_level: how many that are.
         bits_per_image: log2 of the number of different codes.
+        cast_from: what it was before `half()` and the like; None if it was not cast (see `fingerprint.py`).
     """
+
+    cast_from: CastFrom | None = None
 
     def __init__(
         self,
@@ -616,6 +620,15 @@ class DDN(
         In `optimizer` the moments of the same rows move, in `mirror` (a moving average of the weights) the same rows.
         """
         return split_and_prune_(self, optimizer, mirror)
+
+    def _apply(self, fn: Any, recurse: bool = True) -> DDN:
+        """What every cast and move of a module goes through."""
+        if self.start.is_meta or fn(self.start.detach().new_zeros(1)).dtype == self.start.dtype:
+            return super()._apply(fn, recurse)
+        before = fingerprints(self)
+        super()._apply(fn, recurse)
+        self.cast_from = CastFrom(before, digest(self))
+        return self
 
     @contextmanager
     def _evaluating(self) -> Iterator[None]:

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Iterator, Sequence
+from typing import Any
 
 import constriction
 import numpy as np
@@ -31,7 +32,8 @@ AT_ONCE, CHANCES_AT_ONCE = 64, 1 << 18
 
 def pack_ranges(prior: CodePrior, codes: Tensor, tiles: int) -> list[bytes]:
     """The codes (images * tiles, number of codes) of all levels, or of the first, as the bytes of each image."""
-    levels, packed = prior.levels_of(codes.shape[1]), []
+    levels = prior.levels_of(codes.shape[1])
+    packed: list[bytes] = []
     for some in codes.split(max(1, _tiles_at_once(prior) // tiles) * tiles):
         parts = by_level(some, prior.code_shapes[:levels])
         coders = [queue.RangeEncoder() for _ in range(len(some) // tiles)]
@@ -64,7 +66,8 @@ def unpack_ranges(prior: CodePrior, parts: Sequence[bytes], levels: int, tiles: 
             raise _damaged()
     step = max(1, _tiles_at_once(prior) // tiles)
     chunks = (parts[start : start + step] for start in range(0, len(parts), step))
-    return torch.cat([_unpacked(prior, chunk, levels, tiles) for chunk in chunks])
+    nothing = torch.empty(0, sum(map(math.prod, prior.grids[:levels])), dtype=torch.long)
+    return torch.cat([nothing, *(_unpacked(prior, chunk, levels, tiles) for chunk in chunks)])
 
 
 def least_bytes(prior: CodePrior, levels: int, tiles: int) -> int:
@@ -149,7 +152,7 @@ def _by_image(values: Tensor, tiles: int) -> Tensor:
     return values.cpu().unflatten(0, (-1, tiles)).permute(0, 3, 1, 2).flatten(1, 2).contiguous()
 
 
-def _shortest(encoder: queue.RangeEncoder) -> bytes:
+def _shortest(encoder: Any) -> bytes:
     """What an encoder wrote.
 
     It ends with a whole word; of that as few bytes are kept as decode, if zeros follow, to the same codes: those that
