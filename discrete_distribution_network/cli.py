@@ -5,13 +5,14 @@ Each command is a dataclass whose fields are its options. PyTorch is imported wh
 
 from __future__ import annotations
 
+import shutil
 import sys
 import tempfile
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any, Literal
+from typing import TYPE_CHECKING, Annotated, Any, BinaryIO, Literal
 
 import tyro
 
@@ -258,7 +259,8 @@ class Encode(_WithModel):
     """What a bit costs, in mean squared error, where there is a code prior (ddn prior --kind codes): smaller files."""
 
     def run(self) -> None:
-        from discrete_distribution_network.runs import codec_of, model_folder, write_codes
+        from discrete_distribution_network.codes_run import codec_of, write_codes
+        from discrete_distribution_network.runs import model_folder
 
         codec = codec_of(model_folder(self.model), self.device, self.beams, self.rate)
         with standard_input(self.files) as files:
@@ -279,19 +281,16 @@ class Decode(_WithModel):
     """Only the first so many levels: coarser images."""
 
     def run(self) -> None:
-        from discrete_distribution_network.pictures import to_pil
-        from discrete_distribution_network.runs import codec_of, model_folder, read_codes, write_images
+        from discrete_distribution_network.codes_run import codec_of, read_codes, write_image, write_images
+        from discrete_distribution_network.runs import model_folder
 
         codec = codec_of(model_folder(self.model), self.device)
-        source = sys.stdin.buffer if str(self.codes) == "-" else self.codes
-        names, images = read_codes(codec, source, self.levels)
-        if str(self.out) != "-":
-            write_images(names, images, self.out)
-            print(f"{len(images)} images in {self.out}")
+        stored = read_codes(codec, self.codes if str(self.codes) != "-" else open_input(), self.levels)
+        if str(self.out) == "-":
+            write_image(stored, sys.stdout.buffer)
             return
-        if len(images) != 1:
-            raise InvalidInput(f"expected codes of one image for the standard output, got {len(images)}; use a folder")
-        to_pil(images[0]).save(sys.stdout.buffer, format="PNG")
+        write_images(stored, self.out)
+        print(f"{stored.number} images in {self.out}")
 
 
 @contextmanager
@@ -300,10 +299,22 @@ def standard_input(files: Sequence[Path]) -> Iterator[Sequence[Path]]:
     if not any(str(file) == "-" for file in files):
         yield files
         return
-    with tempfile.TemporaryDirectory() as folder:
+    with tempfile.TemporaryDirectory(prefix="ddn-") as folder:
         path = Path(folder, "standard input")
-        path.write_bytes(sys.stdin.buffer.read())
+        with path.open("wb") as copy:
+            shutil.copyfileobj(open_input(), copy)
         yield [path if str(file) == "-" else file for file in files]
+
+
+def open_input() -> BinaryIO:
+    """The standard input.
+
+    Raises:
+        InvalidInput: it is closed.
+    """
+    if sys.stdin is None:
+        raise InvalidInput("expected a file on the standard input, which is closed; redirect one to it or name a file")
+    return sys.stdin.buffer
 
 
 @dataclass

@@ -148,10 +148,14 @@ class CodePrior(nn.Module):
         return self._nothing(batch_size)
 
     @torch.no_grad()
-    def counts(self, level: int, state: Tensor) -> Tensor:
-        """How likely each code is, as integers of at least 1 that sum to 2^16: (B, K, rows, columns)."""
+    def counts(self, level: int, state: Tensor, place: int | None = None) -> Tensor:
+        """How likely each code is, as integers of at least 1 that sum to 2^16: (B, K, rows, columns).
+
+        Args:
+            place: of that place of the grid alone, counted row by row: (B, K, 1, 1).
+        """
         own = self._levels()[level]
-        scores = own.score(own.look(state, rounded)).div(SCORE).floor()
+        scores = own.score(own.look(state, rounded, place)).div(SCORE).floor()
         below = (scores.amax(1, keepdim=True) - scores).clamp_max(len(EXP) - 1).long()
         shares = EXP.to(below.device)[below]
         left = (1 << PRECISION) - shares.shape[1]
@@ -255,10 +259,16 @@ class _Level(nn.Module):
         self.nodes = nn.Embedding(codebook_size, dim)
         self.rest = zero_(nn.Conv2d(hidden, dim, 1))
 
-    def look(self, known: Tensor, passed: Callable[[Tensor], Tensor] = as_is) -> Tensor:
-        """(B, dim, rows, columns) -> (B, hidden, rows, columns)."""
-        seen = passed(F.relu(self.first(known + self.place)))
-        return passed(F.relu(self.second(seen)))
+    def look(self, known: Tensor, passed: Callable[[Tensor], Tensor] = as_is, place: int | None = None) -> Tensor:
+        """(B, dim, rows, columns) -> (B, hidden, rows, columns); of one place alone, (B, hidden, 1, 1), if given."""
+        known = known + self.place
+        if place is None:
+            seen = self.first(known)
+        else:
+            (row, column), side = divmod(place, known.shape[3]), self.first.kernel_size[0]
+            around = F.pad(known, (side // 2,) * 4)[:, :, row : row + side, column : column + side]
+            seen = F.linear(around.flatten(1), self.first.weight.flatten(1), self.first.bias)[:, :, None, None]
+        return passed(F.relu(self.second(passed(F.relu(seen)))))
 
     def learn(
         self,

@@ -24,6 +24,7 @@ from discrete_distribution_network.adversarial import Discriminator, adversarial
 from discrete_distribution_network.blocks import AttentionBlock, ResidualBlock
 from discrete_distribution_network.conditions import Condition, Custom, Match, Scorer, Scores, check_prior
 from discrete_distribution_network.errors import InvalidInput, is_number, require, require_integer, shown
+from discrete_distribution_network.fingerprint import CastFrom, digest, fingerprints
 from discrete_distribution_network.guidance import Guidance, Guided, roll_out, search
 from discrete_distribution_network.guided_sampler import GuidedSampler, check_codes
 from discrete_distribution_network.pixels import as_pixels, require_finite, warn_of_range
@@ -114,7 +115,10 @@ class DDN(
         code_shapes: how the codes of each level lie: () for one code, (H / p, W / p) with patches.
         codes_per_level: how many that are.
         bits_per_image: log2 of the number of different codes.
+        cast_from: what it was before `half()` and the like; None if it was not cast (see `fingerprint.py`).
     """
+
+    cast_from: CastFrom | None = None
 
     def __init__(
         self,
@@ -649,6 +653,15 @@ class DDN(
         """
         nodes = {id(parameter) for sampler in self.samplers for parameter in sampler.node_parameters()}
         return {name for name, parameter in self.named_parameters() if id(parameter) in nodes}
+
+    def _apply(self, fn: Any, recurse: bool = True) -> DDN:
+        """What every cast and move of a module goes through."""
+        if self.start.is_meta or fn(self.start.detach().new_zeros(1)).dtype == self.start.dtype:
+            return super()._apply(fn, recurse)
+        before = fingerprints(self)
+        super()._apply(fn, recurse)
+        self.cast_from = CastFrom(before, digest(self))
+        return self
 
     @contextmanager
     def _evaluating(self) -> Iterator[None]:

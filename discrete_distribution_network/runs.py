@@ -16,29 +16,25 @@ import math
 import sys
 from collections.abc import Callable, Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, BinaryIO
+from typing import TYPE_CHECKING, Any
 
 import torch
 from huggingface_hub import constants
 
-from discrete_distribution_network.bitstream import Reader
 from discrete_distribution_network.checkpoints import Checkpoints
 from discrete_distribution_network.checks import check_seed
 from discrete_distribution_network.classifier import Classifier, NoClasses, accuracy, train_classifier
 from discrete_distribution_network.classifier import num_classes as classes_of
-from discrete_distribution_network.code_prior import CODE_PRIOR, CodePrior
 from discrete_distribution_network.code_transformer import CodeTransformer
-from discrete_distribution_network.codec import ImageCodec
 from discrete_distribution_network.config import CONFIG, TrainConfig, load_config
 from discrete_distribution_network.data import Split, is_stream, open_data
 from discrete_distribution_network.ddn import DDN
-from discrete_distribution_network.errors import DataError, InvalidInput, ModelFileError, require
+from discrete_distribution_network.errors import InvalidInput, ModelFileError
 from discrete_distribution_network.fitting import as_bytes
 from discrete_distribution_network.frechet import FeatureNet, check_drawn, frechet_figures, inception
-from discrete_distribution_network.images import find_images, load_image, load_whole
+from discrete_distribution_network.images import find_images, load_image
 from discrete_distribution_network.loader import in_unit_range
-from discrete_distribution_network.metrics import evaluate, psnr
-from discrete_distribution_network.pictures import to_pil
+from discrete_distribution_network.metrics import evaluate
 from discrete_distribution_network.pretrained import (
     MODEL,
     Shapes,
@@ -205,6 +201,8 @@ def demo_model(model: Path | None, device: str) -> Demo:
         raise InvalidInput(
             f"expected gradio for the page, but {error}; pip install 'discrete-distribution-network[demo]'"
         ) from error
+    from discrete_distribution_network.codes_run import code_prior_of
+
     folder = model_folder(Path("fashion-mnist") if model is None else model)
     ddn = load_model(folder, device)
     net = classifier_of(ddn, folder) if (folder / CLASSIFIER).is_file() else None
@@ -313,94 +311,6 @@ def data_of_run(run: Path | None, dataset: str | None, ddn: DDN) -> Any:
     if dataset is None and run is not None and released(run) is not None:
         dataset = "fashion-mnist"
     return _data_of(_config_of(run or newest_run()), dataset, ddn).train
-
-
-def codec_of(folder: Path, device: str, beams: int = 1, rate: float = 0.0) -> ImageCodec:
-    """The codec of a model's folder, which range codes if a code prior lies there."""
-    ddn = load_model(folder, device)
-    return ImageCodec(ddn, code_prior_of(ddn, folder), beams=beams, rate=rate)
-
-
-def code_prior_of(ddn: DDN, folder: Path) -> CodePrior | None:
-    """The code prior beside a model, if there is one."""
-    return CodePrior.load(folder, ddn) if (folder / CODE_PRIOR).is_file() else None
-
-
-def write_codes(codec: ImageCodec, files: Sequence[Path], out: Path | BinaryIO, tile: bool, levels: int | None) -> str:
-    """Encode image files into one `.ddn` file, or their codes into a JSON file; gives what there is to tell.
-
-    Args:
-        tile: keep the images' own size, which must be the same for all, and cut them into tiles.
-    """
-    ddn = codec.ddn
-    if not tile:
-        paths, images = load_images(files, ddn)
-    else:
-        paths = list(files)
-        require(len(paths) >= 1, "at least one image file", "none", "name files")
-        whole = [load_whole(path, ddn.channels) for path in paths]
-        sizes = {tuple(one.shape[1:]) for one in whole}
-        require(len(sizes) == 1, "images of one size for --tile", f"{len(sizes)} sizes", "encode them one by one")
-        images = in_unit_range(torch.stack(whole))
-    if isinstance(out, Path) and out.suffix == ".json":
-        require(not tile, "a .ddn file for --tile", out)
-        codes: list[Any] = ddn.encode_walk(images, levels=levels, beams=codec.beams).codes.tolist()
-        if set(ddn.codebook_sizes) == {2}:  # Taiji-DDN: a string of bits
-            codes = ["".join(map(str, own)) for own in codes]
-        listed = [{"name": path.stem, "codes": own} for path, own in zip(paths, codes, strict=True)]
-        out.write_text(json.dumps({"images": listed}) + "\n", encoding="utf-8")
-        return f"{len(paths)} images, {ddn.bits_per_image / 8:g} bytes each, as codes in {out}"
-    data = codec.compress_batch(images, levels)
-    if not isinstance(out, Path):
-        out.write(data)
-        return ""
-    out.write_bytes(data)
-    back = codec.decompress_batch(data)
-    error = float((back - images.cpu()).square().mean())
-    reader = Reader(data)
-    each = sum(len(reader[place]) for place in range(len(reader))) / len(reader)
-    return (
-        f"{len(paths)} images in {out}: {len(data)} bytes, {each:.1f} an image without the header; "
-        f"error {error:.5f} ({psnr(error):.1f} dB)"
-    )
-
-
-def read_codes(codec: ImageCodec, source: Path | BinaryIO, levels: int | None) -> tuple[list[str], torch.Tensor]:
-    """The images (B, C, H, W) of a `.ddn` or JSON file, and their names.
-
-    Raises:
-        DataError, CodeFileError: the file is something else.
-        InvalidInput: the codes do not fit the model.
-    """
-    ddn = codec.ddn
-    data = source.read_bytes() if isinstance(source, Path) else source.read()
-    if data[:1] != b"{":
-        images = codec.decompress_batch(data, levels)
-        return [f"{index:05d}" for index in range(len(images))], images
-    try:
-        listed = [(str(image["name"]), image["codes"]) for image in json.loads(data.decode())["images"]]
-        codes = torch.tensor([list(map(int, own)) if isinstance(own, str) else list(own) for _, own in listed])
-    except (UnicodeDecodeError, ValueError, KeyError, TypeError) as error:
-        raise DataError(f"expected codes that `ddn encode` wrote in {source}, got something else ({error})") from error
-    require(len(listed) >= 1, f"at least one image in {source}", "none")
-    if levels is not None:
-        require(1 <= levels <= ddn.num_levels, f"levels from 1 to {ddn.num_levels}", levels)
-        codes = codes[:, : sum(ddn.codes_per_level[:levels])]
-    return [f"{index:05d}-{Path(name).name}" for index, (name, _) in enumerate(listed)], ddn.decode(codes)
-
-
-def write_images(names: Sequence[str], images: torch.Tensor, out: Path) -> None:
-    """One PNG an image into a folder.
-
-    Raises:
-        InvalidInput: a file of that name is there.
-    """
-    out.mkdir(parents=True, exist_ok=True)
-    targets = [out / f"{name}.png" for name in names]
-    if there := [target for target in targets if target.exists()]:
-        raise InvalidInput(f"expected a folder without {there[0].name}, got {out}; use another --out")
-    for target, image in zip(targets, images, strict=True):
-        to_pil(image).save(target)
 
 
 def evaluate_run(

@@ -469,7 +469,7 @@ class ByIndex(torch.utils.data.Dataset):
         return len(self.images)
 
     def __getitem__(self, index):
-        return self.images[index] + (np.random.default_rng().random() if self.chance else 0), index  # noqa: NPY002
+        return self.images[index] + (np.random.default_rng().random() if self.chance else 0), index
 
 
 def test_a_fingerprint_changes_with_the_images(photograph_folder, photographs):
