@@ -8,15 +8,19 @@ from __future__ import annotations
 import sys
 import tempfile
 from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, redirect_stdout, suppress
 from dataclasses import dataclass
+from functools import partial
+from importlib.metadata import version
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any, Literal
+from typing import TYPE_CHECKING, Annotated, Any, ClassVar, Literal
 
 import tyro
 
-from discrete_distribution_network.config import TEMPERATURE, TrainConfig, configured
-from discrete_distribution_network.errors import DDNError, InvalidInput
+from discrete_distribution_network import exits
+from discrete_distribution_network.config import TEMPERATURE, TrainConfig
+from discrete_distribution_network.errors import InvalidInput
+from discrete_distribution_network.options import parsed
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -31,7 +35,7 @@ class Train(TrainConfig):
     def run(self) -> None:
         from discrete_distribution_network.training_run import train
 
-        train(self, "train")
+        train(self, self.name)
 
 
 @dataclass
@@ -44,10 +48,12 @@ class Quickstart(TrainConfig):
     codebook_size: int | None = 64  # with 4,000 images, more nodes would be seldom chosen
     minutes: float = 3.0
 
+    name: ClassVar[str] = "quickstart"
+
     def run(self) -> None:
         from discrete_distribution_network.training_run import train
 
-        train(self, "quickstart")
+        train(self, self.name)
 
 
 @dataclass
@@ -479,11 +485,18 @@ def commands(training: dict[str, Any]) -> Any:
 def main(args: list[str] | None = None) -> None:
     """Run a command; an error of the library, or of the file system, is one line and exit code 2."""
     args = sys.argv[1:] if args is None else args
-    try:
-        command = tyro.cli(
-            commands(configured(args)), prog="ddn", description="Discrete Distribution Networks.", args=args
-        )
-        command.run()
-    except (DDNError, OSError) as error:
-        print(f"ddn: {error}", file=sys.stderr)
-        sys.exit(2)
+    with exits.command("ddn"):
+        if args == ["--version"]:
+            print(f"ddn {version('discrete-distribution-network')}")
+        elif not args:
+            with redirect_stdout(sys.stderr), suppress(SystemExit):
+                parse(["--help"], {})
+            sys.exit(2)
+        else:
+            parsed(partial(parse, args), args).run()
+
+
+def parse(args: Sequence[str], training: dict[str, Any]) -> Any:
+    """The command of these arguments; `training` goes over the defaults of those that train."""
+    said = "Discrete Distribution Networks. `ddn COMMAND --help` tells its options, `ddn --version` the version."
+    return tyro.cli(commands(training), prog="ddn", description=said, args=args)

@@ -34,6 +34,8 @@ from discrete_distribution_network.frechet import FeatureNet, frechet_figures, i
 from discrete_distribution_network.images import find_images, load_image, load_whole
 from discrete_distribution_network.loader import in_order, in_unit_range
 from discrete_distribution_network.metrics import evaluate, psnr
+from discrete_distribution_network.options import RUNS as RUNS
+from discrete_distribution_network.options import newest_run
 from discrete_distribution_network.pictures import to_pil
 from discrete_distribution_network.pretrained import MODEL, load_strictly, read_tensors, released, write_tensors
 from discrete_distribution_network.prior import CONFIG as PRIOR
@@ -41,12 +43,12 @@ from discrete_distribution_network.prior import Fitted, LearnedPrior, Prior, fit
 from discrete_distribution_network.processes import fast_autocast
 from discrete_distribution_network.report import read_metrics
 from discrete_distribution_network.shown_with import CONDS
+from discrete_distribution_network.whole_file import write_text
 from discrete_distribution_network.whole_folder import MANIFEST
 
 if TYPE_CHECKING:
     from discrete_distribution_network.demo.page import Demo
 
-RUNS = Path("runs")
 CHECKPOINTS = "checkpoints"
 EVALUATION = "evaluation.json"
 
@@ -55,7 +57,7 @@ KEPT_BY = 1000
 
 
 def write_figures(run: Path, figures: dict[str, Any]) -> None:
-    (run / EVALUATION).write_text(json.dumps(figures, indent=2) + "\n", encoding="utf-8")
+    write_text(run / EVALUATION, json.dumps(figures, indent=2) + "\n")
 
 
 def place(name: str) -> torch.device:
@@ -70,16 +72,6 @@ def place(name: str) -> torch.device:
     if name != "cpu":
         raise InvalidInput(f"expected a --device that is there, got {name}; use {' or '.join({there.type, 'cpu'})}")
     return torch.device("cpu")
-
-
-def newest_run(pattern: str = "*", dataset: str | None = None) -> Path:
-    """The run under ./runs that was started last, among those of this data set if one is given."""
-    configs = sorted(RUNS.glob(f"{pattern}/{CONFIG}"), key=lambda path: path.stat().st_mtime, reverse=True)
-    for path in configs:
-        if dataset is None or load_config(path).get("dataset") == dataset:
-            return path.parent
-    of_it = "" if dataset is None else f" of {dataset}"
-    raise ModelFileError(f"expected a run{of_it} under {RUNS}, found none; run `ddn quickstart` or `ddn train` first")
 
 
 def model_folder(folder: Path | None) -> Path:
