@@ -13,7 +13,7 @@ from dataclasses import dataclass
 from functools import partial
 from importlib.metadata import version
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any, ClassVar, Literal
+from typing import Annotated, Any, ClassVar, Literal
 
 import tyro
 
@@ -21,11 +21,6 @@ from discrete_distribution_network import exits
 from discrete_distribution_network.config import TEMPERATURE, TrainConfig
 from discrete_distribution_network.errors import InvalidInput
 from discrete_distribution_network.options import parsed
-
-if TYPE_CHECKING:
-    from torch import Tensor
-
-    from discrete_distribution_network.ddn import DDN
 
 
 @dataclass
@@ -56,25 +51,15 @@ class Quickstart(TrainConfig):
         train(self, self.name)
 
 
+Each = Annotated[Path | None, tyro.conf.arg(aliases=["--folder"])]
+
+
 @dataclass
 class _WithModel:
     model: Path | None = None
     """Run or model folder; the run started last under ./runs if not given."""
     device: str = "auto"
     """Where to compute: cpu, cuda, mps, or auto for what there is."""
-
-
-@dataclass
-class _WithImages(_WithModel):
-    files: tyro.conf.Positional[tuple[Path, ...]] = ()
-    """Image files or folders; each image is resized to cover the model's size and cropped at the centre."""
-
-    def load(self) -> tuple[DDN, list[Path], Tensor]:
-        """The model, and the images with their paths."""
-        from discrete_distribution_network.runs import load_images, load_model, model_folder
-
-        ddn = load_model(model_folder(self.model), self.device)
-        return (ddn, *load_images(self.files, ddn))
 
 
 @dataclass
@@ -92,7 +77,7 @@ class Sample(_WithModel):
     num: int = 64
     """How many images."""
     out: Path = Path("samples.png")
-    """Picture to write."""
+    """Picture to write; beyond 256 samples it goes on in samples-2.png and so on."""
     seed: int | None = None
     """Of the random choices; new ones each time if not given."""
     uniform: bool = False
@@ -107,37 +92,13 @@ class Sample(_WithModel):
     guidance_scale: float = 1.0
     """Of a prior by class: above 1 samples are more like their class, and less like one another."""
 
+    each: Each = None
+    """Folder for one PNG a sample, too."""
+
     def run(self) -> None:
-        import torch
+        from discrete_distribution_network.images_run import sample
 
-        from discrete_distribution_network.pictures import grid, save_picture
-        from discrete_distribution_network.prior import temperatures
-        from discrete_distribution_network.runs import labels_for, load_model, load_prior, model_folder
-
-        folder = model_folder(self.model)
-        ddn = load_model(folder, self.device)
-        prior = None if self.uniform else load_prior(ddn, folder)
-        labels = labels_for(ddn, prior, self.num, self.label)
-        if labels is None and self.label is not None:
-            raise InvalidInput(
-                "expected a network or a prior by class for --label, found neither; fit one: ddn prior --by-class"
-            )
-        temperature: float | list[float] | None = self.temperature
-        if temperature is None:
-            temperature = 1.0 if prior is None else temperatures(ddn)
-        generator = torch.Generator()
-        generator.seed() if self.seed is None else generator.manual_seed(self.seed)
-        samples = ddn.sample(
-            self.num,
-            generator=generator,
-            prior=prior,
-            temperature=temperature,
-            top_p=self.top_p,
-            labels=labels,
-            guidance_scale=self.guidance_scale,
-        )
-        save_picture(grid(samples), self.out)
-        print(f"{self.num} samples, drawn {'uniformly' if prior is None else 'by the prior'}, in {self.out}")
+        print(sample(self))
 
 
 @dataclass
@@ -186,7 +147,7 @@ class Guide(_WithModel):
     """Image files or folders, of which a part is taken as known; none for classify and clip."""
     out: Path = Path("guided.png")
     """Picture to write: a row for each file: what is known, results, the original."""
-    folder: Path | None = None
+    folder: Annotated[Path | None, tyro.conf.arg(aliases=["--each"])] = None
     """Folder for one PNG a result, too."""
     num: int = 4
     """Results for each file, or in all where there is none."""
@@ -231,22 +192,21 @@ class Guide(_WithModel):
 
 
 @dataclass
-class Reconstruct(_WithImages):
+class Reconstruct(_WithModel):
     """Encode image files and draw what each number of levels gives back."""
 
+    files: tyro.conf.Positional[tuple[Path, ...]] = ()
+    """Image files or folders; each image is resized to cover the model's size and cropped at the centre."""
     out: Path = Path("reconstructions.png")
-    """Picture to write: a row for each file, at growing numbers of levels, the original last."""
+    """Picture to write: a row for each file, at growing numbers of levels, the original last. What does not fit goes on
+    in reconstructions-2.png and so on."""
+    each: Each = None
+    """Folder for one PNG a file, as all levels give it back, too."""
 
     def run(self) -> None:
-        from discrete_distribution_network.pictures import reconstructions, save_picture
+        from discrete_distribution_network.images_run import reconstruct
 
-        ddn, paths, images = self.load()
-        walk = ddn.encode_walk(images)
-        save_picture(reconstructions(ddn, walk, images), self.out)
-        errors = (walk.outputs[-1] - images).square().mean((1, 2, 3)).tolist()
-        for path, error in zip(paths, errors, strict=True):
-            print(f"{path}: error {error:.5f}")
-        print(f"{ddn.bits_per_image / 8:g} bytes an image; picture in {self.out}")
+        print(reconstruct(self))
 
 
 @dataclass

@@ -12,7 +12,8 @@ samples.png, reconstructions.png, tree.png, loss.png
 from __future__ import annotations
 
 import json
-from collections.abc import Sequence
+import math
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, BinaryIO
 
@@ -273,13 +274,46 @@ def info(run: Path) -> str:
     return "\n".join(told)
 
 
-def load_images(files: Sequence[Path], ddn: DDN) -> tuple[list[Path], torch.Tensor]:
-    """The images of files and folders, (B, C, H, W) on the model's device, and their paths."""
+def image_paths(files: Sequence[Path]) -> list[Path]:
+    """The image files among files and folders.
+
+    Raises:
+        InvalidInput: there are none.
+        DataError: a file or folder is not there, or a folder has no images.
+    """
     paths = [path for file in files for path in (find_images(file) if file.is_dir() else [file])]
     if not paths:
         raise InvalidInput("expected at least one image file, got none; name files or folders")
+    if missing := [path for path in paths if not path.exists()]:
+        raise DataError(f"expected an image, found no file {missing[0]}; check the path")
+    return paths
+
+
+def load_images(files: Sequence[Path], ddn: DDN) -> tuple[list[Path], torch.Tensor]:
+    """The images of files and folders, (B, C, H, W) on the model's device, and their paths."""
+    paths = image_paths(files)
     images = torch.stack([load_image(path, ddn.image_size, ddn.channels) for path in paths])
     return paths, in_unit_range(images.to(ddn.start.device))
+
+
+BATCH, BATCH_PIXELS = 64, 1 << 22
+"""Most images that a command works on at once, and most pixels of them."""
+
+
+def batch_size(ddn: DDN) -> int:
+    """How many images of a model's size a command works on at once."""
+    return max(1, min(BATCH, BATCH_PIXELS // math.prod(ddn.image_size)))
+
+
+def parts(count: int, size: int) -> Iterator[range]:
+    """The places 0 to `count` in parts of at most `size`."""
+    return (range(start, min(start + size, count)) for start in range(0, count, size))
+
+
+def encoded(paths: Sequence[Path], ddn: DDN) -> torch.Tensor:
+    """The codes (B, number of codes) of image files, a batch at a time."""
+    batches = (paths[part.start : part.stop] for part in parts(len(paths), batch_size(ddn)))
+    return torch.cat([ddn.encode(load_images(batch, ddn)[1]) for batch in batches])
 
 
 def data_of_run(run: Path | None, dataset: str | None, ddn: DDN) -> Any:
