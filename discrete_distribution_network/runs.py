@@ -14,7 +14,7 @@ from __future__ import annotations
 import json
 import math
 import sys
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -29,12 +29,14 @@ from discrete_distribution_network.code_transformer import CodeTransformer
 from discrete_distribution_network.config import CONFIG, TrainConfig, load_config
 from discrete_distribution_network.data import Split, is_stream, open_data
 from discrete_distribution_network.ddn import DDN
-from discrete_distribution_network.errors import InvalidInput, ModelFileError
+from discrete_distribution_network.errors import DataError, InvalidInput, ModelFileError
 from discrete_distribution_network.fitting import as_bytes
 from discrete_distribution_network.frechet import FeatureNet, check_drawn, frechet_figures, inception
 from discrete_distribution_network.images import find_images, load_image
 from discrete_distribution_network.loader import in_unit_range
 from discrete_distribution_network.metrics import evaluate
+from discrete_distribution_network.options import RUNS as RUNS
+from discrete_distribution_network.options import newest_run
 from discrete_distribution_network.pretrained import (
     MODEL,
     Shapes,
@@ -51,7 +53,6 @@ from discrete_distribution_network.whole_folder import MANIFEST
 if TYPE_CHECKING:
     from discrete_distribution_network.demo.page import Demo
 
-RUNS = Path("runs")
 CHECKPOINTS = "checkpoints"
 EVALUATION = "evaluation.json"
 
@@ -73,16 +74,6 @@ def place(name: str) -> torch.device:
     if name != "cpu":
         raise InvalidInput(f"expected a --device that is there, got {name}; use {' or '.join({there.type, 'cpu'})}")
     return torch.device("cpu")
-
-
-def newest_run(pattern: str = "*", dataset: str | None = None) -> Path:
-    """The run under ./runs that was started last, among those of this data set if one is given."""
-    configs = sorted(RUNS.glob(f"{pattern}/{CONFIG}"), key=lambda path: path.stat().st_mtime, reverse=True)
-    for path in configs:
-        if dataset is None or load_config(path).get("dataset") == dataset:
-            return path.parent
-    of_it = "" if dataset is None else f" of {dataset}"
-    raise ModelFileError(f"expected a run{of_it} under {RUNS}, found none; run `ddn quickstart` or `ddn train` first")
 
 
 def model_folder(folder: Path | None) -> Path:
@@ -297,13 +288,46 @@ def _by_level(figures: Any, name: str, levels: int) -> list[float] | None:
     return found if fits else None
 
 
-def load_images(files: Sequence[Path], ddn: DDN) -> tuple[list[Path], torch.Tensor]:
-    """The images of files and folders, (B, C, H, W) on the model's device, and their paths."""
+def image_paths(files: Sequence[Path]) -> list[Path]:
+    """The image files among files and folders.
+
+    Raises:
+        InvalidInput: there are none.
+        DataError: a file or folder is not there, or a folder has no images.
+    """
     paths = [path for file in files for path in (find_images(file) if file.is_dir() else [file])]
     if not paths:
         raise InvalidInput("expected at least one image file, got none; name files or folders")
+    if missing := [path for path in paths if not path.exists()]:
+        raise DataError(f"expected an image, found no file {missing[0]}; check the path")
+    return paths
+
+
+def load_images(files: Sequence[Path], ddn: DDN) -> tuple[list[Path], torch.Tensor]:
+    """The images of files and folders, (B, C, H, W) on the model's device, and their paths."""
+    paths = image_paths(files)
     images = torch.stack([load_image(path, ddn.image_size, ddn.channels) for path in paths])
     return paths, in_unit_range(images.to(ddn.start.device))
+
+
+BATCH, BATCH_PIXELS = 64, 1 << 22
+"""Most images that a command works on at once, and most pixels of them."""
+
+
+def batch_size(ddn: DDN) -> int:
+    """How many images of a model's size a command works on at once."""
+    return max(1, min(BATCH, BATCH_PIXELS // math.prod(ddn.image_size)))
+
+
+def parts(count: int, size: int) -> Iterator[range]:
+    """The places 0 to `count` in parts of at most `size`."""
+    return (range(start, min(start + size, count)) for start in range(0, count, size))
+
+
+def encoded(paths: Sequence[Path], ddn: DDN) -> torch.Tensor:
+    """The codes (B, number of codes) of image files, a batch at a time."""
+    batches = (paths[part.start : part.stop] for part in parts(len(paths), batch_size(ddn)))
+    return torch.cat([ddn.encode(load_images(batch, ddn)[1]) for batch in batches])
 
 
 def data_of_run(run: Path | None, dataset: str | None, ddn: DDN) -> Any:
