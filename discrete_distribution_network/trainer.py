@@ -15,6 +15,7 @@ import time
 import warnings
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import nullcontext
+from functools import cached_property
 from pathlib import Path
 from typing import Any, Literal, NamedTuple
 
@@ -275,7 +276,6 @@ class Trainer:
             pin_memory=self.processes.device.type == "cuda",
             max_bad_images=max_bad_images,
         )
-        self._fingerprint = fingerprint(dataset)
         if self.is_main and (lacking := ddn.not_rebuildable):
             warnings.warn(
                 f"config.json cannot hold {', '.join(lacking)}; whoever loads what this training saves has to give the "
@@ -716,6 +716,10 @@ class Trainer:
         ]:
             warnings.warn(f"resumed, but not exactly as if never ended: {', '.join(changed)}", stacklevel=2)
 
+    @cached_property
+    def _fingerprint(self) -> str | None:
+        return fingerprint(self.loader.dataset)
+
     def _what_makes_it_exact(self) -> dict[str, Any]:
         return {
             "seed": self.seed,
@@ -723,7 +727,6 @@ class Trainer:
             "grad_accum_every": self.grad_accum_every,
             "processes": self.processes.number,
             "images": None if self.loader.streamed else len(self.loader.dataset),
-            **({} if self._fingerprint is None else {"images' fingerprint": self._fingerprint}),
             "learning_rate": self.learning_rate,
             "warmup_steps": self.warmup_steps,
             "decay": self.decay,
@@ -736,6 +739,7 @@ class Trainer:
             **({"split_until": self.split_until} if 0 < self.split_until < 1 else {}),
             "precision": self.precision,
             "moving average": self.ema is not None,
+            **({} if self._fingerprint is None else {"images' fingerprint": self._fingerprint}),
         }
 
     def _training_state(self) -> dict[str, Tensor]:
