@@ -55,18 +55,6 @@ def whole_file(path: str | Path) -> Iterator[Path]:
         flush(target.parent)
 
 
-def check_writable(folder: str | Path) -> None:
-    """Make a hidden file in a folder and remove it, to find out before work is done that it can be written.
-
-    Raises:
-        OutputError: it cannot; it names the folder.
-    """
-    probe = Path(folder) / f".saving-{os.getpid()}-{next(_numbers)}"
-    with naming(folder):
-        probe.touch(exist_ok=False)
-        probe.unlink()
-
-
 def write_bytes(path: str | Path, data: bytes) -> None:
     """Write a file whole or not at all; see `whole_file`."""
     with whole_file(path) as staging:
@@ -87,3 +75,15 @@ def flush(path: Path) -> None:
         os.fsync(descriptor)
     finally:
         os.close(descriptor)
+
+
+def check_writable(folder: str | Path) -> None:
+    """Make a hidden file in a folder and remove it, to find out before work is done that it can be written.
+
+    Raises:
+        OutputError: it cannot; it names the folder.
+    """
+    probe = Path(folder) / f".saving-{os.getpid()}-{next(_numbers)}"
+    with naming(folder):
+        probe.touch(exist_ok=False)
+        probe.unlink()
