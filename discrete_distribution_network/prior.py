@@ -251,7 +251,7 @@ class LearnedPrior(nn.Module, ABC):
             )
         if model != _fingerprint(folder):
             raise ModelFileError(
-                f"expected {folder / CONFIG} of the model beside it, got that of another model; fit a prior with "
+                f"expected {folder / CONFIG} of the model beside it, got one of another model; fit a prior with "
                 "`ddn prior`"
             )
 
