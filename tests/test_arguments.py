@@ -41,8 +41,7 @@ def ddn_with_heads(**kwargs):
     ddn = small_ddn(patch_size=[None, 4], **kwargs).eval()
     with torch.no_grad():
         for sampler in ddn.samplers:
-            for parameter in sampler.node_parameters():
-                parameter.normal_(0, 0.2)
+            sampler.keys.weight.normal_(0, 0.2)
     return ddn
 
 
