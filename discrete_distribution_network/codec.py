@@ -40,8 +40,8 @@ from discrete_distribution_network.range_coding import least_bytes, pack_ranges,
 MAX_PIXELS = 1 << 26
 """More pixels are not decoded at once, nor is an image of more encoded: a file of a few bytes may claim any size."""
 
-PIXELS_AT_ONCE = 1 << 22
-"""About so many are decoded at once where images are asked for one after another."""
+PIXELS_AT_ONCE, TILE_PIXELS = 1 << 22, 1 << 20
+"""About so many are decoded at once where images are asked for one after another, and walked at once as tiles."""
 
 
 class ImageCodec:
@@ -53,15 +53,22 @@ class ImageCodec:
         beams: walks of each tile that are followed, of which the best is taken.
         rate: what a bit costs against the mean squared error of a tile, where there is a prior: above 0, likely codes
             are preferred, and files get smaller and images worse.
-        batch_size: tiles that are encoded or decoded at once.
+        batch_size: tiles that are encoded or decoded at once; 64 if not given, and fewer where tiles are large.
 
     Raises:
         InvalidInput: an argument does not fit, or files have no room for what the model says.
     """
 
     def __init__(
-        self, ddn: DDN, prior: CodePrior | None = None, *, beams: int = 1, rate: float = 0.0, batch_size: int = 64
+        self,
+        ddn: DDN,
+        prior: CodePrior | None = None,
+        *,
+        beams: int = 1,
+        rate: float = 0.0,
+        batch_size: int | None = None,
     ):
+        batch_size = max(1, min(64, TILE_PIXELS // math.prod(ddn.image_size))) if batch_size is None else batch_size
         if prior is not None:
             own = (ddn.code_shapes, ddn.codebook_sizes)
             fits = (list(prior.code_shapes), list(prior.codebook_sizes)) == own
