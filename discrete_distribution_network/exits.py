@@ -119,10 +119,17 @@ class _Lasting(io.RawIOBase):
 
 @contextmanager
 def _lasting(name: str) -> Iterator[_Lasting]:
-    """The standard output or error as one that lasts, for a while; one that is no longer this process's stays."""
+    """The standard output or error as one that lasts, for a while; of one that is not this process's only the encoding."""
     before = getattr(sys, name)
     if before is not None and before is not getattr(sys, f"__{name}__"):  # a test's, a notebook's
-        yield _Lasting(None)
+        errors = getattr(before, "errors", None)
+        with suppress(AttributeError):
+            before.reconfigure(errors="backslashreplace")
+        try:
+            yield _Lasting(None)
+        finally:
+            with suppress(AttributeError):
+                before.reconfigure(errors=errors)
         return
     with ExitStack() as opened:
         stream = before

@@ -90,23 +90,30 @@ def same_data(one: str, other: str) -> bool:
         return False
 
 
-RANGES: dict[str, tuple[float, float]] = {
-    "seed": (0, (1 << 64) - 1),
-    "num": (1, (1 << 63) - 1),
-}
-"""Lowest and highest values of options, whatever command they are of; of others, any that fits in 64 bits."""
+LOWEST, HIGHEST = -(1 << 63), (1 << 63) - 1
+"""The numbers that fit in 64 bits, which every option must."""
 
-ANY = (-(1 << 63), (1 << 63) - 1)
+RANGES: dict[str, tuple[int, int]] = {
+    "seed": (0, (1 << 64) - 1),
+    "num": (1, HIGHEST),
+    "images": (1, HIGHEST),
+    "samples": (1, HIGHEST),
+    "weight_decay": (0, HIGHEST),
+    "workers": (0, 256),
+}
+"""Of options that nothing later checks, whatever command they are of, the lowest and the highest value."""
 
 
 def check_numbers(options: Any) -> None:
     """Raise `InvalidInput` where a number among these options (a dataclass) is out of its range, or not finite."""
     for field in dataclasses.fields(options):
         value = getattr(options, field.name)
-        lowest, highest = RANGES.get(field.name, ANY)
+        lowest, highest = RANGES.get(field.name, (LOWEST, HIGHEST))
         for number in value if isinstance(value, tuple) else (value,):
             if isinstance(number, int | float) and not lowest <= number <= highest:  # NaN is in no range
-                raise InvalidInput(f"expected --{_spelt(field.name)} from {lowest} to {highest}, got {number}")
+                small = LOWEST <= number <= HIGHEST and highest == HIGHEST
+                wanted = f"of at least {lowest}" if small else f"from {lowest} to {highest}"
+                raise InvalidInput(f"expected --{_spelt(field.name)} {wanted}, got {number}; give another number")
 
 
 def differences(before: TrainConfig, now: TrainConfig) -> dict[str, str]:

@@ -42,7 +42,7 @@ def grid(images: Tensor, columns: int | None = None, background: float = 1.0) ->
     """Images (B, C, H, W) in rows of `columns` (a square if None), small ones enlarged so that pixels are seen."""
     count, channels, height, width = images.shape
     columns = math.ceil(math.sqrt(count)) if columns is None else min(columns, count)
-    scale = _scale(columns, width)
+    scale = _scale(columns, height, width)
     height, width = height * scale + MARGIN, width * scale + MARGIN
     rows = math.ceil(count / columns)
     sheet = torch.full((channels, rows * height + MARGIN, columns * width + MARGIN), round(background * 255)).byte()
@@ -53,8 +53,9 @@ def grid(images: Tensor, columns: int | None = None, background: float = 1.0) ->
     return to_pil(sheet)
 
 
-def _scale(columns: int, width: int) -> int:
-    return max(1, TARGET_WIDTH // (columns * (width + MARGIN)))
+def _scale(columns: int, height: int, width: int) -> int:
+    """How many times larger images are shown, so that a row is about as wide as a page of text."""
+    return max(1, min(TARGET_WIDTH // (columns * (width + MARGIN)), PAGE_SIDE // (height + MARGIN)))
 
 
 def require_picture(path: Path, endings: Iterable[str] | None = None) -> None:
@@ -126,7 +127,7 @@ def page_layout(height: int, width: int, total: int, columns: int | None = None)
     """How many images of a size go into a row of a picture, and how many rows."""
     most = max(1, (PAGE_SIDE - MARGIN) // (width + MARGIN))
     across = min(most, math.ceil(math.sqrt(min(total, PAGE_IMAGES))) if columns is None else columns)
-    down = max(1, (PAGE_SIDE - MARGIN) // (height * _scale(across, width) + MARGIN))
+    down = max(1, (PAGE_SIDE - MARGIN) // (height * _scale(across, height, width) + MARGIN))
     return across, down if columns is not None else max(1, min(down, PAGE_IMAGES // across))
 
 
