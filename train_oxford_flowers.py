@@ -17,7 +17,7 @@ from dataclasses import dataclass
 import tyro
 
 from discrete_distribution_network.config import TrainConfig, configured
-from discrete_distribution_network.errors import DDNError
+from discrete_distribution_network.errors import DataError, DDNError
 
 
 @dataclass
@@ -33,6 +33,8 @@ def main() -> None:
         from discrete_distribution_network.training_run import train  # imports torch, which --help need not wait for
 
         train(flowers, "oxford-flowers")
+    except DataError as error:
+        sys.exit(f"train_oxford_flowers.py: {error}; --dataset PATH takes images from there")
     except (DDNError, OSError) as error:
         sys.exit(f"train_oxford_flowers.py: {error}")
 

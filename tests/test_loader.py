@@ -339,6 +339,7 @@ def test_pixels_of_another_range_are_warned_of_once(low, high):
 
 def test_pixels_in_range_are_not_warned_of():
     for images in (torch.linspace(-0.2, 1.2, 64).reshape(16, 1, 2, 2), numbered(16)):
+        assert not warned(lambda: first_batch(images * torch.nan, Shape, 4))  # noqa: B023
         assert not warned(lambda: list(islice(Loader(images, Shape, 4).batches(), 8)))  # noqa: B023
         assert not warned(lambda: list(in_order(images, Shape, 4)))  # noqa: B023
 
