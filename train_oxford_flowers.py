@@ -13,11 +13,13 @@ The data set comes from the Hugging Face hub; `--dataset PATH` takes one from a 
 
 import sys
 from dataclasses import dataclass
+from typing import Any, ClassVar
 
 import tyro
 
-from discrete_distribution_network.config import TrainConfig, configured
-from discrete_distribution_network.errors import DDNError
+from discrete_distribution_network import exits
+from discrete_distribution_network.config import TrainConfig
+from discrete_distribution_network.options import parsed
 
 
 @dataclass
@@ -26,15 +28,19 @@ class Flowers(TrainConfig):
     """Name on the Hugging Face hub, or a folder that holds the data set or plain images."""
     minutes: float = 60.0
 
+    name: ClassVar[str] = "oxford-flowers"
+
+
+def parse(training: dict[str, Any]) -> Flowers:
+    return tyro.cli(Flowers, description=__doc__, default=Flowers(**training))
+
 
 def main() -> None:
-    try:
-        flowers = tyro.cli(Flowers, description=__doc__, default=Flowers(**configured(sys.argv[1:])))
+    with exits.command("train_oxford_flowers.py", failed=1):
+        flowers = parsed(parse, sys.argv[1:])
         from discrete_distribution_network.training_run import train  # imports torch, which --help need not wait for
 
-        train(flowers, "oxford-flowers")
-    except (DDNError, OSError) as error:
-        sys.exit(f"train_oxford_flowers.py: {error}")
+        train(flowers, flowers.name)
 
 
 if __name__ == "__main__":

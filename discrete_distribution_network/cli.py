@@ -9,20 +9,19 @@ import shutil
 import sys
 import tempfile
 from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, redirect_stdout, suppress
 from dataclasses import dataclass
+from functools import partial
+from importlib.metadata import version
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any, BinaryIO, Literal
+from typing import Annotated, Any, BinaryIO, ClassVar, Literal
 
 import tyro
 
-from discrete_distribution_network.config import TEMPERATURE, TrainConfig, configured
-from discrete_distribution_network.errors import DDNError, InvalidInput
-
-if TYPE_CHECKING:
-    from torch import Tensor
-
-    from discrete_distribution_network.ddn import DDN
+from discrete_distribution_network import exits
+from discrete_distribution_network.config import TEMPERATURE, TrainConfig
+from discrete_distribution_network.errors import InvalidInput
+from discrete_distribution_network.options import parsed
 
 
 @dataclass
@@ -32,7 +31,7 @@ class Train(TrainConfig):
     def run(self) -> None:
         from discrete_distribution_network.training_run import train
 
-        train(self, "train")
+        train(self, self.name)
 
 
 @dataclass
@@ -45,10 +44,15 @@ class Quickstart(TrainConfig):
     codebook_size: int | None = 64  # with 4,000 images, more nodes would be seldom chosen
     minutes: float = 3.0
 
+    name: ClassVar[str] = "quickstart"
+
     def run(self) -> None:
         from discrete_distribution_network.training_run import train
 
-        train(self, "quickstart")
+        train(self, self.name)
+
+
+Each = Annotated[Path | None, tyro.conf.arg(aliases=["--folder"])]
 
 
 @dataclass
@@ -57,19 +61,6 @@ class _WithModel:
     """Run or model folder; the run started last under ./runs if not given."""
     device: str = "auto"
     """Where to compute: cpu, cuda, mps, or auto for what there is."""
-
-
-@dataclass
-class _WithImages(_WithModel):
-    files: tyro.conf.Positional[tuple[Path, ...]] = ()
-    """Image files or folders; each image is resized to cover the model's size and cropped at the centre."""
-
-    def load(self) -> tuple[DDN, list[Path], Tensor]:
-        """The model, and the images with their paths."""
-        from discrete_distribution_network.runs import load_images, load_model, model_folder
-
-        ddn = load_model(model_folder(self.model), self.device)
-        return (ddn, *load_images(self.files, ddn))
 
 
 @dataclass
@@ -87,7 +78,7 @@ class Sample(_WithModel):
     num: int = 64
     """How many images."""
     out: Path = Path("samples.png")
-    """Picture to write."""
+    """Picture to write; beyond 256 samples it goes on in samples-2.png and so on."""
     seed: int | None = None
     """Of the random choices; new ones each time if not given."""
     uniform: bool = False
@@ -102,73 +93,45 @@ class Sample(_WithModel):
     guidance_scale: float = 1.0
     """Of a prior by class: above 1 samples are more like their class, and less like one another."""
 
+    each: Each = None
+    """Folder for one PNG a sample, too."""
+
     def run(self) -> None:
-        import torch
+        from discrete_distribution_network.images_run import sample
 
-        from discrete_distribution_network.pictures import grid, save_picture
-        from discrete_distribution_network.prior import temperatures
-        from discrete_distribution_network.runs import labels_for, load_model, load_prior, model_folder
-
-        folder = model_folder(self.model)
-        ddn = load_model(folder, self.device)
-        prior = None if self.uniform else load_prior(ddn, folder)
-        labels = labels_for(ddn, prior, self.num, self.label)
-        if labels is None and self.label is not None:
-            raise InvalidInput(
-                "expected a network or a prior by class for --label, found neither; fit one: ddn prior --by-class"
-            )
-        temperature: float | list[float] | None = self.temperature
-        if temperature is None:
-            temperature = 1.0 if prior is None else temperatures(ddn)
-        generator = torch.Generator()
-        generator.seed() if self.seed is None else generator.manual_seed(self.seed)
-        samples = ddn.sample(
-            self.num,
-            generator=generator,
-            prior=prior,
-            temperature=temperature,
-            top_p=self.top_p,
-            labels=labels,
-            guidance_scale=self.guidance_scale,
-        )
-        save_picture(grid(samples), self.out)
-        print(f"{self.num} samples, drawn {'uniformly' if prior is None else 'by the prior'}, in {self.out}")
+        print(sample(self))
 
 
 @dataclass
 class Prior(_OfRun):
-    """Fit a prior to the codes of a run's data set, so that samples look like it; it is kept beside the model."""
+    """Fit a prior to the codes of a run's data set, so that samples look like it; it is kept beside the model.
 
-    kind: Literal["heads", "transformer", "codes"] = "heads"
-    """heads look at the network's own features and the codes so far; a transformer looks at the codes alone; codes is
-    another that does, in integers, which makes the files of `ddn encode` smaller, and does nothing for samples."""
-    minutes: float = 5.0
-    """How long."""
+    SIGTERM and Ctrl-C keep what was done, beside the model; --resume goes on from there.
+    """
+
+    kind: Literal["heads", "transformer", "codes"] | None = None
+    """heads (if not given) look at the network's own features and the codes so far; a transformer looks at the codes
+    alone; codes is another that does, in integers, which makes the files of `ddn encode` smaller, and does nothing for
+    samples."""
+    minutes: float | None = None
+    """How long; 5 if neither this nor STEPS is given."""
+    steps: int | None = None
+    """Steps of the optimiser, in place of a time, or whichever comes first."""
     by_class: bool = False
     """One that takes the class of a sample, as one of a network by class does anyway; the data set must have labels."""
     dim: int | None = None
     """Its width; 96 if not given, and 64 for codes."""
-    seed: int = 0
-    """Of its weights and of the order of the images."""
+    seed: int | None = None
+    """Of its weights and of the order of the images; 0 if not given."""
+    resume: bool = False
+    """Go on with a fit that was ended, with its own options; STEPS or MINUTES count from its beginning."""
+    overwrite: bool = False
+    """Begin anew although there is a fit that was ended."""
 
     def run(self) -> None:
-        from discrete_distribution_network.runs import fit_code_prior, fit_prior
+        from discrete_distribution_network.prior_run import fit_prior
 
-        folder = self.run_folder or self.model
-        if self.kind == "codes":
-            packed, where = fit_code_prior(folder, self.dataset, self.minutes, self.dim or 64, self.seed, self.device)
-            print(
-                f"codes of held-out images take {packed.test_bits:.1f} of {packed.uniform_bits:g} bits, after "
-                f"{packed.steps} steps; the code prior is in {where}, and `ddn encode` packs by it"
-            )
-            return
-        fitted, where = fit_prior(
-            folder, self.dataset, self.kind, self.minutes, self.by_class, self.dim or 96, self.seed, self.device
-        )
-        print(
-            f"codes of held-out images cost {fitted.test_bits:.1f} of {fitted.uniform_bits:g} bits by the prior, after "
-            f"{fitted.steps} steps; it is in {where}, and `ddn sample` draws by it"
-        )
+        print(fit_prior(self))
 
 
 @dataclass
@@ -181,7 +144,7 @@ class Guide(_WithModel):
     """Image files or folders, of which a part is taken as known; none for classify and clip."""
     out: Path = Path("guided.png")
     """Picture to write: a row for each file: what is known, results, the original."""
-    folder: Path | None = None
+    folder: Annotated[Path | None, tyro.conf.arg(aliases=["--each"])] = None
     """Folder for one PNG a result, too."""
     num: int = 4
     """Results for each file, or in all where there is none."""
@@ -226,22 +189,21 @@ class Guide(_WithModel):
 
 
 @dataclass
-class Reconstruct(_WithImages):
+class Reconstruct(_WithModel):
     """Encode image files and draw what each number of levels gives back."""
 
+    files: tyro.conf.Positional[tuple[Path, ...]] = ()
+    """Image files or folders; each image is resized to cover the model's size and cropped at the centre."""
     out: Path = Path("reconstructions.png")
-    """Picture to write: a row for each file, at growing numbers of levels, the original last."""
+    """Picture to write: a row for each file, at growing numbers of levels, the original last. What does not fit goes on
+    in reconstructions-2.png and so on."""
+    each: Each = None
+    """Folder for one PNG a file, as all levels give it back, too."""
 
     def run(self) -> None:
-        from discrete_distribution_network.pictures import reconstructions, save_picture
+        from discrete_distribution_network.images_run import reconstruct
 
-        ddn, paths, images = self.load()
-        walk = ddn.encode_walk(images)
-        save_picture(reconstructions(ddn, walk, images), self.out)
-        errors = (walk.outputs[-1] - images).square().mean((1, 2, 3)).tolist()
-        for path, error in zip(paths, errors, strict=True):
-            print(f"{path}: error {error:.5f}")
-        print(f"{ddn.bits_per_image / 8:g} bytes an image; picture in {self.out}")
+        print(reconstruct(self))
 
 
 @dataclass
@@ -405,9 +367,10 @@ class Evaluate(_OfRun):
 
     samples: int = 10_000
     """Samples for the Fréchet distance."""
-    features: str = "classifier"
+    features: str | None = None
     """What the distance is measured in: classifier (trained from the data set's labels), inception (its weights must
-    be on this machine), the path of Inception's weights, or none for no distance."""
+    be on this machine), the path of Inception's weights, or none for no distance. If not given, a classifier where the
+    images have labels, and no distance where they have none."""
     uniform: bool = False
     """Draw the samples uniformly, although `ddn prior` has fitted a prior."""
     temperature: float | None = None
@@ -443,14 +406,21 @@ class Demo(_WithModel):
     """Port to listen on; a free one from 7860 on if not given."""
     browser: bool = True
     """Open the page in a browser."""
+    allow: tuple[str, ...] = ()
+    """Names of the page beside the host, localhost and, with 0.0.0.0, this machine's: such as a proxy's before it."""
 
     def run(self) -> None:
         from discrete_distribution_network.runs import demo_model
 
         demo = demo_model(self.model, self.device)
+        from discrete_distribution_network.demo.launch import leave
         from discrete_distribution_network.demo.page import serve
+        from discrete_distribution_network.signals import Interrupted
 
-        serve(demo, self.host, self.port, self.browser)
+        try:
+            serve(demo, self.host, self.port, self.browser, self.allow)
+        except Interrupted as end:
+            leave(128 + end.signum)
 
 
 @dataclass
@@ -490,11 +460,18 @@ def commands(training: dict[str, Any]) -> Any:
 def main(args: list[str] | None = None) -> None:
     """Run a command; an error of the library, or of the file system, is one line and exit code 2."""
     args = sys.argv[1:] if args is None else args
-    try:
-        command = tyro.cli(
-            commands(configured(args)), prog="ddn", description="Discrete Distribution Networks.", args=args
-        )
-        command.run()
-    except (DDNError, OSError) as error:
-        print(f"ddn: {error}", file=sys.stderr)
-        sys.exit(2)
+    with exits.command("ddn"):
+        if args == ["--version"]:
+            print(f"ddn {version('discrete-distribution-network')}")
+        elif not args:
+            with redirect_stdout(sys.stderr), suppress(SystemExit):
+                parse(["--help"], {})
+            sys.exit(2)
+        else:
+            parsed(partial(parse, args), args).run()
+
+
+def parse(args: Sequence[str], training: dict[str, Any]) -> Any:
+    """The command of these arguments; `training` goes over the defaults of those that train."""
+    said = "Discrete Distribution Networks. `ddn COMMAND --help` tells its options, `ddn --version` the version."
+    return tyro.cli(commands(training), prog="ddn", description=said, args=args)

@@ -301,7 +301,7 @@ class ImageCodec:
     def _encode(self, tiles: Tensor, levels: int) -> Tensor:
         tiles = tiles.to(self.ddn.start.device, self.ddn.start.dtype)
         also = [] if self.rate == 0 or self.prior is None else [Cheap(self.prior, weight=self.rate)]
-        return self.ddn.encode_walk(tiles, levels, beams=self.beams, also=also).codes.cpu()
+        return self.ddn.encode_walk(tiles, levels=levels, beams=self.beams, also=also).codes.cpu()
 
     def _grid(self, height: int, width: int) -> tuple[int, int]:
         """How many tiles an image is high and wide."""

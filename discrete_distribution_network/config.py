@@ -7,18 +7,41 @@ from __future__ import annotations
 
 import dataclasses
 import json
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Annotated, Any, Literal, get_args, get_origin, get_type_hints
+from typing import Annotated, Any, ClassVar, Literal, get_args, get_origin, get_type_hints
 
 import tyro
+from tyro.constructors import PrimitiveConstructorSpec
 
 from discrete_distribution_network.errors import InvalidInput
+from discrete_distribution_network.whole_file import write_text
 
 CONFIG = "config.json"
 
 TEMPERATURE = 0.7
 """At which a prior proposes candidates to `ddn guide`; `prior.temperatures` has those of `ddn sample`."""
+
+
+def _integers(values: list[str]) -> tuple[int, ...] | None:
+    """What was given for a list of integers, which takes all that follows it up to the next option."""
+    try:
+        return None if values == ["None"] else tuple(map(int, values))
+    except ValueError as error:
+        raise ValueError(f"expected integers, got {' '.join(values)}; a data set goes before this option") from error
+
+
+Integers = Annotated[
+    tuple[int, ...] | None,
+    PrimitiveConstructorSpec(
+        nargs="*",
+        metavar="INT [INT ...]",
+        instance_from_str=_integers,
+        is_instance=lambda value: value is None or isinstance(value, tuple),
+        str_from_instance=lambda value: ["None"] if value is None else [str(number) for number in value],
+    ),
+]
 
 
 @dataclass
@@ -33,7 +56,8 @@ class TrainConfig:
     out: Path | None = None
     """Folder for the model, pictures and checkpoints, never emptied; a new one under ./runs if not given."""
     resume: bool = False
-    """Continue from the newest whole checkpoint in OUT."""
+    """Continue from the newest whole checkpoint in OUT, with the run's own options where others are not given. Without
+    OUT it is the run of this data set, or of any if none is given, that was started last."""
     overwrite: bool = False
     """Write into OUT although it holds files; files of the same names are replaced, others stay."""
 
@@ -46,7 +70,8 @@ class TrainConfig:
     streaming: bool = False
     """Read a Hugging Face data set as it comes, without storing it."""
     augment: tuple[str, ...] = ()
-    """Transforms of torchvision.transforms.v2 with no arguments, such as RandomHorizontalFlip."""
+    """Transforms of torchvision.transforms.v2 with no arguments, such as RandomHorizontalFlip. A list takes all
+    that follows up to the next option, so a data set goes before it."""
     max_bad_images: int = 0
     """How many images that cannot be decoded are replaced by others before it is an error."""
     workers: int | None = None
@@ -59,9 +84,9 @@ class TrainConfig:
     """Most channels at any resolution."""
     codebook_size: int | None = None
     """K, the candidates of each level."""
-    levels: tuple[int, ...] | None = None
+    levels: Integers = None
     """Levels at each resolution, smallest first."""
-    patches: tuple[int, ...] | None = None
+    patches: Integers = None
     """Side of the patches that choose for themselves at each resolution, smallest first; 0 for one choice for the
     whole image."""
     res_blocks: int | None = None
@@ -120,10 +145,13 @@ class TrainConfig:
     trackers: tuple[str, ...] = ()
     """Trackers of accelerate: tensorboard, wandb, trackio."""
 
+    name: ClassVar[str] = "train"
+    """What runs under ./runs are called."""
+
     def save(self, path: Path) -> None:
         """Write what repeats the run elsewhere: all options but the places."""
         options = {name: value for name, value in dataclasses.asdict(self).items() if name not in PLACES}
-        path.write_text(json.dumps(options, indent=2) + "\n", encoding="utf-8")
+        write_text(path, json.dumps(options, indent=2) + "\n")
 
 
 PLACES = ("config", "out", "resume", "overwrite")
@@ -138,7 +166,7 @@ def load_config(path: Path) -> dict[str, Any]:
     fields = {field.name for field in dataclasses.fields(TrainConfig)} - set(PLACES)
     try:
         options = dict(json.loads(path.read_text(encoding="utf-8")))
-    except (OSError, UnicodeDecodeError, ValueError, TypeError) as error:
+    except (OSError, ValueError, TypeError, RecursionError) as error:
         raise InvalidInput(f"expected the config.json of a run at {path}, but {error}; give its path") from error
     if unknown := sorted(options.keys() - fields):
         raise InvalidInput(
@@ -172,11 +200,13 @@ def _fits(value: Any, hint: Any) -> bool:
     return isinstance(value, hint) and not (hint is int and isinstance(value, bool))
 
 
-def configured(args: list[str]) -> dict[str, Any]:
+def configured(args: Sequence[str]) -> dict[str, Any]:
     """The options in the file that `--config` names among these arguments; none if it is not there."""
-    for place, argument in enumerate(args):
-        if argument.startswith("--config="):
-            return load_config(Path(argument.removeprefix("--config=")))
-        if argument == "--config" and place + 1 < len(args):
-            return load_config(Path(args[place + 1]))
-    return {}
+    path = next(iter(given(args, "--config")), None)
+    return {} if path is None else load_config(Path(path))
+
+
+def given(args: Sequence[str], option: str) -> list[str]:
+    """The values of an option among these arguments, `--option value` or `--option=value`."""
+    after = [args[place + 1] for place, argument in enumerate(args[:-1]) if argument == option]
+    return [*after, *(argument.partition("=")[2] for argument in args if argument.startswith(f"{option}="))]

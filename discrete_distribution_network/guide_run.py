@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, NamedTuple
 
@@ -29,14 +29,18 @@ from discrete_distribution_network.conditions import (
 from discrete_distribution_network.ddn import DDN
 from discrete_distribution_network.errors import InvalidInput, require
 from discrete_distribution_network.images import faults_named, load_image
-from discrete_distribution_network.pictures import grid, save_picture, to_pil
+from discrete_distribution_network.images_run import generator_of
+from discrete_distribution_network.pictures import make_folder, require_picture, save_each, save_pages, told_of
 from discrete_distribution_network.runs import (
+    batch_size,
     classifier_of,
+    image_paths,
     labels_for,
     load_images,
     load_model,
     load_prior,
     model_folder,
+    parts,
 )
 from discrete_distribution_network.selection import resize
 
@@ -56,38 +60,68 @@ def guide(asked: Guide) -> str:
     kinds = asked.kinds.split("+")
     unknown = sorted(set(kinds) - set(KINDS))
     require(not unknown, f"conditions among {', '.join(KINDS)}, joined by +", ", ".join(unknown))
-    require(asked.num >= 1, "--num of at least 1", asked.num)
+    require_picture(asked.out)
     folder = model_folder(asked.model)
     ddn = load_model(folder, asked.device)
-    images = paths = None
-    if asked.files or any(kind not in WITHOUT_FILES for kind in kinds):
-        paths, originals = load_images(asked.files, ddn)
-        images = originals.repeat_interleave(asked.num, 0)
-    known = [KINDS[kind](asked, ddn, images, paths) for kind in kinds]
-    generator = torch.Generator()
-    generator.seed() if asked.seed is None else generator.manual_seed(asked.seed)
-    count = asked.num if images is None else len(images)
+    by_files = [kind for kind in kinds if kind not in WITHOUT_FILES]
+    paths = image_paths(asked.files) if asked.files or by_files else None
+    count = asked.num * (1 if paths is None else len(paths))
+    always = {kind: KINDS[kind](asked, ddn, None, None) for kind in kinds if kind in WITHOUT_FILES}
     prior = None if asked.uniform else load_prior(ddn, folder)
-    guided = ddn.guide(
-        [own.condition for own in known],
-        count,
-        asked.top_k,
-        generator,
-        beams=asked.beams,
-        prior=prior,
-        proposals=asked.proposals,
-        temperature=asked.temperature,
-        rollouts=rollouts_for(asked, kinds),
-        labels=labels_for(ddn, prior, count, asked.label),
-    )
-    save_picture(sheet(known, guided.images, images, asked.num), asked.out)
-    if asked.folder is not None:
-        asked.folder.mkdir(parents=True, exist_ok=True)
-        for index, image in enumerate(guided.images):
-            name = f"{index:05d}" if paths is None else f"{paths[index // asked.num].stem}-{index % asked.num}"
-            to_pil(image).save(asked.folder / f"{name}.png")
-    scores = ", ".join(f"{kind} {score:.4g}" for kind, score in zip(kinds, last(guided.scores), strict=True))
-    return f"{len(guided.images)} images in {asked.out}; mean score where a condition held last: {scores}"
+    labels = labels_for(ddn, prior, count, asked.label)
+    generator = generator_of(asked.seed)
+    make_folder(asked.folder)
+    scores: list[tuple[int, list[float]]] = []
+
+    def rows() -> Iterator[Tensor]:
+        """What is known of each file, its results, and the original; results alone without files."""
+        for part in parts(count, batch_size(ddn)):
+            files = None if paths is None else [paths[index // asked.num] for index in part]
+            images = None if files is None else each_loaded(files, ddn)
+            known = [always.get(kind) or KINDS[kind](asked, ddn, images, files) for kind in kinds]
+            guided = ddn.guide(
+                [own.condition for own in known],
+                len(part),
+                asked.top_k,
+                generator,
+                beams=asked.beams,
+                prior=prior,
+                proposals=asked.proposals,
+                temperature=asked.temperature,
+                rollouts=rollouts_for(asked, kinds),
+                labels=None if labels is None else labels[part.start : part.stop],
+            )
+            scores.append((len(part), last(guided.scores)))
+            save_each(guided.images, [name_of(index, asked.num, paths) for index in part], asked.folder)
+            for place, index in enumerate(part):
+                if images is not None and index % asked.num == 0:
+                    yield from (own.picture[place : place + 1] for own in known if own.picture is not None)
+                yield guided.images[place : place + 1]
+                if images is not None and (index + 1) % asked.num == 0:
+                    yield images[place : place + 1]
+
+    if paths is None:
+        pages = save_pages(rows(), asked.out, count)
+    else:
+        columns = len(by_files) + asked.num + 1
+        pages = save_pages(rows(), asked.out, columns * len(paths), columns)
+    means = [sum(number * own[place] for number, own in scores) / count for place in range(len(kinds))]
+    told = ", ".join(f"{kind} {score:.4g}" for kind, score in zip(kinds, means, strict=True))
+    return f"{count} images in {told_of(pages)}; mean score where a condition held last: {told}"
+
+
+def each_loaded(files: Sequence[Path], ddn: DDN) -> Tensor:
+    """The images of files, (B, C, H, W); one that is named several times is read once."""
+    places = {path: place for place, path in enumerate(dict.fromkeys(files))}
+    return load_images(list(places), ddn)[1][[places[path] for path in files]]
+
+
+def name_of(index: int, num: int, paths: Sequence[Path] | None) -> str:
+    """Name of a result's file: its number, or its file's name and its number among that file's results."""
+    if paths is None:
+        return f"{index:05d}"
+    alike = len({path.stem for path in paths}) < len(paths)  # of several folders
+    return f"{index // num:05d}-" * alike + f"{paths[index // num].stem}-{index % num}"
 
 
 def inpaint(asked: Guide, ddn: DDN, images: Tensor, paths: Sequence[Path]) -> Known:
@@ -109,7 +143,7 @@ def superres(asked: Guide, ddn: DDN, images: Tensor, paths: Sequence[Path]) -> K
 
 
 def strokes(asked: Guide, ddn: DDN, images: Tensor, paths: Sequence[Path]) -> Known:
-    mask = torch.cat([opaque(path, ddn.image_size) for path in paths]).repeat_interleave(asked.num, 0).to(images)
+    mask = torch.cat([opaque(path, ddn.image_size) for path in paths]).to(images)
     return Known(ColorStrokes(images, mask), torch.where(mask > 0, images, torch.full_like(images, 0.5)))
 
 
@@ -125,7 +159,7 @@ def like_edges(asked: Guide, ddn: DDN, images: Tensor, paths: Sequence[Path]) ->
 def like(asked: Guide, ddn: DDN, images: Tensor, paths: Sequence[Path]) -> Known:
     levels = max(1, ddn.num_levels // 3) if asked.levels is None else asked.levels
     require(1 <= levels <= ddn.num_levels, f"--levels from 1 to {ddn.num_levels}", levels)
-    return Known(Match(images, levels=range(levels)), ddn.reconstruct(images, levels))
+    return Known(Match(images, levels=range(levels)), ddn.reconstruct(images, levels=levels))
 
 
 def classify(asked: Guide, ddn: DDN, images: Tensor | None, paths: Sequence[Path] | None) -> Known:
@@ -151,9 +185,10 @@ KINDS: dict[str, Callable[..., Known]] = {
     "classify": classify,
     "clip": clip,
 }
-"""What makes each condition: (options, model, images, each `--num` times, and their files) -> `Known`."""
+"""What makes each condition: (options, model, images, one for each result, and their files) -> `Known`."""
 
 WITHOUT_FILES = ("classify", "clip")
+"""Kinds that need no files; their conditions are the same for all results."""
 
 
 def rollouts_for(asked: Guide, kinds: Sequence[str]) -> int:
@@ -171,7 +206,8 @@ def known_part(missing: str, size: tuple[int, int]) -> Tensor:
     """A mask (1, 1, H, W), 1 where an image is known, by the name of what is missing or a picture that is white there.
 
     Raises:
-        DataError: there is no such picture.
+        InvalidInput: no such area, and no such file.
+        DataError: the file is no picture.
     """
     height, width = size
     mask = torch.ones(1, 1, height, width)
@@ -182,7 +218,13 @@ def known_part(missing: str, size: tuple[int, int]) -> Tensor:
         "bottom": (slice(height - height // 2, None), slice(None)),
         "centre": (slice(height // 4, height - height // 4), slice(width // 4, width - width // 4)),
     }
+    missing = "centre" if missing == "center" else missing
     if missing not in areas:
+        if not Path(missing).is_file():
+            raise InvalidInput(
+                f"expected --missing {', '.join(areas)} or a picture that is white where the image is missing, got "
+                f"{missing}, and there is no such file"
+            )
         return (load_image(missing, size, 1).unsqueeze(0) < 128).float()
     rows, columns = areas[missing]
     mask[:, :, rows, columns] = 0
@@ -200,15 +242,6 @@ def opaque(path: Path, size: tuple[int, int]) -> Tensor:
             raise InvalidInput(f"expected strokes on a transparent ground in {path}, got a picture without; use PNG")
         alpha = image.getchannel("A").resize((size[1], size[0]), Image.Resampling.BOX)
         return torch.from_numpy(np.array(alpha) > 127).float().reshape(1, 1, *size)
-
-
-def sheet(known: Sequence[Known], results: Tensor, images: Tensor | None, each: int) -> Image.Image:
-    """A row for each file: what is known of it, `each` results, and the original; results alone without files."""
-    if images is None:
-        return grid(results)
-    columns = [own.picture[::each].unsqueeze(1) for own in known if own.picture is not None]
-    rows = torch.cat([*columns, results.unflatten(0, (-1, each)), images[::each].unsqueeze(1)], 1)
-    return grid(rows.flatten(0, 1), rows.shape[1])
 
 
 def last(scores: Tensor) -> list[float]:

@@ -12,47 +12,54 @@ samples.png, reconstructions.png, tree.png, loss.png
 from __future__ import annotations
 
 import json
-from collections.abc import Sequence
+import math
+import sys
+from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import torch
 from huggingface_hub import constants
-from torch.utils.data import Subset
 
 from discrete_distribution_network.checkpoints import Checkpoints
-from discrete_distribution_network.classifier import Classifier, accuracy, num_classes, train_classifier
-from discrete_distribution_network.code_prior import CodePrior, FittedCodes, fit_codes
+from discrete_distribution_network.checks import check_seed
+from discrete_distribution_network.classifier import Classifier, NoClasses, accuracy, train_classifier
+from discrete_distribution_network.classifier import num_classes as classes_of
 from discrete_distribution_network.code_transformer import CodeTransformer
 from discrete_distribution_network.config import CONFIG, TrainConfig, load_config
-from discrete_distribution_network.data import Split, held_out, is_stream, open_data
+from discrete_distribution_network.data import Split, is_stream, open_data
 from discrete_distribution_network.ddn import DDN
-from discrete_distribution_network.errors import DataError, InvalidInput, ModelFileError, require
-from discrete_distribution_network.frechet import FeatureNet, frechet_figures, inception
+from discrete_distribution_network.errors import DataError, InvalidInput, ModelFileError
+from discrete_distribution_network.fitting import as_bytes
+from discrete_distribution_network.frechet import FeatureNet, check_drawn, frechet_figures, inception
 from discrete_distribution_network.images import find_images, load_image
-from discrete_distribution_network.loader import in_order, in_unit_range
+from discrete_distribution_network.loader import in_unit_range
 from discrete_distribution_network.metrics import evaluate
-from discrete_distribution_network.pretrained import MODEL, load_strictly, read_tensors, released, write_tensors
+from discrete_distribution_network.options import RUNS as RUNS
+from discrete_distribution_network.options import newest_run
+from discrete_distribution_network.pretrained import (
+    MODEL,
+    Shapes,
+    load_checked,
+    released,
+)
 from discrete_distribution_network.prior import CONFIG as PRIOR
-from discrete_distribution_network.prior import Fitted, LearnedPrior, Prior, fit, read_config, temperatures
-from discrete_distribution_network.processes import fast_autocast
-from discrete_distribution_network.report import read_metrics
+from discrete_distribution_network.prior import LearnedPrior, Prior, read_config, temperatures
+from discrete_distribution_network.report import METRICS, read_metrics
 from discrete_distribution_network.shown_with import CONDS
+from discrete_distribution_network.whole_file import check_writable, write_bytes, write_text
 from discrete_distribution_network.whole_folder import MANIFEST
 
 if TYPE_CHECKING:
     from discrete_distribution_network.demo.page import Demo
 
-RUNS = Path("runs")
 CHECKPOINTS = "checkpoints"
 EVALUATION = "evaluation.json"
 
-KEPT_BY = 1000
-"""Training images by which the weights of a prior are kept."""
-
 
 def write_figures(run: Path, figures: dict[str, Any]) -> None:
-    (run / EVALUATION).write_text(json.dumps(figures, indent=2) + "\n", encoding="utf-8")
+    """Keep the figures of a run's model on its test images."""
+    write_text(run / EVALUATION, json.dumps(figures, indent=2) + "\n")
 
 
 def place(name: str) -> torch.device:
@@ -67,16 +74,6 @@ def place(name: str) -> torch.device:
     if name != "cpu":
         raise InvalidInput(f"expected a --device that is there, got {name}; use {' or '.join({there.type, 'cpu'})}")
     return torch.device("cpu")
-
-
-def newest_run(pattern: str = "*", dataset: str | None = None) -> Path:
-    """The run under ./runs that was started last, among those of this data set if one is given."""
-    configs = sorted(RUNS.glob(f"{pattern}/{CONFIG}"), key=lambda path: path.stat().st_mtime, reverse=True)
-    for path in configs:
-        if dataset is None or load_config(path).get("dataset") == dataset:
-            return path.parent
-    of_it = "" if dataset is None else f" of {dataset}"
-    raise ModelFileError(f"expected a run{of_it} under {RUNS}, found none; run `ddn quickstart` or `ddn train` first")
 
 
 def model_folder(folder: Path | None) -> Path:
@@ -152,41 +149,20 @@ def classifier_of(ddn: DDN, folder: Path | None, weights: Path | None = None) ->
     own = model_folder(folder) / CLASSIFIER
     path = own if weights is None else weights
     if path.is_file():
-        tensors = read_tensors(path)
-        try:
-            classifier = Classifier(ddn.channels, len(tensors["head.bias"]))
-        except KeyError as error:
-            raise ModelFileError(f"expected the weights of a classifier in {path}, got others; train one") from error
-        load_strictly(classifier, tensors, path)
-        return classifier.to(ddn.start.device).eval().requires_grad_(False)
+
+        def make(shapes: Shapes, channels: int) -> Classifier:
+            return Classifier(channels, *shapes["head.bias"][:1])
+
+        expected = f"the weights of a classifier in {path}"
+        return load_checked(make, ddn.channels, path, expected, ddn.start.device).eval().requires_grad_(False)
     if weights is not None:
         raise ModelFileError(f"expected the weights of a classifier in {path}, found no file; check the path")
+    check_writable(own.parent)
     config = _config_of(folder or newest_run())
     split = _data_of(config, None, ddn)
     classifier = train_classifier(split.train, ddn, device=ddn.start.device, max_bad_images=config.max_bad_images)
-    write_tensors(own, classifier.state_dict())
+    write_bytes(own, as_bytes(classifier.state_dict()))
     return classifier
-
-
-def fit_prior(
-    run: Path | None, dataset: str | None, kind: str, minutes: float, by_class: bool, dim: int, seed: int, device: str
-) -> tuple[Fitted, Path]:
-    """Fit a prior to the codes of a run's data set and keep it in the run's model folder; gives figures and folder."""
-    run = run or newest_run()
-    folder, config = model_folder(run), _config_of(run)
-    ddn = load_model(folder, device)
-    require(
-        folder == run / MODEL or folder == run, f"a run that has ended, with {run / MODEL}", "one still in training"
-    )
-    split = to_fit(_data_of(config, dataset, ddn))
-    classes = ddn.num_classes
-    if by_class and classes is None:
-        classes = num_classes(split.train, ddn, config.max_bad_images)
-    torch.manual_seed(seed)
-    prior = PRIORS[kind](ddn, dim=dim, num_classes=classes)
-    fitted = fit(prior, ddn, split.train, split.test, minutes=minutes, seed=seed, max_bad_images=config.max_bad_images)
-    prior.save(folder)
-    return fitted, folder
 
 
 def _config_of(run: Path) -> TrainConfig:
@@ -202,19 +178,6 @@ def _data_of(config: TrainConfig, dataset: str | None, ddn: DDN) -> Split:
     if not name:
         raise InvalidInput(f"expected a run with its {CONFIG}, got a model alone; name the data set with --dataset")
     return open_data(name, ddn.image_size, ddn.channels, config.test_share, config.streaming)
-
-
-def to_fit(split: Split) -> Split:
-    """The training images in two: those that a prior is fitted to, and at most `KEPT_BY` by which its weights are kept.
-
-    So the test images choose nothing. Of a stream all are for fitting, and the test images for keeping.
-    """
-    if is_stream(split.train):
-        if split.test is None:
-            raise DataError("expected held-out images to fit a prior with, got a stream without; give some")
-        return split
-    parts = held_out(len(split.train), min(0.1, KEPT_BY / len(split.train)))
-    return Split(*(Subset(split.train, part) for part in parts))
 
 
 def demo_model(model: Path | None, device: str) -> Demo:
@@ -249,13 +212,7 @@ def info(run: Path) -> str:
     folder = model_folder(run)
     ddn = load_model(folder, "cpu")
     parameters = sum(parameter.numel() for parameter in ddn.parameters())
-    lines = read_metrics(run)
-    trained = next((line for line in reversed(lines) if "loss" in line), None)
-    tested = next((line for line in reversed(lines) if "test" in line), None)
-    test = tested["test"] if tested else None
-    if (run / EVALUATION).is_file():
-        test = json.loads((run / EVALUATION).read_text(encoding="utf-8"))
-    used = (test or trained or {}).get("usage_by_level")
+    trained, tested = _last_figures(run)
     height, width = ddn.image_size
     told = [
         f"model      {folder}",
@@ -263,30 +220,114 @@ def info(run: Path) -> str:
         *([f"classes    {ddn.num_classes}, which may be asked for"] if ddn.num_classes is not None else []),
         f"latent     {ddn.num_levels} levels, {ddn.bits_per_image:g} bits ({ddn.bits_per_image / 8:g} bytes) an image",
     ]
-    if trained:
-        told.append(
-            f"training   step {trained['step']}, {trained['seconds'] / 60:.1f} minutes, loss {trained['loss']:.5f}, "
-            f"{trained['images_per_second']:.0f} images/s, {trained['splits']} nodes pruned"
-        )
-    if test:
-        told.append(f"test       error {test['error']:.5f} ({test['psnr']:.1f} dB) on {test['images']} images")
-        told += [f"           {name} {value}" for name, value in test.items() if name.startswith("frechet")]
+    told += _readable("training", run / METRICS, lambda: _of_training(trained))
+    told += _readable("test", run / EVALUATION, lambda: _of_test(tested))
+    used = _by_level(tested or trained, "usage_by_level", ddn.num_levels)
+    errors = _by_level(tested, "error_by_level", ddn.num_levels)
     sizes = [size for stage in ddn._stages() for size in [stage.size] * len(stage.samplers())] * ddn.recurrence
     told.append("level  size       K     codes  in use  error")
     for level, (size, nodes, codes) in enumerate(zip(sizes, ddn.codebook_sizes, ddn.codes_per_level, strict=True)):
         share = f"{used[level]:.0%}" if used else ""
-        error = f"{test['error_by_level'][level]:.5f}" if test else ""
+        error = f"{errors[level]:.5f}" if errors else ""
         told.append(f"{level:5d}  {f'{size[0]}x{size[1]}':9s}  {nodes:<5d} {codes:<5d}  {share:>6s}  {error}".rstrip())
     return "\n".join(told)
 
 
-def load_images(files: Sequence[Path], ddn: DDN) -> tuple[list[Path], torch.Tensor]:
-    """The images of files and folders, (B, C, H, W) on the model's device, and their paths."""
+UNREADABLE = (ArithmeticError, AttributeError, LookupError, TypeError, ValueError, RecursionError)
+"""What figures raise that are not as they were written."""
+
+
+def _last_figures(run: Path) -> tuple[Any, Any]:
+    """The last figures of a run's training, and those on its test images; None where there are none."""
+    try:
+        lines = read_metrics(run)
+    except UNREADABLE:
+        lines = []
+    trained = next((line for line in reversed(lines) if "loss" in line), None)
+    tested = next((line["test"] for line in reversed(lines) if "test" in line), None)
+    if (run / EVALUATION).is_file():
+        try:
+            tested = json.loads((run / EVALUATION).read_text(encoding="utf-8"))
+        except UNREADABLE as error:
+            tested = error
+    return trained, tested
+
+
+def _readable(what: str, path: Path, lines: Callable[[], list[str]]) -> list[str]:
+    """These lines, or one that says that their figures cannot be read."""
+    try:
+        return lines()
+    except UNREADABLE as error:
+        return [f"{what:10s} {path} is damaged ({type(error).__name__}: {error}); remove it, or have it made anew"]
+
+
+def _of_training(figures: Any) -> list[str]:
+    if figures is None:
+        return []
+    return [
+        f"training   step {figures['step']}, {figures['seconds'] / 60:.1f} minutes, loss {figures['loss']:.5f}, "
+        f"{figures['images_per_second']:.0f} images/s, {figures['splits']} nodes pruned"
+    ]
+
+
+def _of_test(figures: Any) -> list[str]:
+    if figures is None:
+        return []
+    if isinstance(figures, Exception):
+        raise figures
+    return [
+        f"test       error {figures['error']:.5f} ({figures['psnr']:.1f} dB) on {figures['images']} images",
+        *(f"           {name} {value}" for name, value in figures.items() if name.startswith("frechet")),
+    ]
+
+
+def _by_level(figures: Any, name: str, levels: int) -> list[float] | None:
+    """Figures of each level, if they are as many numbers as there are levels."""
+    found = figures.get(name) if isinstance(figures, dict) else None
+    fits = isinstance(found, list) and len(found) == levels and all(isinstance(one, int | float) for one in found)
+    return found if fits else None
+
+
+def image_paths(files: Sequence[Path]) -> list[Path]:
+    """The image files among files and folders.
+
+    Raises:
+        InvalidInput: there are none.
+        DataError: a file or folder is not there, or a folder has no images.
+    """
     paths = [path for file in files for path in (find_images(file) if file.is_dir() else [file])]
     if not paths:
         raise InvalidInput("expected at least one image file, got none; name files or folders")
+    if missing := [path for path in paths if not path.exists()]:
+        raise DataError(f"expected an image, found no file {missing[0]}; check the path")
+    return paths
+
+
+def load_images(files: Sequence[Path], ddn: DDN) -> tuple[list[Path], torch.Tensor]:
+    """The images of files and folders, (B, C, H, W) on the model's device, and their paths."""
+    paths = image_paths(files)
     images = torch.stack([load_image(path, ddn.image_size, ddn.channels) for path in paths])
     return paths, in_unit_range(images.to(ddn.start.device))
+
+
+BATCH, BATCH_PIXELS = 64, 1 << 22
+"""Most images that a command works on at once, and most pixels of them."""
+
+
+def batch_size(ddn: DDN) -> int:
+    """How many images of a model's size a command works on at once."""
+    return max(1, min(BATCH, BATCH_PIXELS // math.prod(ddn.image_size)))
+
+
+def parts(count: int, size: int) -> Iterator[range]:
+    """The places 0 to `count` in parts of at most `size`."""
+    return (range(start, min(start + size, count)) for start in range(0, count, size))
+
+
+def encoded(paths: Sequence[Path], ddn: DDN) -> torch.Tensor:
+    """The codes (B, number of codes) of image files, a batch at a time."""
+    batches = (paths[part.start : part.stop] for part in parts(len(paths), batch_size(ddn)))
+    return torch.cat([ddn.encode(load_images(batch, ddn)[1]) for batch in batches])
 
 
 def data_of_run(run: Path | None, dataset: str | None, ddn: DDN) -> Any:
@@ -296,37 +337,11 @@ def data_of_run(run: Path | None, dataset: str | None, ddn: DDN) -> Any:
     return _data_of(_config_of(run or newest_run()), dataset, ddn).train
 
 
-def fit_code_prior(
-    run: Path | None, dataset: str | None, minutes: float, dim: int, seed: int, device: str
-) -> tuple[FittedCodes, Path]:
-    """Fit a code prior to the codes of a run's training images, for range-coded files; gives figures and folder."""
-    run = run or newest_run()
-    folder, config = model_folder(run), _config_of(run)
-    ddn = load_model(folder, device)
-    split = to_fit(_data_of(config, dataset, ddn))
-    codes = [codes_of(ddn, part, config.max_bad_images) for part in (split.train, split.test)]
-    torch.manual_seed(seed)
-    prior = CodePrior.of(ddn, dim)
-    fitted = fit_codes(prior, *codes, minutes=minutes, seed=seed)
-    prior.save(folder)
-    return fitted, folder
-
-
-def codes_of(ddn: DDN, dataset: Any, max_bad_images: int = 0) -> torch.Tensor:
-    """The codes (N, number of codes) of all images of a data set, as small integers where they fit."""
-    kind = torch.int16 if max(ddn.codebook_sizes) <= 1 << 15 else torch.int64
-    codes = []
-    for batch in in_order(dataset, ddn, 200, max_bad_images=max_bad_images):
-        with fast_autocast(ddn.start.device):
-            codes.append(ddn.encode(batch.images.to(ddn.start.device)).cpu().to(kind))
-    return torch.cat(codes)
-
-
 def evaluate_run(
     run: Path | None,
     dataset: str | None,
     samples: int,
-    features: str,
+    features: str | None,
     uniform: bool,
     temperature: float | None,
     seed: int,
@@ -335,38 +350,75 @@ def evaluate_run(
     """Figures of a run's model on its test images, and Fréchet distances unless `features` is none; kept in the run.
 
     Samples are drawn by the run's prior, if it has one and `uniform` is not said.
+
+    Args:
+        features: None for a classifier, where the data set has classes to train one, and else for no distance.
     """
+    check_drawn(samples)
+    check_seed(seed)
+    if temperature is not None and not 0 <= temperature < math.inf:
+        raise InvalidInput(f"expected --temperature of at least 0, got {temperature}")
     run = run or newest_run()
     folder, config = model_folder(run), _config_of(run)
+    if dataset is None and run.is_dir():
+        check_writable(run)
     ddn = load_model(folder, device)
     split = _data_of(config, dataset, ddn)
-    require(
-        features == "none" or not ddn.cond_channels, "--features none for a network that learnt with images", features
-    )
+    bad, classes = config.max_bad_images, None
+    if features != "none" and (reason := _no_distance(ddn, split)) is not None:
+        if features is not None:
+            raise InvalidInput(f"expected --features none, since {reason}; got {features}")
+        features = _left_out(reason)
+    if features in (None, "classifier"):
+        try:
+            classes = classes_of(split.train, ddn, bad)
+        except NoClasses as error:
+            if features is not None:
+                raise
+            features = _left_out(str(error))
     prior = None if uniform or features == "none" else load_prior(ddn, folder)
-    bad = config.max_bad_images
+    net = None if features == "none" else feature_net(features or "classifier", ddn, split, seed, bad, classes)
     figures: dict[str, Any] = evaluate(ddn, split.test, max_bad_images=bad, make_cond=CONDS.get(config.cond))._asdict()
-    if features != "none":
-        net, name = feature_net(features, ddn, split, seed, bad)
+    if net is not None:
         at = temperatures(ddn) if temperature is None else temperature
         how: dict[str, Any] = {} if prior is None else {"prior": prior, "temperature": at}
-        found = frechet_figures(ddn, net, split.train, split.test, samples, seed=seed, max_bad_images=bad, **how)
+        found = frechet_figures(ddn, net[0], split.train, split.test, samples, seed=seed, max_bad_images=bad, **how)
         drawn = "uniformly" if prior is None else "by the prior"
         if prior is not None and temperature is not None:
             drawn += f" at temperature {temperature:g}"
-        figures |= {"frechet_features": name, "frechet_samples_drawn": drawn}
+        figures |= {"frechet_features": net[1], "frechet_samples_drawn": drawn}
         figures |= {f"frechet_{key}": value for key, value in found._asdict().items()}
     if dataset is None:
         write_figures(run, figures)
     return figures
 
 
-def feature_net(features: str, ddn: DDN, split: Split, seed: int, max_bad_images: int = 0) -> tuple[FeatureNet, str]:
+def _no_distance(ddn: DDN, split: Split) -> str | None:
+    """Why no Fréchet distance can be measured, whatever the features; None if one can."""
+    if ddn.cond_channels:
+        return f"the network learnt with images of {ddn.cond_channels} channels beside its own"
+    if not is_stream(split.test) and len(split.test) < 2:
+        return f"a Fréchet distance needs at least 2 test images, and there are {len(split.test)}"
+    return None
+
+
+def _left_out(reason: str) -> str:
+    """The features to measure a Fréchet distance in where none can be by default, once that is said."""
+    print(
+        f"ddn: no Fréchet distance: {reason}; --features inception or a file of its weights needs no labels",
+        file=sys.stderr,
+    )
+    return "none"
+
+
+def feature_net(
+    features: str, ddn: DDN, split: Split, seed: int, max_bad_images: int = 0, classes: int | None = None
+) -> tuple[FeatureNet, str]:
     """The network that a Fréchet distance is measured in, and what it is called."""
     device = ddn.start.device
     if features != "classifier":
         net = inception(None if features == "inception" else features, str(device))
         return net, "Inception, 2048 features"
-    classifier = train_classifier(split.train, ddn, seed=seed, device=device, max_bad_images=max_bad_images)
+    classifier = train_classifier(split.train, ddn, classes, seed=seed, device=device, max_bad_images=max_bad_images)
     right = accuracy(classifier, split.test, ddn, max_bad_images)
     return classifier.features, f"classifier of this data set, {right:.1%} right on its test images"

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 import sys
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager, suppress
@@ -14,20 +13,26 @@ from typing import Any
 
 import torch
 
+from discrete_distribution_network.checkpoints import Checkpoints
 from discrete_distribution_network.classifier import num_classes
-from discrete_distribution_network.config import CONFIG, TrainConfig
+from discrete_distribution_network.config import CONFIG, TrainConfig, load_config
 from discrete_distribution_network.data import Split, from_torchvision, is_stream, open_data
 from discrete_distribution_network.ddn import DDN
 from discrete_distribution_network.errors import InvalidInput
 from discrete_distribution_network.loader import Augment, Batch, first_batch, in_order
 from discrete_distribution_network.metrics import evaluate
-from discrete_distribution_network.pictures import grid, loss_curve, reconstructions
+from discrete_distribution_network.options import RUNS, differences, require_out, run_folder
+from discrete_distribution_network.pictures import grid, loss_curve, reconstructions, save_picture
 from discrete_distribution_network.presets import preset, recipe
 from discrete_distribution_network.report import read_metrics
-from discrete_distribution_network.runs import CHECKPOINTS, EVALUATION, RUNS, newest_run, place, write_figures
+from discrete_distribution_network.runs import CHECKPOINTS, EVALUATION, place, write_figures
 from discrete_distribution_network.shown_with import CONDS, MakeCond, cond_channels, shown_with
 from discrete_distribution_network.trainer import Trainer
 from discrete_distribution_network.tree import tree_picture
+from discrete_distribution_network.whole_file import naming
+
+NETWORK = ("size", "channels", "dim", "dim_max", "codebook_size", "levels", "patches", "res_blocks", "by_class", "cond")
+"""Options that a training which is resumed cannot change."""
 
 
 def train(config: TrainConfig, name: str = "train") -> None:
@@ -37,10 +42,14 @@ def train(config: TrainConfig, name: str = "train") -> None:
     if config.steps is None and config.minutes <= 0:
         raise InvalidInput(f"expected --minutes above 0, got {config.minutes}")
     if not config.dataset:
-        raise InvalidInput("expected a data set, got none; give a folder of images or the name of a data set")
+        raise InvalidInput("expected a data set, got none; give a folder of images or the name of one" + _taken(config))
     place(config.device)  # says at once if it is not there
-    split = open_data(config.dataset, config.size, config.channels, config.test_share, config.streaming)
     config = with_preset(config)  # so that the run's config.json repeats it, whatever later presets are
+    changed: dict[str, str] = {}
+    if config.resume:
+        config = replace(config, out=run_folder(config, name))
+        changed = _changed(config)
+    split = open_data(config.dataset, config.size, config.channels, config.test_share, config.streaming)
     shape = SimpleNamespace(image_size=config.size, channels=config.channels)
     classes = num_classes(split.train, shape, config.max_bad_images) if config.by_class else None
     torch.manual_seed(config.seed)
@@ -48,19 +57,52 @@ def train(config: TrainConfig, name: str = "train") -> None:
     with _folder(config, name) as out:
         trainer = trainer_for(config, ddn, split, out)
     if trainer.processes.is_main:
-        out.mkdir(parents=True, exist_ok=True)
-        config.save(out / CONFIG)
-        (out / EVALUATION).unlink(missing_ok=True)  # of the model that this training replaces
+        with naming(out):
+            out.mkdir(parents=True, exist_ok=True)
+            config.save(out / CONFIG)
+            (out / EVALUATION).unlink(missing_ok=True)  # of the model that this training replaces
         images = "a stream of images" if is_stream(split.train) else f"{len(split.train)} images to learn from"
         print(
             f"{images}; {ddn.num_levels} levels of {ddn.codebook_sizes[0]} candidates, {ddn.bits_per_image:g} "
             f"bits an image; {trainer.precision.replace('no', 'float32')} on {trainer.processes.device}; all goes to "
             f"{out}"
         )
+        print("".join(f"{line}\n" for line in changed.values()), end="", flush=True)
     trainer()
     if trainer.processes.is_main:
         _finish(trainer.result, split, out, config)
     trainer.accelerator.end_training()
+
+
+def _taken(config: TrainConfig) -> str:
+    """What to say where a list of options may have taken the data set that was given after it."""
+    lists = {"--augment": config.augment, "--trackers": config.trackers}
+    return "".join(
+        f"; {option} took {' '.join(values)}: a data set goes before it, as in ddn train FOLDER {option} {values[0]}"
+        for option, values in lists.items()
+        if values
+    )
+
+
+def _changed(config: TrainConfig) -> dict[str, str]:
+    """The options that differ from those of the run in `out` so far, each with what is said of it.
+
+    Raises:
+        InvalidInput: its network is another one, so it cannot be continued.
+    """
+    assert config.out is not None
+    if not (config.out / CONFIG).is_file():
+        return {}
+    before = TrainConfig(**load_config(config.out / CONFIG))
+    changed = differences(before, config)
+    discriminator = {"adversarial"} if (before.adversarial > 0) != (config.adversarial > 0) else set()
+    other = [line for name, line in changed.items() if name in discriminator.union(NETWORK)]
+    if other and Checkpoints(config.out / CHECKPOINTS).any():
+        raise InvalidInput(
+            f"expected the network of {config.out} to resume it, got another {', '.join(other)}; leave these options "
+            "out, or train anew without --resume"
+        )
+    return changed
 
 
 def trainer_for(config: TrainConfig, ddn: DDN, split: Split, out: Path) -> Trainer:
@@ -92,26 +134,23 @@ def trainer_for(config: TrainConfig, ddn: DDN, split: Split, out: Path) -> Train
 
 @contextmanager
 def _folder(config: TrainConfig, name: str) -> Iterator[Path]:
-    """The run's folder: the given one, or a new one under ./runs; to resume, the newest there of this data set.
+    """The run's folder: the given one, or a new one under ./runs.
 
     A new one is made at once, so that no other training takes it, and taken away if this one cannot begin.
     """
     if config.out is not None:
         yield config.out
         return
-    if int(os.environ.get("WORLD_SIZE", "1")) > 1:
-        raise InvalidInput("expected --out where several processes train, got none; name a folder for all of them")
-    if config.resume:
-        yield newest_run(f"{name}*", config.dataset)
-        return
-    RUNS.mkdir(exist_ok=True)
-    for number in count(1):
-        out = RUNS / (name if number == 1 else f"{name}-{number}")
-        try:
-            out.mkdir()
-            break
-        except FileExistsError:
-            continue
+    require_out()
+    with naming(RUNS):
+        RUNS.mkdir(exist_ok=True)
+        for number in count(1):
+            out = RUNS / (name if number == 1 else f"{name}-{number}")
+            try:
+                out.mkdir()
+                break
+            except FileExistsError:
+                continue
     try:
         yield out
     except BaseException:
@@ -129,10 +168,10 @@ def _finish(ddn: DDN, split: Split, out: Path, config: TrainConfig) -> None:
     images = some.images.to(device)
     given = shown_with(ddn, images, some.labels, make_cond)
     count = len(images) if given else 64
-    grid(ddn.sample(count, generator=torch.Generator().manual_seed(0), **given)).save(out / "samples.png")
+    save_picture(grid(ddn.sample(count, generator=torch.Generator().manual_seed(0), **given)), out / "samples.png")
     shown = Batch(images[:10], None if some.labels is None else some.labels[:10])
     walk = ddn.encode_walk(shown.images, **shown_with(ddn, *shown[:2], make_cond))
-    reconstructions(ddn, walk, shown.images).save(out / "reconstructions.png")
+    save_picture(reconstructions(ddn, walk, shown.images), out / "reconstructions.png")
     if ddn.codes_per_level[0] == 1 and not given:
         many = in_order(split.train, ddn, 100, limit=2000, max_bad_images=bad)
         codes = torch.cat([ddn.encode(batch.images.to(device)) for batch in many])
@@ -193,5 +232,6 @@ def augmentation(names: Sequence[str]) -> Augment | None:
         return v2.Compose([getattr(v2, name)() for name in names])
     except (AttributeError, TypeError) as error:
         raise InvalidInput(
-            f"expected transforms of torchvision.transforms.v2 that need no arguments, got {' '.join(names)} ({error})"
+            f"expected transforms of torchvision.transforms.v2 that need no arguments, got {' '.join(names)} "
+            f"({error}); a data set goes before --augment"
         ) from error

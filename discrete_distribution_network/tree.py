@@ -15,7 +15,7 @@ from torch import Tensor
 
 from discrete_distribution_network.ddn import DDN
 from discrete_distribution_network.errors import require
-from discrete_distribution_network.pictures import grid, to_pil
+from discrete_distribution_network.pictures import grid, save_figure, to_pil
 
 
 class Node(NamedTuple):
@@ -125,7 +125,7 @@ def animation(ddn: DDN, images: Tensor, side: int = 160) -> list[Image.Image]:
 
 
 def tree_picture(ddn: DDN, codes: Tensor, path: Path, branches: Sequence[int] = (4, 3, 2)) -> None:
-    """Draw the latent tree of the images with these codes (B, L) as a PNG.
+    """Draw the latent tree of the images with these codes (B, L), in the format of the path's ending.
 
     From left to right the first levels: each node shows the image decoded from the choices so far, and the share of
     the images that pass through it. At the right end, for each leaf, one image that took this path, as the whole code
@@ -182,4 +182,4 @@ def tree_picture(ddn: DDN, codes: Tensor, path: Path, branches: Sequence[int] = 
         axes.text(level, 0.75, f"level {level}", ha="center", fontsize=8)
     axes.text(depth + 1, 0.75, f"all {ddn.num_levels} levels", ha="center", fontsize=8)
     axes.axis("off")
-    figure.savefig(path, dpi=100)
+    save_figure(figure, path, dpi=100)
