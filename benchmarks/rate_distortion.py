@@ -37,12 +37,13 @@ with suppress(ImportError):
 from discrete_distribution_network.bitstream import Reader
 from discrete_distribution_network.code_prior import CodePrior
 from discrete_distribution_network.codec import ImageCodec
+from discrete_distribution_network.codes_run import code_prior_of
 from discrete_distribution_network.data import open_data
 from discrete_distribution_network.ddn import DDN
 from discrete_distribution_network.loader import in_order
 from discrete_distribution_network.metrics import psnr
 from discrete_distribution_network.pictures import to_pil
-from discrete_distribution_network.runs import code_prior_of, load_model, model_folder
+from discrete_distribution_network.runs import load_model, model_folder
 
 ROOT = Path(__file__).resolve().parent.parent
 RESULTS, PLOT = ROOT / "benchmarks" / "results" / "rate_distortion.json", ROOT / "docs" / "rate_distortion.png"

@@ -28,7 +28,8 @@ from discrete_distribution_network.metrics import evaluate
 from discrete_distribution_network.pictures import to_pil
 from discrete_distribution_network.pretrained import RELEASED, read_tensors, write_tensors
 from discrete_distribution_network.prior import temperatures
-from discrete_distribution_network.runs import CARD, CLASSIFIER, EXAMPLE, codes_of, load_prior, model_folder
+from discrete_distribution_network.prior_run import codes_of
+from discrete_distribution_network.runs import CARD, CLASSIFIER, EXAMPLE, load_prior, model_folder
 
 LIMIT = 8 << 20
 CLASSES = ["t-shirt", "trouser", "pullover", "dress", "coat", "sandal", "shirt", "sneaker", "bag", "ankle boot"]

@@ -32,11 +32,14 @@ from __future__ import annotations
 import math
 import struct
 import zlib
-from collections.abc import Iterator, Sequence
+from array import array
+from collections import Counter
+from collections.abc import Sequence
+from functools import cached_property
 from itertools import groupby
 from typing import NamedTuple
 
-from discrete_distribution_network.errors import DDNError, require
+from discrete_distribution_network.errors import DDNError, InvalidInput, require
 
 MAGIC, VERSION = b"\x89DDN", 1
 UNIFORM, RANGE = 0, 1
@@ -135,7 +138,7 @@ def unpack(data: bytes, sizes: Sequence[int]) -> list[int]:
     """
     _check_length(len(data), packed_bytes(sizes))
     number, codes = int.from_bytes(data, "big"), [0] * len(sizes)
-    if number >= math.prod(sizes):
+    if number >= _product(sizes):
         raise DamagedCodes("expected packed codes, got a number that no codes make; the file is damaged")
     _split(number, sizes, codes, 0, len(sizes))
     return codes
@@ -143,7 +146,12 @@ def unpack(data: bytes, sizes: Sequence[int]) -> list[int]:
 
 def packed_bytes(sizes: Sequence[int]) -> int:
     """How many bytes `pack` makes: the bits of all possibilities, rounded up."""
-    return -(-(math.prod(sizes) - 1).bit_length() // 8)
+    return -(-(_product(sizes) - 1).bit_length() // 8)
+
+
+def _product(sizes: Sequence[int]) -> int:
+    """Of all of them; equal ones by their power, so that long ones take no square of time."""
+    return math.prod(size**times for size, times in Counter(sizes).items())
 
 
 def _joined(codes: Sequence[int], sizes: Sequence[int], start: int, stop: int) -> tuple[int, int]:
@@ -164,7 +172,10 @@ def _split(number: int, sizes: Sequence[int], codes: list[int], start: int, stop
             number, codes[place] = divmod(number, sizes[place])
         return
     middle = (start + stop) // 2
-    high, low = divmod(number, math.prod(sizes[middle:stop]))
+    after = _product(sizes[middle:stop])
+    bits = after.bit_length() - 1
+    # a long division takes a square of time, a shift does not
+    high, low = (number >> bits, number & (after - 1)) if after == 1 << bits else divmod(number, after)
     _split(high, sizes, codes, start, middle)
     _split(low, sizes, codes, middle, stop)
 
@@ -173,8 +184,19 @@ def _split(number: int, sizes: Sequence[int], codes: list[int], start: int, stop
 
 
 def write(header: Header, parts: Sequence[bytes]) -> bytes:
-    """A whole file of the packed codes of its images."""
+    """A whole file of the packed codes of its images.
+
+    Raises:
+        InvalidInput: the header says what has no place in a file.
+    """
     require(len(parts) == header.images, f"the codes of {header.images} images", len(parts))
+    for name, value, most in (
+        ("channels", header.channels, MAX_CHANNELS),
+        ("pixels of height", header.height, MAX_SIDE),
+        ("pixels of width", header.width, MAX_SIDE),
+        ("levels", len(header.levels), MAX_LEVELS),
+    ):
+        require(value <= most, f"at most {most} {name} in a file", value)
     index = b"".join(_varint(len(part)) for part in parts) if header.method == RANGE else b""
     payload = index + b"".join(parts)
     runs = [(level, len(list(group))) for level, group in groupby(header.levels)]
@@ -183,12 +205,18 @@ def write(header: Header, parts: Sequence[bytes]) -> bytes:
     told += b"".join(_varint(number) for level, times in runs for number in (times, level.codebook_size, level.codes))
     told += _varint(len(payload)) + _CHECK.pack(zlib.crc32(payload))
     length = _START.size + len(told) + _CHECK.size
+    if length > MAX_HEADER:
+        raise InvalidInput(
+            f"expected levels that take at most {MAX_HEADER} bytes to tell, got {length}; use fewer kinds"
+        )
     told = _START.pack(MAGIC, VERSION, length) + told
     return told + _CHECK.pack(zlib.crc32(told)) + payload
 
 
 class Reader:
     """A file of codes, looked at before anything is taken from it; `reader[i]` are the packed codes of an image.
+
+    Where they lie is looked up when they are asked for, so that the header alone costs nothing.
 
     Args:
         data: the whole file.
@@ -198,6 +226,8 @@ class Reader:
     """
 
     def __init__(self, data: bytes):
+        if not isinstance(data, bytes | bytearray):
+            raise InvalidInput(f"expected the bytes of a file of codes, got a {type(data).__name__}; read the file")
         self._data = data
         if data[:4] != MAGIC[: len(data)]:
             raise NotACodeFile(f"expected a file of codes, which begins with {MAGIC!r}, got {data[:4]!r}")
@@ -215,32 +245,37 @@ class Reader:
         _check_length(len(data) - length, payload)
         if zlib.crc32(memoryview(data)[length:]) != check:
             raise DamagedCodes("expected the codes as they were written, got other bytes; copy the file again")
-        self._ends = list(self._places(length, payload))
+        self._start, self._payload = length, payload
+        if self.header.method == UNIFORM and self._each * self.header.images != payload:
+            raise DamagedCodes(f"expected {self.header.images} times {self._each} bytes of codes, got {payload}")
 
-    def _places(self, start: int, payload: int) -> Iterator[tuple[int, int]]:
-        """First and last byte of each image's codes."""
-        header, stop = self.header, start + payload
-        if header.method == UNIFORM:
-            each = packed_bytes(header.sizes * header.tiles)
-            if each * header.images != payload:
-                raise DamagedCodes(f"expected {header.images} times {each} bytes of codes, got {payload}")
-            lengths = [each] * header.images
-        else:
-            scan = _Scan(self._data[start:stop])
-            lengths = [scan.varint() for _ in range(header.images)]
-            start += scan.place
-            if start + sum(lengths) != stop:
-                raise DamagedCodes("expected codes of the lengths that the file says, got others")
-        for length in lengths:
-            yield start, start + length
-            start += length
+    @cached_property
+    def _each(self) -> int:
+        """Bytes of each image's codes, where they are equally many."""
+        return packed_bytes(self.header.sizes * self.header.tiles)
+
+    @cached_property
+    def _index(self) -> array[int]:
+        """Where in the file the codes of each image begin, and where the last ones end."""
+        scan = _Scan(self._data, self._start, self._start + self._payload)
+        starts = array("q", [0])
+        for _ in range(len(self)):
+            starts.append(starts[-1] + scan.varint())
+            if starts[-1] > self._payload:
+                break
+        if scan.place + starts[-1] != self._start + self._payload:
+            raise DamagedCodes("expected codes of the lengths that the file says, got others; copy the file again")
+        return array("q", (scan.place + start for start in starts))
 
     def __len__(self) -> int:
         return self.header.images
 
     def __getitem__(self, image: int) -> bytes:
-        start, stop = self._ends[image]
-        return self._data[start:stop]
+        image = range(len(self))[image]
+        if self.header.method == UNIFORM:
+            start = self._start + image * self._each
+            return self._data[start : start + self._each]
+        return self._data[self._index[image] : self._index[image + 1]]
 
 
 def _header(told: bytes) -> tuple[Header, int, int]:
@@ -262,13 +297,19 @@ def _header(told: bytes) -> tuple[Header, int, int]:
     # every code of at least two values takes bits, so what is said is at most so large
     if method == UNIFORM and images * tiles * sum(_bits(level) for level in levels) > 8 * (payload + images):
         raise DamagedCodes(f"expected more than {payload} bytes for these images")
-    if method == RANGE and images > payload:
+    if images > max(payload, 0 if method == RANGE else MAX_WITHOUT_CODES):
         raise DamagedCodes(f"expected at least a byte for each of {images} images, got {payload}")
     return header, payload, check
 
 
 MAX_LEVELS = 4096
 """More are taken for damage."""
+
+MAX_WITHOUT_CODES = 1 << 16
+"""As are more images than this whose codes, all of one possible value, take no bytes."""
+
+MAX_CHANNELS, MAX_SIDE, MAX_HEADER = (1 << 8) - 1, (1 << 16) - 1, (1 << 16) - 1
+"""What the numbers of the header have room for."""
 
 
 def _bits(level: Level) -> int:
@@ -293,15 +334,15 @@ def _varint(number: int) -> bytes:
 
 
 class _Scan:
-    """Reads bytes from the front."""
+    """Reads the bytes from `place` to `stop`."""
 
-    def __init__(self, data: bytes):
-        self.data, self.place = data, 0
+    def __init__(self, data: bytes, place: int = 0, stop: int | None = None):
+        self.data, self.place, self.stop = data, place, len(data) if stop is None else stop
 
     def take(self, count: int) -> bytes:
         self.place += count
-        if self.place > len(self.data):
-            raise DamagedCodes("expected more of the header, got its end")
+        if self.place > self.stop:
+            raise DamagedCodes("expected more numbers in the file, got their end; copy it again")
         return self.data[self.place - count : self.place]
 
     def varint(self) -> int:

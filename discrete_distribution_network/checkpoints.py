@@ -3,17 +3,18 @@
 from __future__ import annotations
 
 import json
-import os
 import re
 import shutil
 import time
 import warnings
 from collections.abc import Callable
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
 from discrete_distribution_network import whole_folder
-from discrete_distribution_network.errors import ModelFileError, require
+from discrete_distribution_network.errors import InvalidInput, ModelFileError, require
+from discrete_distribution_network.whole_file import is_another_running, naming
 
 STATE = "training.json"
 """The file of a checkpoint that says how far the training was."""
@@ -35,14 +36,21 @@ class Checkpoints:
         require(keep is None or keep >= 1, "at least 1 checkpoint to keep, or None for all", keep)
         self.folder, self.keep = Path(folder), keep
 
-    def save(self, step: int, state: dict[str, Any], fill: Callable[[Path], None]) -> Path:
+    def save(
+        self, step: int, state: dict[str, Any], fill: Callable[[Path], None], name: str | Path | None = None
+    ) -> Path:
         """Write a checkpoint and give its folder: `fill` writes its files, `state` goes into training.json.
 
+        Args:
+            name: of the folder, if not by the step; such a one is not found as the newest, and is never deleted.
+
         Raises:
-            OSError: it could not be written; those that were there still are.
+            OutputError: it could not be written; those that were there still are.
         """
         there = self._by_age()
-        target, again = self.folder / f"step-{step:08d}", 2
+        target, again = self.folder / (f"step-{step:08d}" if name is None else name), 2
+        if name is not None and target.exists():
+            raise InvalidInput(f"expected a checkpoint of another name, got {target}, which is there; give a new name")
         while target.exists():
             target, again = self.folder / f"step-{step:08d}.{again}", again + 1
         # the order of saving, also where the clock was set back
@@ -52,16 +60,31 @@ class Checkpoints:
             fill(staging)
             (staging / STATE).write_text(json.dumps({"saved_at": saved_at, **state}, indent=2), encoding="utf-8")
 
+        self.remove_unfinished()
+        whole_folder.write(target, fill_all)
+        if self.keep is not None and name is None:
+            for _, old in there[: max(0, len(there) + 1 - self.keep)]:
+                # renamed first: a kill while it is deleted leaves nothing that looks like a checkpoint
+                with naming(old):
+                    doomed = old.rename(self.folder / f"{whole_folder.STAGING}deleted-{old.name}")
+                shutil.rmtree(doomed, ignore_errors=True)
+        return target
+
+    def remove_unfinished(self) -> None:
+        """Delete what saves and deletions that were killed have left."""
         for left in self._unfinished():
             if not _is_being_written(left):
                 shutil.rmtree(left, ignore_errors=True)
-        whole_folder.write(target, fill_all)
-        if self.keep is not None:
-            for _, old in there[: max(0, len(there) + 1 - self.keep)]:
-                # renamed first: a kill while it is deleted leaves nothing that looks like a checkpoint
-                doomed = old.rename(self.folder / f"{whole_folder.STAGING}deleted-{old.name}")
-                shutil.rmtree(doomed, ignore_errors=True)
-        return target
+
+    def clear(self) -> None:
+        """Delete all checkpoints, also unfinished ones, and then the folder unless it holds anything else."""
+        for own in (*self.folder.glob("step-*"), *self._unfinished()):
+            if _NAME.fullmatch(own.name):
+                own = own.rename(self.folder / f"{whole_folder.STAGING}deleted-{own.name}")
+            if _UNFINISHED.fullmatch(own.name):
+                shutil.rmtree(own, ignore_errors=True)
+        with suppress(OSError):  # it is not there, or holds what others made
+            self.folder.rmdir()
 
     def any(self) -> bool:
         """Whether there are any, whole or not."""
@@ -100,15 +123,7 @@ class Checkpoints:
 def _is_being_written(unfinished: Path) -> bool:
     """Whether the process that writes this folder still runs, here."""
     process = (_UNFINISHED.fullmatch(unfinished.name) or {"process": None})["process"]
-    if process is None or int(process) == os.getpid():
-        return False
-    try:
-        os.kill(int(process), 0)
-    except (ProcessLookupError, OverflowError):
-        return False
-    except PermissionError:
-        return True
-    return True
+    return process is not None and is_another_running(int(process))
 
 
 def read_state(checkpoint: Path) -> dict[str, Any]:

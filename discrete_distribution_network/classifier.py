@@ -9,9 +9,18 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from discrete_distribution_network.checks import check_count, check_positive, check_seed
 from discrete_distribution_network.data import is_stream
 from discrete_distribution_network.errors import DataError, require
 from discrete_distribution_network.loader import Batch, Loader, Sized, in_order, in_unit_range
+from discrete_distribution_network.random_state import own_random_state
+
+MAX_CLASSES = 100_000
+"""A label beyond is none that numbers classes."""
+
+
+class NoClasses(DataError):
+    """A data set has no labels, or such as number no classes from 0 on."""
 
 
 class Classifier(nn.Module):
@@ -26,7 +35,7 @@ class Classifier(nn.Module):
 
     def __init__(self, channels: int, num_classes: int, width: int = 32, dim: int = 128):
         super().__init__()
-        require(num_classes >= 2, "at least 2 classes", num_classes)
+        require(2 <= num_classes <= MAX_CLASSES, f"2 to {MAX_CLASSES} classes", num_classes)
         widths = [channels, width, 2 * width, 4 * width]
         layers: list[nn.Module] = []
         for before, after in pairwise(widths):
@@ -37,7 +46,7 @@ class Classifier(nn.Module):
 
     def features(self, images: Tensor) -> Tensor:
         """(B, C, H, W) in [0, 1] -> (B, dim)."""
-        return F.relu(self.body(images))
+        return F.relu(self.body(images.to(self.head.weight.dtype)))
 
     def forward(self, images: Tensor) -> Tensor:
         return self.head(self.features(images))
@@ -64,22 +73,31 @@ def train_classifier(
         max_bad_images: how many images that cannot be decoded are left out before it is an error.
 
     Raises:
-        DataError: the data set has no labels, or is a stream.
+        NoClasses: the data set has no labels, or fewer than two classes.
+        DataError: it has no images, or is a stream.
     """
+    check_count("epochs", epochs)
+    check_count("batch_size", batch_size)
+    check_positive("learning_rate", learning_rate)
+    seed = check_seed(seed)
     if is_stream(dataset):
         raise DataError("expected a data set with a length to train a classifier on, got a stream; store it first")
+    if len(dataset) == 0:
+        raise DataError("expected images to train a classifier on, got none; give some")
     if classes is None:
         classes = num_classes(dataset, shape, max_bad_images)
+    if classes < 2:
+        raise NoClasses(f"expected labels of at least 2 classes for a classifier, got {classes}; add another class")
     loader = Loader(dataset, shape, min(batch_size, len(dataset)), seed=seed, max_bad_images=max_bad_images)
     assert loader.per_epoch is not None
     steps = epochs * loader.per_epoch
-    with torch.random.fork_rng(devices=[]):
-        torch.manual_seed(seed)
+    with own_random_state() as seeded:
+        seeded(seed)
         classifier = Classifier(shape.channels, classes).to(device).train()
     optimizer = torch.optim.AdamW(classifier.parameters(), lr=learning_rate)
     schedule = torch.optim.lr_scheduler.OneCycleLR(optimizer, learning_rate, total_steps=max(2, steps))
     for _, batch in zip(range(steps), loader.batches(), strict=False):
-        loss = F.cross_entropy(classifier(in_unit_range(batch.images.to(device))), labels_of(batch).to(device))
+        loss = F.cross_entropy(classifier(in_unit_range(batch.images.to(device))), labels_of(batch, classes).to(device))
         optimizer.zero_grad()
         loss.backward()
         optimizer.step()
@@ -91,10 +109,15 @@ def num_classes(dataset: Any, shape: Sized, max_bad_images: int = 0) -> int:
     """One more than the largest label of a data set, of which every item is looked at.
 
     Raises:
-        DataError: it has no labels.
+        NoClasses: an image has no label, or one outside [0, `MAX_CLASSES`).
+        DataError: it has no images.
     """
-    batches = in_order(dataset, shape, 1000, max_bad_images=max_bad_images)
-    return 1 + max(int(labels_of(batch).max()) for batch in batches)
+    highest = -1
+    for batch in in_order(dataset, shape, 1000, max_bad_images=max_bad_images):
+        highest = max(highest, int(labels_of(batch).max()))
+    if highest < 0:
+        raise DataError("expected images with labels to count the classes of, got no images; give some")
+    return 1 + highest
 
 
 @torch.no_grad()
@@ -108,7 +131,18 @@ def accuracy(classifier: Classifier, dataset: Any, shape: Sized, max_bad_images:
     return right / max(1, count)
 
 
-def labels_of(batch: Batch) -> Tensor:
+def labels_of(batch: Batch, classes: int = MAX_CLASSES) -> Tensor:
+    """The labels (B,) of a batch.
+
+    Raises:
+        NoClasses: there are none, or one is outside [0, `classes`).
+    """
     if batch.labels is None:
-        raise DataError("expected a label with every image, got images without; a classifier needs labels")
+        raise NoClasses("expected a label with every image, got images without; a classifier needs labels")
+    lowest, highest = int(batch.labels.min()), int(batch.labels.max())
+    if lowest < 0 or highest >= classes:
+        raise NoClasses(
+            f"expected labels that number the classes, in [0, {classes}), got {lowest if lowest < 0 else highest}; "
+            "number them from 0 on"
+        )
     return batch.labels

@@ -5,6 +5,7 @@ Each command is a dataclass whose fields are its options. PyTorch is imported wh
 
 from __future__ import annotations
 
+import shutil
 import sys
 import tempfile
 from collections.abc import Iterator, Sequence
@@ -13,7 +14,7 @@ from dataclasses import dataclass
 from functools import partial
 from importlib.metadata import version
 from pathlib import Path
-from typing import Annotated, Any, ClassVar, Literal
+from typing import Annotated, Any, BinaryIO, ClassVar, Literal
 
 import tyro
 
@@ -103,38 +104,34 @@ class Sample(_WithModel):
 
 @dataclass
 class Prior(_OfRun):
-    """Fit a prior to the codes of a run's data set, so that samples look like it; it is kept beside the model."""
+    """Fit a prior to the codes of a run's data set, so that samples look like it; it is kept beside the model.
 
-    kind: Literal["heads", "transformer", "codes"] = "heads"
-    """heads look at the network's own features and the codes so far; a transformer looks at the codes alone; codes is
-    another that does, in integers, which makes the files of `ddn encode` smaller, and does nothing for samples."""
-    minutes: float = 5.0
-    """How long."""
+    SIGTERM and Ctrl-C keep what was done, beside the model; --resume goes on from there.
+    """
+
+    kind: Literal["heads", "transformer", "codes"] | None = None
+    """heads (if not given) look at the network's own features and the codes so far; a transformer looks at the codes
+    alone; codes is another that does, in integers, which makes the files of `ddn encode` smaller, and does nothing for
+    samples."""
+    minutes: float | None = None
+    """How long; 5 if neither this nor STEPS is given."""
+    steps: int | None = None
+    """Steps of the optimiser, in place of a time, or whichever comes first."""
     by_class: bool = False
     """One that takes the class of a sample, as one of a network by class does anyway; the data set must have labels."""
     dim: int | None = None
     """Its width; 96 if not given, and 64 for codes."""
-    seed: int = 0
-    """Of its weights and of the order of the images."""
+    seed: int | None = None
+    """Of its weights and of the order of the images; 0 if not given."""
+    resume: bool = False
+    """Go on with a fit that was ended, with its own options; STEPS or MINUTES count from its beginning."""
+    overwrite: bool = False
+    """Begin anew although there is a fit that was ended."""
 
     def run(self) -> None:
-        from discrete_distribution_network.runs import fit_code_prior, fit_prior
+        from discrete_distribution_network.prior_run import fit_prior
 
-        folder = self.run_folder or self.model
-        if self.kind == "codes":
-            packed, where = fit_code_prior(folder, self.dataset, self.minutes, self.dim or 64, self.seed, self.device)
-            print(
-                f"codes of held-out images take {packed.test_bits:.1f} of {packed.uniform_bits:g} bits, after "
-                f"{packed.steps} steps; the code prior is in {where}, and `ddn encode` packs by it"
-            )
-            return
-        fitted, where = fit_prior(
-            folder, self.dataset, self.kind, self.minutes, self.by_class, self.dim or 96, self.seed, self.device
-        )
-        print(
-            f"codes of held-out images cost {fitted.test_bits:.1f} of {fitted.uniform_bits:g} bits by the prior, after "
-            f"{fitted.steps} steps; it is in {where}, and `ddn sample` draws by it"
-        )
+        print(fit_prior(self))
 
 
 @dataclass
@@ -228,7 +225,8 @@ class Encode(_WithModel):
     """What a bit costs, in mean squared error, where there is a code prior (ddn prior --kind codes): smaller files."""
 
     def run(self) -> None:
-        from discrete_distribution_network.runs import codec_of, model_folder, write_codes
+        from discrete_distribution_network.codes_run import codec_of, write_codes
+        from discrete_distribution_network.runs import model_folder
 
         codec = codec_of(model_folder(self.model), self.device, self.beams, self.rate)
         with standard_input(self.files) as files:
@@ -249,19 +247,16 @@ class Decode(_WithModel):
     """Only the first so many levels: coarser images."""
 
     def run(self) -> None:
-        from discrete_distribution_network.pictures import to_pil
-        from discrete_distribution_network.runs import codec_of, model_folder, read_codes, write_images
+        from discrete_distribution_network.codes_run import codec_of, read_codes, write_image, write_images
+        from discrete_distribution_network.runs import model_folder
 
         codec = codec_of(model_folder(self.model), self.device)
-        source = sys.stdin.buffer if str(self.codes) == "-" else self.codes
-        names, images = read_codes(codec, source, self.levels)
-        if str(self.out) != "-":
-            write_images(names, images, self.out)
-            print(f"{len(images)} images in {self.out}")
+        stored = read_codes(codec, self.codes if str(self.codes) != "-" else open_input(), self.levels)
+        if str(self.out) == "-":
+            write_image(stored, sys.stdout.buffer)
             return
-        if len(images) != 1:
-            raise InvalidInput(f"expected codes of one image for the standard output, got {len(images)}; use a folder")
-        to_pil(images[0]).save(sys.stdout.buffer, format="PNG")
+        write_images(stored, self.out)
+        print(f"{stored.number} images in {self.out}")
 
 
 @contextmanager
@@ -270,10 +265,22 @@ def standard_input(files: Sequence[Path]) -> Iterator[Sequence[Path]]:
     if not any(str(file) == "-" for file in files):
         yield files
         return
-    with tempfile.TemporaryDirectory() as folder:
+    with tempfile.TemporaryDirectory(prefix="ddn-") as folder:
         path = Path(folder, "standard input")
-        path.write_bytes(sys.stdin.buffer.read())
+        with path.open("wb") as copy:
+            shutil.copyfileobj(open_input(), copy)
         yield [path if str(file) == "-" else file for file in files]
+
+
+def open_input() -> BinaryIO:
+    """The standard input.
+
+    Raises:
+        InvalidInput: it is closed.
+    """
+    if sys.stdin is None:
+        raise InvalidInput("expected a file on the standard input, which is closed; redirect one to it or name a file")
+    return sys.stdin.buffer
 
 
 @dataclass
@@ -360,9 +367,10 @@ class Evaluate(_OfRun):
 
     samples: int = 10_000
     """Samples for the Fréchet distance."""
-    features: str = "classifier"
+    features: str | None = None
     """What the distance is measured in: classifier (trained from the data set's labels), inception (its weights must
-    be on this machine), the path of Inception's weights, or none for no distance."""
+    be on this machine), the path of Inception's weights, or none for no distance. If not given, a classifier where the
+    images have labels, and no distance where they have none."""
     uniform: bool = False
     """Draw the samples uniformly, although `ddn prior` has fitted a prior."""
     temperature: float | None = None
@@ -398,14 +406,21 @@ class Demo(_WithModel):
     """Port to listen on; a free one from 7860 on if not given."""
     browser: bool = True
     """Open the page in a browser."""
+    allow: tuple[str, ...] = ()
+    """Names of the page beside the host, localhost and, with 0.0.0.0, this machine's: such as a proxy's before it."""
 
     def run(self) -> None:
         from discrete_distribution_network.runs import demo_model
 
         demo = demo_model(self.model, self.device)
+        from discrete_distribution_network.demo.launch import leave
         from discrete_distribution_network.demo.page import serve
+        from discrete_distribution_network.signals import Interrupted
 
-        serve(demo, self.host, self.port, self.browser)
+        try:
+            serve(demo, self.host, self.port, self.browser, self.allow)
+        except Interrupted as end:
+            leave(128 + end.signum)
 
 
 @dataclass

@@ -14,28 +14,31 @@ from __future__ import annotations
 
 import hashlib
 import math
-import time
-from collections.abc import Callable, Sequence
-from itertools import accumulate
+from collections.abc import Callable, Iterator, Sequence
+from itertools import accumulate, count
 from pathlib import Path
-from typing import NamedTuple, Self
+from typing import Any, NamedTuple, Self
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
-from tqdm import tqdm
 
 from discrete_distribution_network.blocks import zero_
 from discrete_distribution_network.ddn import DDN
-from discrete_distribution_network.errors import ModelFileError, require
-from discrete_distribution_network.pretrained import load_strictly, read_tensors, write_tensors
-from discrete_distribution_network.prior import WARMUP_STEPS, alike
+from discrete_distribution_network.errors import InvalidInput, ModelFileError, require
+from discrete_distribution_network.fitting import Budget, Fit, FitCheckpoints, as_bytes, digest
+from discrete_distribution_network.loader import key
+from discrete_distribution_network.pretrained import Shapes, compare, load_strictly, read_tensors
+from discrete_distribution_network.prior import alike
 from discrete_distribution_network.processes import fast_autocast
-from discrete_distribution_network.schedule import learning_rate as rate_at
 from discrete_distribution_network.selection import by_level
+from discrete_distribution_network.whole_file import write_bytes
 
 CODE_PRIOR = "code_prior.safetensors"
 """File of a `CodePrior`, beside its model."""
+
+INTEGERS = (torch.uint8, torch.int8, torch.int16, torch.int32, torch.int64)
+"""Types that codes come in."""
 
 PRECISION = 16
 """Counts sum to 2^16."""
@@ -101,6 +104,19 @@ class CodePrior(nn.Module):
 
     # fitting
 
+    def check(self, codes: Tensor, name: str = "codes") -> None:
+        """Raise `InvalidInput` unless these are codes (N, number of codes) of this prior's levels, N at least 1."""
+        total = sum(math.prod(grid) for grid in self.grids)
+        if not isinstance(codes, Tensor) or codes.ndim != 2 or len(codes) < 1 or codes.shape[1] != total:
+            came = tuple(codes.shape) if isinstance(codes, Tensor) else f"a {type(codes).__name__}"
+            raise InvalidInput(f"expected {name} as a tensor (N, {total}) of at least one image, got {came}")
+        if codes.dtype not in INTEGERS:
+            raise InvalidInput(f"expected {name} as integers, got {codes.dtype}")
+        for level, (part, size) in enumerate(zip(by_level(codes, self.grids), self.codebook_sizes, strict=True)):
+            lowest, highest = int(part.min()), int(part.max())
+            if lowest < 0 or highest >= size:
+                raise InvalidInput(f"expected {name} in [0, {size}) at level {level}, got {lowest} to {highest}")
+
     def bits(self, codes: Tensor) -> Tensor:
         """What codes (B, number of codes) cost, in bits, of each level: (L,), with a gradient."""
         known, costs = self._nothing(len(codes)), []
@@ -132,10 +148,14 @@ class CodePrior(nn.Module):
         return self._nothing(batch_size)
 
     @torch.no_grad()
-    def counts(self, level: int, state: Tensor) -> Tensor:
-        """How likely each code is, as integers of at least 1 that sum to 2^16: (B, K, rows, columns)."""
+    def counts(self, level: int, state: Tensor, place: int | None = None) -> Tensor:
+        """How likely each code is, as integers of at least 1 that sum to 2^16: (B, K, rows, columns).
+
+        Args:
+            place: of that place of the grid alone, counted row by row: (B, K, 1, 1).
+        """
         own = self._levels()[level]
-        scores = own.score(own.look(state, rounded)).div(SCORE).floor()
+        scores = own.score(own.look(state, rounded, place)).div(SCORE).floor()
         below = (scores.amax(1, keepdim=True) - scores).clamp_max(len(EXP) - 1).long()
         shares = EXP.to(below.device)[below]
         left = (1 << PRECISION) - shares.shape[1]
@@ -191,8 +211,12 @@ class CodePrior(nn.Module):
         return digest.digest()[:8]
 
     def save(self, folder: str | Path) -> None:
-        """Write `code_prior.safetensors` into the folder of its model."""
-        write_tensors(Path(folder) / CODE_PRIOR, _integers(self))
+        """Write `code_prior.safetensors` into the folder of its model.
+
+        Raises:
+            OutputError: the disk is full or cannot be written; a code prior that was there stays.
+        """
+        write_bytes(Path(folder) / CODE_PRIOR, as_bytes(_integers(self)))
 
     @classmethod
     def load(cls, folder: str | Path, ddn: DDN) -> Self:
@@ -204,13 +228,14 @@ class CodePrior(nn.Module):
         path = Path(folder) / CODE_PRIOR
         if not path.is_file():
             raise ModelFileError(f"expected a code prior in {path}, found none; fit one with `ddn prior --kind codes`")
-        tensors = read_tensors(path)
-        try:
-            hidden, dim = tensors["levels.0.first.weight"].shape[:2]
-        except (KeyError, ValueError) as error:
-            raise ModelFileError(f"expected the weights of a code prior in {path}, got others; fit one anew") from error
-        prior = cls(ddn.code_shapes, ddn.codebook_sizes, dim, hidden).double()
-        load_strictly(prior, {name: value.double() * WEIGHT for name, value in tensors.items()}, path)
+
+        def make(shapes: Shapes, ddn: DDN) -> Any:
+            hidden, dim = shapes["levels.0.first.weight"][:2]
+            return cls(ddn.code_shapes, ddn.codebook_sizes, dim, hidden).double()
+
+        shapes = compare(make, ddn, path, f"the weights of a code prior in {path}", stored=torch.int16)
+        prior: Self = make(shapes, ddn)
+        load_strictly(prior, {name: value.double() * WEIGHT for name, value in read_tensors(path).items()}, path)
         return prior.exact()
 
 
@@ -234,10 +259,16 @@ class _Level(nn.Module):
         self.nodes = nn.Embedding(codebook_size, dim)
         self.rest = zero_(nn.Conv2d(hidden, dim, 1))
 
-    def look(self, known: Tensor, passed: Callable[[Tensor], Tensor] = as_is) -> Tensor:
-        """(B, dim, rows, columns) -> (B, hidden, rows, columns)."""
-        seen = passed(F.relu(self.first(known + self.place)))
-        return passed(F.relu(self.second(seen)))
+    def look(self, known: Tensor, passed: Callable[[Tensor], Tensor] = as_is, place: int | None = None) -> Tensor:
+        """(B, dim, rows, columns) -> (B, hidden, rows, columns); of one place alone, (B, hidden, 1, 1), if given."""
+        known = known + self.place
+        if place is None:
+            seen = self.first(known)
+        else:
+            (row, column), side = divmod(place, known.shape[3]), self.first.kernel_size[0]
+            around = F.pad(known, (side // 2,) * 4)[:, :, row : row + side, column : column + side]
+            seen = F.linear(around.flatten(1), self.first.weight.flatten(1), self.first.bias)[:, :, None, None]
+        return passed(F.relu(self.second(passed(F.relu(seen)))))
 
     def learn(
         self,
@@ -289,6 +320,7 @@ def fit_codes(
     evaluate_every: int = 500,
     seed: int = 0,
     progress: bool = True,
+    checkpoint: FitCheckpoints | None = None,
 ) -> FittedCodes:
     """Fit to the codes (N, number of codes) of a training set, in place, and make exact.
 
@@ -296,47 +328,36 @@ def fit_codes(
 
     Args:
         steps, minutes: end after so many steps, or after so much time, whichever comes first; None for no such end.
+        checkpoint: where the fit is kept now and then, and when a signal ends it; see `prior.fit`.
+
+    Raises:
+        InvalidInput: an argument is of another kind or out of its range, or codes are not those of this prior.
+        FitInterrupted: SIGTERM or Ctrl-C came, and there is a `checkpoint`; the prior is not made exact.
     """
-    require(steps is not None or minutes is not None, "steps or minutes", "neither")
-    require(min(len(codes), len(test_codes)) >= 1, "codes to fit a code prior to, and held-out ones", "none")
-    optimizer = torch.optim.AdamW(prior.parameters(), learning_rate, (0.9, 0.99), weight_decay=0.01, fused=True)
-    generator, fast = torch.Generator().manual_seed(seed), fast_autocast(torch.device("cpu"))
+    budget = Budget(steps, minutes, batch_size, learning_rate, evaluate_every, seed)
+    prior.check(codes, "codes to fit a code prior to")
+    prior.check(test_codes, "held-out codes")
+    if any(not parameter.requires_grad for parameter in prior.parameters()):
+        raise InvalidInput("expected a code prior to fit, got one that was made exact; make another with CodePrior.of")
+    budget.batch_size, fast = min(budget.batch_size, len(codes)), fast_autocast(torch.device("cpu"))
 
-    @torch.no_grad()
-    def measure() -> float:
-        prior.eval()
-        bits = sum(float(prior.bits(part.long()).sum()) * len(part) for part in test_codes.split(500))
-        prior.train()
-        return bits / len(test_codes)
+    def batches(start: int) -> Iterator[Tensor]:
+        for step in count(start):
+            generator = torch.Generator().manual_seed(key(budget.seed, step, 1))
+            yield codes[torch.randint(len(codes), (budget.batch_size,), generator=generator)].long()
 
-    prior.train()
-    started, step, best = time.monotonic(), 0, math.inf
-    kept = {name: value.clone() for name, value in prior.state_dict().items()}
-    bar = tqdm(total=100, disable=not progress, mininterval=0.5, bar_format="{percentage:3.0f}%|{bar}|{postfix}")
-    with bar, torch.random.fork_rng(devices=[]):
-        torch.manual_seed(seed)
-        done = 0.0
-        while done < 1:
-            for group in optimizer.param_groups:
-                group["lr"] = rate_at(learning_rate, step, WARMUP_STEPS, done)
-            which = torch.randint(len(codes), (min(batch_size, len(codes)),), generator=generator)
-            with fast:
-                bits = prior.bits(codes[which].long()).sum()
-            optimizer.zero_grad()
-            bits.backward()
-            nn.utils.clip_grad_norm_(prior.parameters(), 10.0)
-            optimizer.step()
-            step += 1
-            done = max(
-                0.0 if steps is None else step / steps,
-                0.0 if minutes is None else (time.monotonic() - started) / (60 * minutes),
-            )
-            if step % evaluate_every == 0 or done >= 1:
-                found = measure()
-                if found < best:
-                    best, kept = found, {name: value.clone() for name, value in prior.state_dict().items()}
-                bar.set_postfix_str(f" {float(bits.detach()):.1f} bits an image, held out {best:.1f}", refresh=False)
-            bar.update(round(100 * min(done, 1)) - bar.n)
-    prior.load_state_dict(kept)
+    def bits(batch: Tensor) -> Tensor:
+        with fast:
+            return prior.bits(batch).sum()
+
+    def measure() -> Iterator[tuple[float, int]]:
+        for part in test_codes.split(500):
+            yield float(prior.bits(part.long()).sum()) * len(part), len(part)
+
+    def options() -> dict[str, Any]:
+        about = {"dim": prior.dim, "hidden": prior.hidden, "dropout": prior.dropout}
+        return {"kind": "codes", **about, "codes": digest({"fitted": codes, "held out": test_codes})}
+
+    found = Fit(prior, bits, batches, measure, budget, torch.device("cpu"), checkpoint, options, progress).run()
     prior.exact()
-    return FittedCodes(step, prior.cost(test_codes), prior.uniform_bits)
+    return FittedCodes(found.steps, prior.cost(test_codes), prior.uniform_bits)

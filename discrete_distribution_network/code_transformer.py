@@ -54,7 +54,7 @@ class CodeTransformer(LearnedPrior):
         super().__init__(ddn, dim, num_classes)
         require(dim % heads == 0, f"a dim that its {heads} heads divide", dim)
         self.depth, self.heads = depth, heads
-        self.code_shapes, self.codes_per_level = ddn.code_shapes, ddn.codes_per_level
+        self.codes_per_level = ddn.codes_per_level
         self.places = nn.Parameter(torch.randn(sum(self.codes_per_level), dim) * 0.5)
         self.question = nn.Parameter(torch.zeros(dim))
         self.blocks = nn.ModuleList(
@@ -83,7 +83,7 @@ class CodeTransformer(LearnedPrior):
         return state._replace(codes=torch.cat((state.codes, codes.reshape(len(codes), -1)), 1))
 
     def bits(self, ddn: DDN, images: Tensor, labels: Tensor | None = None) -> Tensor:
-        codes = ddn.encode(images, labels if ddn.num_classes is not None else None)
+        codes = ddn.encode(images, labels=labels if ddn.num_classes is not None else None)
         scores = self._scores(codes, range(len(self.codes_per_level)), self.wanted(len(images), labels))
         return torch.stack(
             [

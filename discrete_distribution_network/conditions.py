@@ -16,20 +16,21 @@ choose is in `guidance.py`; here is what they compare.
     Clip            a text or an image, by a CLIP model
     Custom          any Python callable, images -> scores
 
-Letters: B batch, C channels, H and W the model's image size; images in [0, 1].
+Letters: B batch, C channels, H and W the model's image size; images in [0, 1], or uint8.
 """
 
 from __future__ import annotations
 
 from abc import abstractmethod
-from collections.abc import Callable, Collection, Sequence
+from collections.abc import Callable, Collection, Iterable, Sequence
 from typing import Any, NamedTuple
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from discrete_distribution_network.errors import InvalidInput, require
+from discrete_distribution_network.errors import InvalidInput, is_number, require, require_integer, shown
+from discrete_distribution_network.pixels import as_pixels, require_finite, warn_of_range
 from discrete_distribution_network.selection import Likely, resize
 
 GREY = (0.299, 0.587, 0.114)
@@ -52,9 +53,13 @@ class Condition:
     def __init__(
         self, weight: float | Tensor = 1.0, region: Tensor | None = None, levels: Collection[int] | None = None
     ):
-        least = float(torch.as_tensor(weight).min())
-        require(least >= 0, f"{self} with a weight of at least 0", least)
-        self.weight, self.levels = weight, None if levels is None else frozenset(levels)
+        weights = weight if isinstance(weight, Tensor) else torch.tensor(weight if is_number(weight) else torch.nan)
+        fits = weights.ndim <= 1 and weights.numel() > 0 and bool((torch.isfinite(weights) & (weights >= 0)).all())
+        require(fits, f"{self} with a weight of at least 0, one number or a tensor (B,)", shown(weight))
+        places = None if levels is None else list(levels) if isinstance(levels, Iterable) else [levels]
+        for level in places or ():
+            require_integer(level, f"each of the levels of {self}", 0)
+        self.weight, self.levels = weight, None if places is None else frozenset(places)
         self.region = None if region is None else known_pixels(region, f"the region of {self}")
 
     def __str__(self) -> str:
@@ -71,6 +76,13 @@ class Condition:
 
     def holds_at(self, level: int) -> bool:
         return self.levels is None or level in self.levels
+
+    def known(self, size: Size, grid: Size) -> Tensor | None:
+        """Where it holds at a level of this size, whose patches make a grid: (1 or B, 1, h, w), from 0 to 1.
+
+        None for everywhere.
+        """
+        return None if self.region is None else resize(self.region, grid)
 
     def check(self, batch: int, channels: int, size: Size) -> None:
         """Whether it fits a batch of images.
@@ -121,11 +133,8 @@ class Measurement(Condition):
         **shared: Any,
     ):
         super().__init__(**shared)
-        target = target if target.ndim == 4 else target.unsqueeze(0)
-        require(target.ndim == 4, f"the target of {self} as (C, h, w) or (B, C, h, w)", tuple(target.shape))
-        require(target.is_floating_point(), f"the target of {self} in floating-point numbers", target.dtype)
-        require(bool(torch.isfinite(target).all()), f"the target of {self} to be finite", "infinity or NaN")
-        self.target, self.channel_map = target, channel_map
+        self.target = target = _pictures(target, f"the target of {self}", linear_map=channel_map is not None)
+        self.channel_map = channel_map
         self.mask = None if mask is None else known_pixels(mask, f"the mask of {self}")
         self.finest: Size = finest or (target.shape[2], target.shape[3])
         if self.mask is not None:
@@ -138,10 +147,14 @@ class Measurement(Condition):
         wanted = channels if self.channel_map is None else self.channel_map.shape[0]
         _check(self.target, batch, wanted, self._target_size(size), f"the target of {self}")
         if self.channel_map is not None:
-            require(self.channel_map.shape[1] == channels, f"{self} of images with {channels} channels", "another one")
+            taken = self.channel_map.shape[1]
+            require(taken == channels, f"{self} of images with {channels} channels", f"one of {taken}")
 
     def _by_image(self) -> list[Tensor | None]:
         return [*super()._by_image(), self.target, self.mask]
+
+    def known(self, size: Size, grid: Size) -> Tensor | None:
+        return self.at(size, grid).weight
 
     def _target_size(self, size: Size) -> Size:
         """The size that the target must have for images of this size."""
@@ -194,6 +207,7 @@ class Colorize(Measurement):
     """Grey values (1, H, W) or (B, 1, H, W), of which the colours are sought; `shares` are those of the channels."""
 
     def __init__(self, grey: Tensor, shares: Sequence[float] = GREY, **shared: Any):
+        grey = _pictures(grey, f"the grey values of {self}")
         super().__init__(grey, channel_map=torch.tensor([list(shares)]), **shared)
 
 
@@ -201,7 +215,8 @@ class ColorStrokes(Measurement):
     """Colours (C, H, W) or (B, C, H, W) where a mask is 1, compared as means over blocks of so many pixels a side."""
 
     def __init__(self, colors: Tensor, mask: Tensor, block: int = 4, **shared: Any):
-        require(block >= 1, "a block of ColorStrokes of at least 1 pixel", block)
+        require_integer(block, "the block of ColorStrokes, in pixels,")
+        colors = _pictures(colors, f"the target of {self}")
         finest = (-(-colors.shape[-2] // block), -(-colors.shape[-1] // block))
         super().__init__(colors, mask, finest, **shared)
 
@@ -215,6 +230,7 @@ class Cheap(Condition):
 
     def __init__(self, prior: Likely, **shared: Any):
         super().__init__(**shared)
+        check_prior(prior)
         self.prior = prior
 
 
@@ -253,8 +269,7 @@ class _Compared(Scorer):
 
     def __init__(self, target: Tensor, **shared: Any):
         super().__init__(**shared)
-        self.target = target if target.ndim == 4 else target.unsqueeze(0)
-        require(self.target.ndim == 4, f"the target of {self} as (C, H, W) or (B, C, H, W)", tuple(target.shape))
+        self.target = _pictures(target, f"the target of {self}")
 
     def check(self, batch: int, channels: int, size: Size) -> None:
         super().check(batch, channels, size)
@@ -284,7 +299,7 @@ class LowBit(_Compared):
     """An image (C, H, W) or (B, C, H, W) of which 2^bits values of each channel are known."""
 
     def __init__(self, image: Tensor, bits: int = 1, **shared: Any):
-        require(1 <= bits <= 8, "LowBit with 1 to 8 bits", bits)
+        require_integer(bits, "the bits of LowBit", 1, 8)
         self.bits = bits
         super().__init__(image, **shared)
 
@@ -315,11 +330,22 @@ class Style(Scorer):
 
     def __init__(self, image: Tensor, features: Callable[[Tensor], Tensor], **shared: Any):
         super().__init__(**shared)
+        require(callable(features), f"features of {self} to be callable", shown(features))
         self.features = features
-        self.target = self._style(image if image.ndim == 4 else image.unsqueeze(0))
+        self.target = self._style(_pictures(image, f"the image of {self}"))
+
+    def check(self, batch: int, channels: int, size: Size) -> None:
+        super().check(batch, channels, size)
+        _check_count(len(self.target), batch, str(self))
+
+    def _by_image(self) -> list[Tensor | None]:
+        return [*super()._by_image(), self.target]
 
     def _style(self, images: Tensor) -> Tensor:
-        features = self.features(images).flatten(2)
+        features = self.features(images)
+        fits = isinstance(features, Tensor) and features.ndim >= 3 and len(features) == len(images)
+        require(fits, f"features of {self} of shape ({len(images)}, D, h, w)", shown(features))
+        features = features.flatten(2)
         return features @ features.mT / features.shape[-1]
 
     def scores(self, images: Tensor) -> Tensor:
@@ -336,8 +362,16 @@ class Classifier(Scorer):
 
     def __init__(self, model: Callable[[Tensor], Tensor], wanted: int | Sequence[int] | Tensor, **shared: Any):
         super().__init__(**shared)
+        require(callable(model), f"the model of {self} to be callable", shown(model))
         self.model = model
-        wanted = wanted if isinstance(wanted, Tensor) else torch.as_tensor(wanted).reshape(1, -1)
+        if not isinstance(wanted, Tensor):
+            several = wanted if isinstance(wanted, Sequence) else [wanted]
+            for one in several:
+                require_integer(one, f"each class of {self}", 0)
+            wanted = torch.tensor([several], dtype=torch.long)
+        integer = not (wanted.is_floating_point() or wanted.is_complex() or wanted.dtype == torch.bool)
+        require(integer and wanted.numel() > 0, f"classes of {self} as integers", shown(wanted))
+        wanted = wanted.reshape(1) if wanted.ndim == 0 else wanted
         self.wanted = wanted.reshape(len(wanted), -1).long()  # (1 or B, classes of which any will do)
 
     def _by_image(self) -> list[Tensor | None]:
@@ -345,8 +379,7 @@ class Classifier(Scorer):
 
     def check(self, batch: int, channels: int, size: Size) -> None:
         super().check(batch, channels, size)
-        count = len(self.wanted)
-        require(count in (1, batch), f"{self} with classes for 1 or {batch} images", f"for {count}")
+        _check_count(len(self.wanted), batch, f"{self} with classes")
 
     def scores(self, images: Tensor) -> Tensor:
         chances = self.model(images.flatten(0, 1)).float().log_softmax(-1).unflatten(0, images.shape[:2])
@@ -360,7 +393,7 @@ class Clip(Scorer):
     """Likeness to a text, or to an image (C, H, W), by a CLIP model of `open_clip` (the extra `clip`).
 
     Args:
-        wanted: the text, or the image in [0, 1].
+        wanted: the text, or the image, or one for each image, (B, C, H, W).
         model: its name there.
         pretrained: which weights: their name there or their file; None for random ones.
     """
@@ -369,6 +402,7 @@ class Clip(Scorer):
         self, wanted: str | Tensor, model: str = "ViT-B-32", pretrained: str | None = "laion2b_s34b_b79k", **shared: Any
     ):
         super().__init__(**shared)
+        image = None if isinstance(wanted, str) else _pictures(wanted, f"the image of {self}")
         try:
             import open_clip
         except ImportError as error:
@@ -383,11 +417,18 @@ class Clip(Scorer):
         deviation = getattr(visual, "image_std", None) or open_clip.OPENAI_DATASET_STD
         self.mean, self.deviation = (torch.tensor(values).reshape(3, 1, 1) for values in (mean, deviation))
         with torch.no_grad():
-            if isinstance(wanted, str):
+            if image is None:
                 tokens = open_clip.get_tokenizer(model)([wanted])
                 self.target = F.normalize(self.model.encode_text(tokens), dim=-1)
             else:
-                self.target = self._embed(wanted if wanted.ndim == 4 else wanted.unsqueeze(0))
+                self.target = self._embed(image)
+
+    def check(self, batch: int, channels: int, size: Size) -> None:
+        super().check(batch, channels, size)
+        _check_count(len(self.target), batch, str(self))
+
+    def _by_image(self) -> list[Tensor | None]:
+        return [*super()._by_image(), self.target]
 
     def _embed(self, images: Tensor) -> Tensor:
         images = images.expand(-1, 3, -1, -1) if images.shape[1] == 1 else images
@@ -404,6 +445,7 @@ class Custom(Scorer):
     """Any callable from images (N, C, H, W) to scores (N,), higher is better; what a bare callable is taken for."""
 
     def __init__(self, function: Scores, **shared: Any):
+        require(callable(function), "a condition, or a callable from images to scores", shown(function))
         self.function = function
         super().__init__(**shared)
 
@@ -422,12 +464,14 @@ def edges(images: Tensor) -> Tensor:
     """How strongly grey values change, (N, 1, H, W) from 0 to 1, of images (N, C, H, W): Sobel's filters."""
     smooth, differ = torch.tensor([1.0, 2.0, 1.0]), torch.tensor([-1.0, 0.0, 1.0])
     filters = torch.stack((torch.outer(smooth, differ), torch.outer(differ, smooth))).unsqueeze(1) / 4
-    across = F.conv2d(F.pad(grey(images), (1, 1, 1, 1), mode="replicate"), filters.to(images))
+    values = grey(images)
+    across = F.conv2d(F.pad(values, (1, 1, 1, 1), mode="replicate"), filters.to(values))
     return across.square().sum(1, keepdim=True).sqrt().clamp(0, 1)
 
 
 def grey(images: Tensor) -> Tensor:
     """The grey values (N, 1, H, W) of images (N, C, H, W): by `GREY` of colours, else the channels' mean."""
+    images = as_pixels(images, (None, None, None, None))
     if images.shape[1] != len(GREY):
         return images.mean(1, keepdim=True)
     return (images * images.new_tensor(GREY).reshape(-1, 1, 1)).sum(1, keepdim=True)
@@ -435,15 +479,41 @@ def grey(images: Tensor) -> Tensor:
 
 def known_pixels(mask: Tensor, name: str) -> Tensor:
     """A mask (H, W), (1, H, W) or (B, 1, H, W) as floating-point numbers (B, 1, H, W) in [0, 1]."""
+    require(isinstance(mask, Tensor), f"{name} as a tensor", shown(mask))
     mask = mask if mask.is_floating_point() else mask.float()
     if mask.ndim == 2 or (mask.ndim == 3 and mask.shape[0] == 1):
         mask = mask.reshape(1, 1, *mask.shape[-2:])
-    require(mask.ndim == 4 and mask.shape[1] == 1, f"{name} as (H, W), (1, H, W) or (B, 1, H, W)", tuple(mask.shape))
-    require(bool(((mask >= 0) & (mask <= 1)).all()), f"{name} with values from 0 to 1", "others")
+    fits = mask.ndim == 4 and mask.shape[1] == 1 and mask.numel() > 0
+    require(fits, f"{name} as (H, W), (1, H, W) or (B, 1, H, W)", tuple(mask.shape))
+    if not bool(((mask >= 0) & (mask <= 1)).all()):
+        least, most = (float(value) for value in mask.aminmax())
+        raise InvalidInput(f"expected {name} with values from 0 to 1, got values from {least:.3g} to {most:.3g}")
     return mask
+
+
+def check_prior(prior: object) -> None:
+    """Raise `InvalidInput` for what cannot be asked as `selection.Likely` is."""
+    fits = all(callable(getattr(prior, name, None)) for name in ("begin", "logits", "follow"))
+    require(fits, "a prior (see `prior.py`)", shown(prior))
+
+
+def _pictures(images: Tensor, name: str, linear_map: bool = False) -> Tensor:
+    """Images (C, h, w) or (B, C, h, w) as (B, C, h, w); or a linear map of some, of any range."""
+    if isinstance(images, Tensor):
+        require(images.ndim in (3, 4), f"{name} as (C, h, w) or (B, C, h, w)", tuple(images.shape))
+        images = images if images.ndim == 4 else images.unsqueeze(0)
+    images = as_pixels(images, (None, None, None, None), name)
+    require_finite(images, name)
+    if not linear_map:
+        warn_of_range(images, name)
+    return images
 
 
 def _check(tensor: Tensor, batch: int, channels: int, size: Size, name: str) -> None:
     wanted = f"(1 or {batch}, {channels}, {size[0]}, {size[1]})"
     fits = len(tensor) in (1, batch) and tuple(tensor.shape[1:]) == (channels, *size)
     require(fits, f"{name} of shape {wanted}", tuple(tensor.shape))
+
+
+def _check_count(count: int, batch: int, name: str) -> None:
+    require(count in (1, batch), f"{name} for 1 or {batch} images", f"for {count}")

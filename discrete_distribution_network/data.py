@@ -7,11 +7,14 @@ uint8 or float tensor (C, H, W) or a Pillow image. `as_item` brings what comes t
 from __future__ import annotations
 
 import gzip
+import hashlib
 import inspect
 import io
 import logging
 import operator
+import os
 import struct
+import warnings
 import zlib
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
@@ -24,14 +27,16 @@ import torch
 import torch.nn.functional as F
 from PIL import Image
 from torch import Tensor
-from torch.utils.data import Dataset, Subset
+from torch.utils.data import ConcatDataset, Dataset, Subset, TensorDataset, get_worker_info
 
-from discrete_distribution_network.errors import DataError, require
-from discrete_distribution_network.images import find_images, load_image, to_pixels
+from discrete_distribution_network.errors import DataError, InvalidInput, printable, require
+from discrete_distribution_network.image_folder import find_images, some, warn_left_out
+from discrete_distribution_network.images import faults_named, load_image, to_pixels
 from discrete_distribution_network.selection import resize
 
 CACHE_BYTES = 1 << 30
-"""Decoded images are kept in memory up to this many bytes a data set; the rest is decoded each time."""
+"""Decoded images are kept in memory up to this many bytes a data set, by all workers of a loader together; the rest is
+decoded each time."""
 
 FASHION_MNIST = Path("/usr/share/datasets/fashion-mnist")
 """Where Debian's package dataset-fashion-mnist puts the files."""
@@ -53,8 +58,8 @@ class Item(NamedTuple):
 def as_item(value: Any, size: tuple[int, int], channels: int, name: object) -> Item:
     """What a data set gave, as an `Item` of this size (height, width).
 
-    A Pillow image is converted, resized to cover the size and cropped; a tensor must have the size already. Of a pair
-    the second is the label, if it is an integer; a row of columns (a mapping) gives its image and its label.
+    A Pillow image is converted, resized to cover the size and cropped; a tensor or array must have the size already. Of
+    a pair the second is the label, if it is an integer; a row of columns (a mapping) gives its image and its label.
 
     Raises:
         DataError: it is nothing like that; the message calls it `name`.
@@ -67,20 +72,23 @@ def as_item(value: Any, size: tuple[int, int], channels: int, name: object) -> I
     if isinstance(value, Image.Image):
         image = to_pixels(value, size, channels, name=name)
     elif _is_encoded(value):
-        file = io.BytesIO(value["bytes"]) if value["bytes"] is not None else value["path"]
-        image = load_image(file, size, channels, name=name)
+        with faults_named(name):
+            file = io.BytesIO(value["bytes"]) if value["bytes"] is not None else value["path"]
+            image = load_image(file, size, channels, name=name)
     elif isinstance(value, Tensor):
         image = value
+    elif isinstance(value, np.ndarray) and value.dtype.kind in "iuf" and value.dtype.itemsize <= 8:
+        image = torch.from_numpy(value.astype(value.dtype.newbyteorder("=")))
     else:
         raise DataError(
-            f"expected an image as a tensor or a Pillow image, got {name}, a {type(value).__name__}; convert it in "
-            "the data set"
+            f"expected an image as a tensor, an array or a Pillow image, got {name}, a {type(value).__name__}; convert "
+            "it in the data set"
         )
     if tuple(image.shape) != (channels, *size):
-        raise DataError(
-            f"expected images {(channels, *size)}, got {name} of shape {tuple(image.shape)}; resize and crop it in "
-            "the data set, or give the model that image_size and channels"
-        )
+        advice = "resize and crop it in the data set, or give the model that image_size and channels"
+        if tuple(image.shape) == (*size, channels):
+            advice = "put its channels first"
+        raise DataError(f"expected images {(channels, *size)}, got {name} of shape {tuple(image.shape)}; {advice}")
     if image.dtype != torch.uint8 and not image.is_floating_point():
         raise DataError(f"expected uint8 or floating-point pixels, got {name} as {image.dtype}; convert it")
     return Item(image, _integer(label))
@@ -104,11 +112,12 @@ def _label_of(row: Mapping[str, Any]) -> Any:
 
 
 def _integer(label: Any) -> int | None:
-    """A label that is an integer, or a tensor or array of one; None for any other."""
+    """A label that is an integer of 64 bits, or a tensor or array of one; None for any other."""
     try:
-        return operator.index(label)
+        number = operator.index(label)
     except (TypeError, ValueError):
         return None
+    return number if -(1 << 63) <= number < 1 << 63 else None
 
 
 class Split(NamedTuple):
@@ -134,6 +143,8 @@ class Pixels(Dataset[Item]):
 class Decoded(Dataset[Item]):
     """Images that cost something to decode: each is kept as bytes once it was, while there is room.
 
+    Each worker of a loader has an equal share of the room.
+
     Args:
         count: how many there are.
         decode: gives the item of an index.
@@ -142,7 +153,7 @@ class Decoded(Dataset[Item]):
     def __init__(self, count: int, decode: Callable[[int], Item]):
         self.count, self.decode = count, decode
         self._kept: dict[int, Item] = {}
-        self._room = CACHE_BYTES
+        self._held = 0
 
     def __len__(self) -> int:
         return self.count
@@ -151,8 +162,9 @@ class Decoded(Dataset[Item]):
         item = self._kept.get(index)
         if item is None:
             item = self.decode(index)
-            self._room -= item.image.nbytes
-            if self._room >= 0:
+            worker = get_worker_info()
+            if self._held + item.image.nbytes <= CACHE_BYTES // (1 if worker is None else worker.num_workers):
+                self._held += item.image.nbytes
                 self._kept[index] = item
         return item
 
@@ -212,7 +224,7 @@ def open_data(
     folder, name = Path(name), str(name)
     if name == "mnist-digits":
         return mnist_digits(size, channels)
-    if name == "fashion-mnist" and not folder.exists():
+    if name == "fashion-mnist" and not os.path.exists(folder):
         if not FASHION_MNIST.is_dir():
             raise DataError(
                 f"expected Fashion-MNIST in {FASHION_MNIST}, found none; run apt-get install dataset-fashion-mnist, or "
@@ -221,7 +233,7 @@ def open_data(
         return idx_split(FASHION_MNIST, size, channels)
     if name.startswith("torchvision:"):
         return torchvision_split(name.removeprefix("torchvision:"), root, test_share)
-    if folder.is_dir():
+    if os.path.isdir(folder):
         if any(folder.glob("train-images*idx3-ubyte*")):
             return idx_split(folder, size, channels)
         if any(next(folder.glob(pattern), None) for pattern in HUGGING_FACE_FILES):
@@ -232,21 +244,97 @@ def open_data(
     raise DataError(f"expected a folder of images or the name of a data set, found no {name}; check the path")
 
 
+TRAIN_FOLDERS = ("train", "training")
+TEST_FOLDERS = ("test", "testing", "val", "valid", "validation")
+"""Folders that are the two parts of a data set, in small letters; of several for testing the first is taken."""
+
+
 def folder_split(folder: str | Path, size: tuple[int, int], channels: int, test_share: float = 0.1) -> Split:
     """A folder's images, every tenth (by default) kept for testing; subfolders, if all images lie in some, are labels.
+
+    Folders `train` and `test` (see `TEST_FOLDERS`) in it are the two parts, and the folders in them are labels.
 
     Raises:
         DataError: fewer than two images.
     """
     folder = Path(folder)
     files = find_images(folder)
+    by_top = _by_subfolder(folder, files)
+    parts = {name.lower(): name for name in by_top if name is not None}
+    train = next((parts[name] for name in TRAIN_FOLDERS if name in parts), None)
+    tests = [parts[name] for name in TEST_FOLDERS if name in parts]
+    if train is not None and tests:
+        return _own_split(folder, by_top, train, tests, size, channels)
+    if train is not None and len(by_top) == 1:
+        folder = folder / train
     if len(files) < 2:
         raise DataError(f"expected at least 2 images in {folder}, one to learn from and one to test with, found 1")
-    places = [path.relative_to(folder).parts for path in files]
-    classes = sorted({parts[0] for parts in places}) if all(len(parts) > 1 for parts in places) else []
-    root = folder if len(classes) > 1 else None
-    train, test = held_out(len(files), test_share)
-    return Split(*(ImageFiles([files[i] for i in part], size, channels, root, classes) for part in (train, test)))
+    root, classes = _classes(folder, files)
+    parts_held = held_out(len(files), test_share)
+    return Split(*(ImageFiles([files[i] for i in part], size, channels, root, classes) for part in parts_held))
+
+
+def _own_split(
+    folder: Path,
+    by_top: Mapping[str | None, list[Path]],
+    train: str,
+    tests: Sequence[str],
+    size: tuple[int, int],
+    channels: int,
+) -> Split:
+    """The images of the folder `train`, and those of the first of `tests` that has its classes, or of the first."""
+    root, classes = _classes(folder / train, by_top[train])
+    known = {
+        name: [path for path in by_top[name] if path.relative_to(folder / name).parts[0] in classes] for name in tests
+    }
+    test = next((name for name in tests if known[name]), tests[0])
+    held = known[test] or by_top[test]  # without any of the classes, there are no labels to test with
+    beside = [path for name, paths in by_top.items() if name not in (train, test) for path in paths]
+    without = sorted(set(by_top[test]) - set(held))
+    left_out = {f"not in {train} or {test}": beside, f"of no class of {train}": without}
+    warn_left_out(
+        folder, {why: [str(path.relative_to(folder)) for path in paths] for why, paths in left_out.items() if paths}
+    )
+    if classes and not known[test]:
+        warnings.warn(
+            printable(f"the images in {folder / test} have no labels: they are not in folders named as in {train}"),
+            stacklevel=3,
+        )
+    return Split(
+        ImageFiles(by_top[train], size, channels, root, classes),
+        ImageFiles(held, size, channels, folder / test if known[test] else None, classes),
+    )
+
+
+def _classes(folder: Path, files: Sequence[Path]) -> tuple[Path | None, list[str]]:
+    """The folder whose subfolders are classes, and their names; None where they are none.
+
+    They are if there are at least two and every image lies in one; if only some images do, a warning names others.
+    """
+    by_top = _by_subfolder(folder, files)
+    beside = by_top.pop(None, [])
+    if len(by_top) < 2:
+        return None, []
+    if beside:
+        names = some(path.relative_to(folder) for path in beside)
+        warnings.warn(
+            printable(
+                f"the {len(by_top)} folders in {folder} are no classes, since {len(beside)} images lie beside them "
+                f"({names}); move these if the folders are to be labels"
+            ),
+            stacklevel=3,
+        )
+        return None, []
+    return folder, sorted(name for name in by_top if name is not None)
+
+
+def _by_subfolder(folder: Path, files: Sequence[Path]) -> dict[str | None, list[Path]]:
+    """Files by the folder in `folder` that they lie in; None for those that lie in itself."""
+    found: dict[str | None, list[Path]] = {}
+    for path in files:
+        parts = path.relative_to(folder).parts
+        found.setdefault(parts[0] if len(parts) > 1 else None, []).append(path)
+    return found
 
 
 def held_out(count: int, test_share: float) -> tuple[list[int], list[int]]:
@@ -391,7 +479,7 @@ def hugging_face_split(
         where = "folder" if Path(name).exists() else "name on the Hugging Face hub"
         raise DataError(
             f"expected a data set under the {where} {name}, which cannot be loaded "
-            f"({_first_line(error)}); give a folder with --dataset PATH"
+            f"({_first_line(error)}); check the name, or give a folder of images"
         ) from error
     parts = dict(found) if isinstance(found, dict) else {"train": found}
     train = parts.get("train", next(iter(parts.values())))
@@ -409,9 +497,13 @@ def hugging_face_split(
 def undecoded(rows: Any) -> Any:
     """A Hugging Face data set whose images come as they are stored, so that they are decoded, and fail, here.
 
-    Any other data set as it is.
+    Any other data set, and one that gives its rows in a format or through a transform of the user's, as it is.
     """
-    for column, kind in (getattr(rows, "features", None) or {}).items():
+    if not hasattr(rows, "cast_column"):
+        return rows
+    if (rows.format["type"] if hasattr(rows, "format") else rows._formatting) is not None:
+        return rows
+    for column, kind in (rows.features or {}).items():
         if type(kind).__name__ == "Image":
             rows = rows.cast_column(column, type(kind)(decode=False))
     return rows
@@ -447,3 +539,179 @@ def _first_line(error: Exception) -> str:
 def is_stream(dataset: Any) -> bool:
     """Whether a data set is only iterable: without a length, or without items by index."""
     return not (hasattr(dataset, "__len__") and hasattr(dataset, "__getitem__"))
+
+
+def require_dataset(dataset: Any) -> None:
+    """Raise `InvalidInput` for what is no data set by its type alone; items are looked at when they are taken."""
+    if isinstance(dataset, str | bytes | Path):
+        raise InvalidInput(
+            f"expected a data set of images, got the name {dataset!r}; open it with "
+            "discrete_distribution_network.data.open_data"
+        )
+    if isinstance(dataset, Mapping):
+        parts = ", ".join(str(key) for key in dataset) or "nothing"
+        raise InvalidInput(f"expected one data set of images, got a dictionary of {parts}; choose one of its parts")
+    if isinstance(dataset, Tensor | np.ndarray) and dataset.ndim != 4:
+        raise InvalidInput(
+            f"expected images (N, C, H, W), got {type(dataset).__name__} of shape {tuple(dataset.shape)}; reshape it"
+        )
+    if is_stream(dataset) and not hasattr(dataset, "__iter__"):
+        raise InvalidInput(f"expected a data set of images, got {dataset!r}; give a Dataset, a tensor or an iterable")
+
+
+class ImageDataset(Dataset[Tensor]):
+    """The images of a folder and of the folders below it, RGB, float32 (3, H, W) in [0, 1].
+
+    Args:
+        folder: of image files.
+        image_size: of what it gives, an integer or (height, width); images are resized to cover it and cropped.
+        exts: endings of the files that are read, in small or capital letters.
+
+    Raises:
+        DataError: there is no image with such an ending.
+    """
+
+    def __init__(
+        self,
+        folder: str | Path,
+        image_size: int | Sequence[int],
+        exts: Sequence[str] = ("jpg", "jpeg", "png", "tiff", "webp"),
+    ):
+        sides = tuple(image_size) if isinstance(image_size, tuple | list) else (image_size, image_size)
+        if len(sides) != 2 or not all(isinstance(side, int) and side >= 1 for side in sides):
+            raise InvalidInput(f"expected image_size as an integer of at least 1 or two, got {image_size!r}")
+        wanted = {f".{ending.lower().lstrip('.')}" for ending in ([exts] if isinstance(exts, str) else exts)}
+        self.folder, self.image_size, self.exts = folder, image_size, exts
+        self.paths = [path for path in find_images(folder) if path.suffix.lower() in wanted]
+        if not self.paths:
+            raise DataError(
+                f"expected images in {folder} that end in {', '.join(sorted(wanted))}, found none; give other exts"
+            )
+        self.files = ImageFiles(self.paths, (sides[0], sides[1]), 3)
+
+    def __len__(self) -> int:
+        return len(self.files)
+
+    def __getitem__(self, index: int) -> Tensor:
+        return self.files[index].image.float() / 255
+
+
+SAMPLED_FILES, SAMPLED_SIZES, SAMPLED_ITEMS = 16, 20_000, 4
+"""How many files of a data set a fingerprint reads, of how many it looks at the size, how many items it takes."""
+
+SAMPLED_BYTES = 1 << 20
+"""How much a fingerprint reads of a file."""
+
+SAMPLED_VALUES = 1 << 22
+"""How many values of an array a fingerprint reads."""
+
+
+def fingerprint(dataset: Any) -> str | None:
+    """What changes when a data set holds other images: a hash of a part of it that is quick to read.
+
+    The same for a copy of a folder at another place. None for streams and for data sets whose items cannot be had, or
+    come out in another way each time.
+    """
+    digest = hashlib.blake2b(digest_size=16)
+    try:
+        return digest.hexdigest() if _hash_dataset(digest, dataset) else None
+    except Exception:  # a data set of the user's, or a file that is gone; to take its images will say what is wrong
+        return None
+
+
+def _hash_dataset(digest: Any, dataset: Any) -> bool:
+    """Whether a data set could be hashed."""
+    if isinstance(dataset, ImageDataset):
+        return _hash_dataset(digest, dataset.files)
+    if isinstance(dataset, ImageFiles):
+        _hash_files(digest, dataset.files)
+    elif isinstance(dataset, HuggingFaceImages):
+        return _hash_dataset(digest, dataset.rows)
+    elif isinstance(getattr(dataset, "_fingerprint", None), str):  # of Hugging Face
+        digest.update(dataset._fingerprint.encode())
+    elif isinstance(dataset, Subset):
+        digest.update(np.asarray(dataset.indices, dtype=np.int64).tobytes())
+        return _hash_dataset(digest, dataset.dataset)
+    elif isinstance(dataset, ConcatDataset):
+        return all(_hash_dataset(digest, part) for part in dataset.datasets)
+    elif isinstance(dataset, Pixels):
+        _hash_value(digest, (dataset.images, dataset.labels))
+    elif isinstance(dataset, TensorDataset):
+        _hash_value(digest, dataset.tensors)
+    elif isinstance(dataset, Tensor | np.ndarray):
+        _hash_value(digest, dataset)
+    elif is_stream(dataset):
+        return False
+    else:
+        return _hash_items(digest, dataset)
+    return True
+
+
+def _hash_files(digest: Any, files: Sequence[Path]) -> None:
+    """Names below the folder that all lie in, sizes, and the beginnings of a few."""
+    names = [str(path) for path in files]
+    if not names:
+        return
+    start = len(os.path.dirname(names[0]) if len(names) == 1 else os.path.commonpath([min(names), max(names)]))
+    digest.update("\0".join(name[start:] for name in names).encode("utf-8", "surrogateescape"))
+    sizes = [os.stat(names[index]).st_size for index in _spread(len(names), SAMPLED_SIZES)]
+    digest.update(np.asarray(sizes, dtype=np.int64).tobytes())
+    for index in _spread(len(names), SAMPLED_FILES):
+        with open(names[index], "rb") as file:
+            digest.update(file.read(SAMPLED_BYTES))
+
+
+def _hash_items(digest: Any, dataset: Any) -> bool:
+    """Whether some items by index are the same when they are taken again; if so they are hashed."""
+    digest.update(str(len(dataset)).encode())
+    for index in _spread(len(dataset), SAMPLED_ITEMS):
+        taken = []
+        for _ in range(2):
+            with torch.random.fork_rng(devices=[]):
+                torch.default_generator.manual_seed(index)
+                own = hashlib.blake2b(digest_size=16)
+                _hash_value(own, dataset[index])
+                taken.append(own.digest())
+        if taken[0] != taken[1]:
+            return False
+        digest.update(taken[0])
+    return True
+
+
+def _hash_value(digest: Any, value: Any) -> None:
+    """An item or a part of one; of large arrays some values, evenly spread."""
+    if isinstance(value, Tensor):
+        digest.update(f"{value.dtype} {tuple(value.shape)}".encode())
+        some_rows = value.detach()[:: _stride(len(value), SAMPLED_VALUES // 256)] if value.ndim else value.detach()
+        flat = some_rows.reshape(-1)
+        flat = flat[:: _stride(len(flat), SAMPLED_VALUES)].contiguous().cpu()
+        digest.update(flat.view(torch.uint8).numpy().tobytes())
+    elif isinstance(value, np.ndarray):
+        _hash_value(digest, torch.from_numpy(np.ascontiguousarray(value)))
+    elif isinstance(value, Image.Image):
+        digest.update(f"{value.mode} {value.size}".encode() + value.tobytes())
+    elif isinstance(value, Mapping):
+        for key in sorted(value, key=str):
+            digest.update(str(key).encode())
+            _hash_value(digest, value[key])
+    elif isinstance(value, tuple | list):
+        for part in value:
+            _hash_value(digest, part)
+    elif isinstance(value, bytes):
+        digest.update(value)
+    elif value is None or isinstance(value, str | int | float | np.generic):
+        digest.update(repr(value).encode())
+    else:
+        raise TypeError(type(value).__name__)
+
+
+def _spread(count: int, most: int) -> Sequence[int]:
+    """At most so many indices of `count`, evenly spread, the first and the last among them."""
+    if count <= most:
+        return range(count)
+    return [index * (count - 1) // (most - 1) for index in range(most)]
+
+
+def _stride(count: int, most: int) -> int:
+    """An odd step by which at most so many of `count` are taken."""
+    return -(-count // max(1, most)) | 1

@@ -7,22 +7,27 @@ differs between the uses is how it is chosen, so the choice is the argument of `
 from __future__ import annotations
 
 import copy
+import inspect
 import math
 from collections.abc import Iterable, Iterator, Sequence
 from contextlib import contextmanager, nullcontext
+from importlib import import_module
 from itertools import pairwise
 from typing import TYPE_CHECKING, Any, Literal, NamedTuple, cast, overload
 
 import torch
+import torch.nn.functional as F
 from torch import Tensor, nn
 from torch.optim import Optimizer
 
 from discrete_distribution_network.adversarial import Discriminator, adversarial_term
 from discrete_distribution_network.blocks import AttentionBlock, ResidualBlock
-from discrete_distribution_network.conditions import Condition, Custom, Match, Scorer, Scores
-from discrete_distribution_network.errors import InvalidInput, require
+from discrete_distribution_network.conditions import Condition, Custom, Match, Scorer, Scores, check_prior
+from discrete_distribution_network.errors import InvalidInput, is_number, require, require_integer, shown
+from discrete_distribution_network.fingerprint import CastFrom, digest, fingerprints
 from discrete_distribution_network.guidance import Guidance, Guided, roll_out, search
 from discrete_distribution_network.guided_sampler import GuidedSampler, check_codes
+from discrete_distribution_network.pixels import as_pixels, require_finite, warn_of_range
 from discrete_distribution_network.pretrained import Pretrained
 from discrete_distribution_network.selection import (
     Branches,
@@ -33,8 +38,10 @@ from discrete_distribution_network.selection import (
     Nearest,
     SamplerOutput,
     Selection,
+    Temperature,
     Uniform,
     by_level,
+    check_temperature,
     of_rows,
     resize,
 )
@@ -47,6 +54,10 @@ if TYPE_CHECKING:
 
 SMALLEST_SIDE = 4
 """The walk starts at the first halving of the image whose longer side is at most this."""
+
+
+MOST_PIXELS, MOST_LEVELS = 1 << 16, 1 << 12
+"""Sides of images are below the first; there are at most so many levels as the second says. Files hold no more."""
 
 
 class Walk(NamedTuple):
@@ -81,7 +92,8 @@ class DDN(
         dropout: dropout in the residual blocks.
         num_resnet_blocks: residual blocks per resolution, divided (rounded down) among its levels; each has at
             least one.
-        guided_sampler_kwargs: further arguments of every level's `GuidedSampler`.
+        guided_sampler_kwargs: further arguments of every level's `GuidedSampler`. With `separate_values` a level's
+            image is a value: the nearest key chooses it, and both learn to be near the image (`selection.Nearest`).
         use_adversarial_loss: train a discriminator with the network, against blur (see `adversarial.py`).
         adversarial_loss_weight: of its term; at 1 the last image's error and it pull equally.
         discr_base_dim: its channels at full resolution.
@@ -103,7 +115,10 @@ class DDN(
         code_shapes: how the codes of each level lie: () for one code, (H / p, W / p) with patches.
         codes_per_level: how many that are.
         bits_per_image: log2 of the number of different codes.
+        cast_from: what it was before `half()` and the like; None if it was not cast (see `fingerprint.py`).
     """
+
+    cast_from: CastFrom | None = None
 
     def __init__(
         self,
@@ -129,18 +144,27 @@ class DDN(
         cond_dropout: float = 0.1,
     ):
         super().__init__()
-        size = (image_size, image_size) if isinstance(image_size, int) else (*image_size,)
-        for name, value in (("dim", dim), ("dim_max", dim_max), ("channels", channels), ("recurrence", recurrence)):
-            require(isinstance(value, int) and value >= 1, f"{name} to be an integer of at least 1", repr(value))
-        require(
-            len(size) == 2 and all(isinstance(side, int) and side >= 1 for side in size),
-            "image_size to be a side or (height, width), each at least 1",
-            repr(image_size),
-        )
-        require(adversarial_loss_weight >= 0, "adversarial_loss_weight of at least 0", adversarial_loss_weight)
-        require(num_classes is None or num_classes >= 1, "num_classes of at least 1, or None", num_classes)
-        require(cond_channels >= 0, "cond_channels of at least 0", cond_channels)
-        require(0 <= cond_dropout <= 1, "cond_dropout in [0, 1]", cond_dropout)
+        size = (*image_size,) if isinstance(image_size, Sequence) else (image_size, image_size)
+        for name, value in (
+            ("dim", dim),
+            ("dim_max", dim_max),
+            ("channels", channels),
+            ("recurrence", recurrence),
+            ("num_resnet_blocks", num_resnet_blocks),
+            ("discr_base_dim", discr_base_dim),
+            ("num_classes", 1 if num_classes is None else num_classes),
+        ):
+            require_integer(value, name)
+        require_integer(cond_channels, "cond_channels", 0)
+        require(len(size) == 2, "image_size to be a side or (height, width)", shown(image_size))
+        for length in size:
+            require_integer(length, "each side of image_size")
+            require(length < MOST_PIXELS, f"each side of image_size below {MOST_PIXELS}", length)
+        for name, chance in (("cond_dropout", cond_dropout), ("dropout", dropout)):
+            require(is_number(chance) and 0 <= chance <= 1, f"{name} in [0, 1]", shown(chance))
+        weight = adversarial_loss_weight
+        require(is_number(weight) and weight >= 0, "adversarial_loss_weight of at least 0", shown(weight))
+        self._seen_images = False  # by `forward`, which looks at the range of the first alone
         self.image_size, self.channels, self.recurrence = (size[0], size[1]), channels, recurrence
         self.num_classes, self.cond_channels, self.cond_dropout = num_classes, cond_channels, cond_dropout
         self.sizes = resolutions(self.image_size)
@@ -149,20 +173,21 @@ class DDN(
         for side, patch in zip(self.sizes, patches, strict=True):
             _check_patch(side, patch)
         count = sum(levels_at)
-        codebook_sizes = [codebook_size] * count if isinstance(codebook_size, int) else list(codebook_size)
+        codebook_sizes = list(codebook_size) if isinstance(codebook_size, Sequence) else [codebook_size] * count
         require(
             len(codebook_sizes) == count,
             f"codebook_size to be an integer or {count} integers, one per level",
             f"{len(codebook_sizes)} of them",
         )
 
+        for number in codebook_sizes:
+            require_integer(number, "codebook_size")
         sides = [max(side) for side in self.sizes]
         require(
             set(attention_resolutions) <= set(sides),
             f"attention_resolutions among {sides}",
             list(attention_resolutions),
         )
-        require(num_resnet_blocks >= 1, "num_resnet_blocks of at least 1", num_resnet_blocks)
         widths = [min(dim_max, dim * 2**halvings) for halvings in reversed(range(len(self.sizes)))]
         self.start = nn.Parameter(torch.randn(1, widths[0], *self.sizes[0]) * 0.5)
         self.encoder = Encoder(channels, widths, self.sizes) if recurrence > 1 else None
@@ -179,6 +204,9 @@ class DDN(
                 )
                 for _ in range(levels)
             ]
+            for head in (head for sampler in samplers for head in (sampler.keys, sampler.values) if head is not None):
+                expected = f"guided_sampler_kwargs whose candidates have the images' {channels} channels"
+                require(head.dim_out == channels, expected, head.dim_out)
             self.stages.append(
                 Stage(
                     channels,
@@ -194,7 +222,6 @@ class DDN(
             )
         self.adversarial_loss_weight, self.discriminator = adversarial_loss_weight, None
         if use_adversarial_loss:
-            require(discr_base_dim >= 1, "discr_base_dim of at least 1", discr_base_dim)
             self.discriminator = Discriminator(channels, self.sizes, discr_base_dim, discr_attn_res_layers)
         self.codebook_sizes = codebook_sizes * recurrence
         self.code_shapes = [
@@ -208,10 +235,13 @@ class DDN(
         if levels_per_resolution is None:
             levels_per_resolution = 2 if self.recurrence == 1 else [0] * (len(self.sizes) - 1) + [1]
         levels = per_resolution("levels_per_resolution", levels_per_resolution, len(self.sizes))
+        for number in levels:
+            require_integer(number, "levels_per_resolution", 0)
+        require(levels[-1] >= 1, "levels_per_resolution of at least 1 at full resolution", levels)
         require(
-            all(isinstance(number, int) and number >= 0 for number in levels) and levels[-1] >= 1,
-            "levels_per_resolution of at least 0, and of at least 1 at full resolution",
-            levels,
+            sum(levels) * self.recurrence <= MOST_LEVELS,
+            f"at most {MOST_LEVELS} levels",
+            sum(levels) * self.recurrence,
         )
         require(
             self.recurrence == 1 or not any(levels[:-1]),
@@ -256,7 +286,8 @@ class DDN(
             labels: classes (B,), for a network with `num_classes`; None for no class.
             cond: what the images are to fit (B, cond_channels, H, W), for one with `cond_channels`; None for nothing.
         """
-        levels = self.num_levels if levels is None else levels
+        require_integer(batch_size, "batch_size")
+        levels = self._checked_levels(levels)
         image = self.start.new_zeros(batch_size, self.channels, *self.sizes[-1 if self.encoder is not None else 0])
         wanted = self._wanted(batch_size, labels, cond)
         steps: list[SamplerOutput | Branches] = []
@@ -288,23 +319,15 @@ class DDN(
 
     def _wanted(self, batch_size: int, labels: Tensor | None, cond: Tensor | None) -> Wanted:
         """What the network is asked with, once it is checked; in training some of it is left out by chance."""
+        labels, cond = self._checked_labels(labels, batch_size), self._checked_cond(cond, batch_size)
         device, presence = self.start.device, None
-        require(labels is None or self.num_classes is not None, "no labels for a network without num_classes", "some")
-        require(cond is None or self.cond_channels > 0, "no cond for a network without cond_channels", "some")
         if labels is not None:
-            require(tuple(labels.shape) == (batch_size,), f"labels of shape ({batch_size},)", tuple(labels.shape))
-            require(not labels.is_floating_point(), "integer labels", labels.dtype)
-            if labels.device.type == "cpu" and not torch.compiler.is_compiling():  # elsewhere, looking is waiting
-                highest = int(labels.max())
-                require(highest < (self.num_classes or 0), f"labels below {self.num_classes}", highest)
             labels = labels.to(device, torch.long)
             if self.training:
                 dropped = torch.rand(batch_size, device=device) < self.cond_dropout
                 labels = labels.masked_fill(dropped, -1)
         if cond is not None:
-            shape = (batch_size, self.cond_channels, *self.image_size)
-            require(tuple(cond.shape) == shape, f"cond of shape {shape}", tuple(cond.shape))
-            cond, presence = cond.to(device), torch.ones(batch_size, 1, 1, 1, device=device)
+            cond, presence = cond.to(self.start), torch.ones(batch_size, 1, 1, 1, device=device)
             if self.training:
                 presence = (torch.rand_like(presence) >= self.cond_dropout).to(presence)
         return Wanted(labels, cond, presence)
@@ -323,13 +346,16 @@ class DDN(
         With `use_adversarial_loss`, in training, the term of `adversarial` is added to that mean.
 
         Args:
-            images: pixels in [0, 1].
+            images: pixels in [0, 1], or uint8.
             return_intermediates: give the loss and (codes, outputs) as `Walk` describes them.
             labels, cond: see `walk`.
             reduction: "none" for the loss of each level, (L,).
         """
         require(reduction in ("mean", "none"), 'reduction "mean" or "none"', repr(reduction))
-        self._check_images(images)
+        images = self._pixels(images)
+        if not torch.compiler.is_compiling() and not self._seen_images:  # looking at values is waiting for a GPU
+            self._seen_images = True
+            warn_of_range(images)
         walk = self.walk(Nearest(images), images.shape[0], None, labels, cond)
         assert walk.losses is not None
         loss = walk.losses
@@ -348,48 +374,55 @@ class DDN(
         """
         if self.discriminator is None:
             raise InvalidInput("expected a network with use_adversarial_loss, got one without; make it with that")
-        weight, share = self.adversarial_loss_weight, 1 / self.num_levels
+        images, weight, share = self._pixels(images), self.adversarial_loss_weight, 1 / self.num_levels
         with without_half(images.device.type):
             return adversarial_term(self.discriminator, images, drawn, share, weight, penalty)
 
     # use
 
     def encode(
-        self, images: Tensor, labels: Tensor | None = None, cond: Tensor | None = None, *, beams: int = 1
+        self, images: Tensor, *, labels: Tensor | None = None, cond: Tensor | None = None, beams: int = 1
     ) -> Tensor:
         """The codes of images (B, C, H, W): int64 (B, number of codes), by the nearest candidate at each level.
 
         Args:
+            images: pixels in [0, 1], or uint8.
             labels, cond: see `walk`; they are needed to decode, too.
             beams: follow so many walks of each image and take the best: better codes, in about as many times the time.
         """
-        return self.encode_walk(images, None, labels, cond, beams=beams).codes
+        return self.encode_walk(images, labels=labels, cond=cond, beams=beams).codes
 
     @torch.no_grad()
     def encode_walk(
         self,
         images: Tensor,
+        *,
         levels: int | None = None,
         labels: Tensor | None = None,
         cond: Tensor | None = None,
-        *,
         beams: int = 1,
-        also: Sequence[Condition] = (),
+        also: Condition | Scores | Sequence[Condition | Scores] = (),
     ) -> Walk:
         """The whole walk of `encode`: codes, the image at every level, each level's error; or of the first levels.
 
         Args:
+            images: pixels in [0, 1], or uint8.
             also: further conditions, beside being near to the images; see `conditions.py`.
         """
-        require(levels is None or 1 <= levels <= self.num_levels, f"levels from 1 to {self.num_levels}", levels)
-        self._check_images(images)
+        stop = self._checked_levels(levels)
+        require_integer(beams, "beams")
+        images = self._pixels(images)
+        if not torch.compiler.is_compiling():
+            require_finite(images)
+            warn_of_range(images)
         batch = images.shape[0]
-        if beams > 1 or also:
-            how = {"beams": beams}
-            walk, scores = self._guided([Match(images), *also], batch, levels or self.num_levels, labels, cond, how)
-            return walk._replace(losses=-scores[:, :, 0].mean(0))
+        further = self._conditions(also, batch)
+        if beams > 1 or further:
+            walk, _ = self._guided([Match(images), *further], batch, stop, labels, cond, {"beams": beams})
+            errors = [F.mse_loss(own.float(), resize(images, own.shape[2:]).float()) for own in walk.outputs]
+            return walk._replace(losses=torch.stack(errors))
         with self._evaluating():
-            return self.walk(Nearest(images), batch, levels, labels, cond)
+            return self.walk(Nearest(images), batch, stop, labels, cond)
 
     @torch.no_grad()
     def decode(self, codes: Tensor, labels: Tensor | None = None, cond: Tensor | None = None) -> Tensor:
@@ -409,10 +442,11 @@ class DDN(
         return resize(walk.outputs[-1], self.image_size)
 
     def reconstruct(
-        self, images: Tensor, levels: int | None = None, labels: Tensor | None = None, cond: Tensor | None = None
+        self, images: Tensor, *, levels: int | None = None, labels: Tensor | None = None, cond: Tensor | None = None
     ) -> Tensor:
         """What the codes of the images give back, (B, C, H, W); by the first `levels` levels alone, if given."""
-        return resize(self.encode_walk(images, levels, labels, cond).outputs[-1], self.image_size)
+        walk = self.encode_walk(images, levels=levels, labels=labels, cond=cond)
+        return resize(walk.outputs[-1], self.image_size)
 
     @torch.no_grad()
     def guide(
@@ -425,7 +459,7 @@ class DDN(
         beams: int = 1,
         prior: Likely | None = None,
         proposals: int = 128,
-        temperature: float = 0.7,
+        temperature: Temperature = 0.7,
         rollouts: int = 0,
         labels: Tensor | None = None,
         cond: Tensor | None = None,
@@ -441,7 +475,7 @@ class DDN(
             prior: how likely each code is (see `prior.py`): it proposes the candidates of each choice, and chooses
                 where no condition holds. Pictures then look like the data even where nothing is asked of them.
             proposals: how many candidates the prior proposes.
-            temperature: of the prior.
+            temperature: of the prior; see `sample`.
             rollouts: black boxes judge finished images alone, so many at first, and then at each level at which one
                 holds half as many that begin as the best so far; 0: they judge the candidates of each level as they
                 are. Linear conditions guide the walks either way.
@@ -451,15 +485,13 @@ class DDN(
         Raises:
             InvalidInput: a condition does not fit, or gives what are no scores; the message names it.
         """
-        several = conditions if isinstance(conditions, Sequence) else [conditions]
-        require(len(several) >= 1, "at least one condition", "none")
-        own = [one if isinstance(one, Condition) else Custom(one) for one in several]
-        if batch_size is None:
-            given = [len(tensor) for tensor in (labels, cond) if tensor is not None]
-            batch_size = max([1, *given, *(one.batch_size for one in own)])
-        require(batch_size >= 1, "a batch_size of at least 1", batch_size)
-        for one in own:
-            one.check(batch_size, self.channels, self.image_size)
+        require_integer(rollouts, "rollouts", 0)
+        require_integer(beams, "beams")
+        check_temperature(temperature, self.num_levels)
+        own = self._conditions(conditions)
+        require(len(own) >= 1, "at least one condition", "none")
+        batch_size = self._batch_size(batch_size, labels, cond, prior, *(one.batch_size for one in own))
+        own = self._conditions(own, batch_size)
         how = {
             "top_k": top_k,
             "beams": beams,
@@ -470,7 +502,6 @@ class DDN(
             "labels": labels if takes_labels(prior) else None,
         }
         known = labels if self.num_classes is not None else None
-        require(rollouts >= 0, "rollouts of at least 0", rollouts)
         black = any(isinstance(one, Scorer) for one in own)
         require(black or rollouts == 0, "a black box where rollouts are given", "linear conditions alone")
         walk, scores = self._guided(own, batch_size, self.num_levels, known, cond, how, rollouts)
@@ -487,6 +518,7 @@ class DDN(
         rollouts: int = 0,
     ) -> tuple[Walk, Tensor]:
         """A guided walk of the first levels, and what each condition says at each of them, (B, levels, conditions)."""
+        labels, cond = self._checked_labels(labels, batch), self._checked_cond(cond, batch)
 
         def guidance(num_levels: int = levels, **more: Any) -> Guidance:
             return Guidance(conditions, batch, num_levels, self.image_size, **how, **more)
@@ -524,7 +556,7 @@ class DDN(
         return_codes: Literal[False] = False,
         generator: torch.Generator | None = None,
         prior: Likely | None = None,
-        temperature: float | Sequence[float] = 1.0,
+        temperature: Temperature = 1.0,
         top_p: float = 1.0,
         labels: Tensor | None = None,
         cond: Tensor | None = None,
@@ -540,7 +572,7 @@ class DDN(
         return_codes: Literal[True],
         generator: torch.Generator | None = None,
         prior: Likely | None = None,
-        temperature: float | Sequence[float] = 1.0,
+        temperature: Temperature = 1.0,
         top_p: float = 1.0,
         labels: Tensor | None = None,
         cond: Tensor | None = None,
@@ -555,7 +587,7 @@ class DDN(
         return_codes: bool = False,
         generator: torch.Generator | None = None,
         prior: Likely | None = None,
-        temperature: float | Sequence[float] = 1.0,
+        temperature: Temperature = 1.0,
         top_p: float = 1.0,
         labels: Tensor | None = None,
         cond: Tensor | None = None,
@@ -579,27 +611,23 @@ class DDN(
                 then every walk is walked twice.
         """
         if codes is not None:
-            require(batch_size in (None, codes.shape[0]), f"batch_size {codes.shape[0]} as the codes", batch_size)
+            self._levels_of(codes)
+            require(batch_size in (None, len(codes)), f"batch_size {len(codes)} as the codes", shown(batch_size))
             images = self.decode(codes, labels, cond)
         else:
-            if batch_size is None:
-                batch_size = next((len(given) for given in (labels, cond) if given is not None), 1)
-            require(batch_size >= 1, "a batch_size of at least 1", batch_size)
-            known = self.num_classes is not None or takes_labels(prior)
-            require(labels is None or known, "labels for a network with num_classes or a prior by class", "neither")
+            batch_size = self._batch_size(batch_size, labels, cond, prior)
+            check_temperature(temperature, self.num_levels)
+            require(is_number(guidance_scale), "a guidance_scale that is a finite number", shown(guidance_scale))
             twice = guidance_scale != 1
             if twice:
                 asked = labels is not None and takes_labels(prior)
                 require(asked, "a prior by class, and labels, where guidance_scale is given", "none")
             if twice and labels is not None:
-                labels = torch.cat((labels, torch.full_like(labels, -1)))
+                labels = torch.cat((labels.long(), torch.full_like(labels, -1, dtype=torch.long)))
                 cond = None if cond is None else cond.repeat(2, 1, 1, 1)
             walks = batch_size * (2 if twice else 1)
             select: Selection = Uniform(generator)
             if prior is not None:
-                if isinstance(temperature, Sequence):
-                    expected = f"a temperature, or {self.num_levels}, one for each level"
-                    require(len(temperature) == self.num_levels, expected, f"{len(temperature)} of them")
                 how = (prior, walks, labels if takes_labels(prior) else None, temperature, top_p, generator)
                 select = Contrasted(guidance_scale, *how) if twice else Drawn(*how)
             else:
@@ -617,17 +645,37 @@ class DDN(
         """
         return split_and_prune_(self, optimizer, mirror)
 
+    def guided_sampler_codes_param_names(self) -> set[str]:
+        """Names, as `named_parameters()` has them, of the parameters that hold the nodes: the K heads of every sampler.
+
+        Split-and-prune moves their rows from node to node, so one may want them without weight decay, or out of a
+        moving average whose rows stay.
+        """
+        nodes = {id(parameter) for sampler in self.samplers for parameter in sampler.node_parameters()}
+        return {name for name, parameter in self.named_parameters() if id(parameter) in nodes}
+
+    def _apply(self, fn: Any, recurse: bool = True) -> DDN:
+        """What every cast and move of a module goes through."""
+        if self.start.is_meta or fn(self.start.detach().new_zeros(1)).dtype == self.start.dtype:
+            return super()._apply(fn, recurse)
+        before = fingerprints(self)
+        super()._apply(fn, recurse)
+        self.cast_from = CastFrom(before, digest(self))
+        return self
+
     @contextmanager
     def _evaluating(self) -> Iterator[None]:
-        """Evaluation mode for a while: no dropout, no counting."""
-        if not self.training:
+        """Evaluation mode for a while: no dropout, no counting. Each module then has the mode that it had."""
+        modes = [(module, module.training) for module in self.modules()]
+        if not any(training for _, training in modes):
             yield
             return
         self.eval()
         try:
             yield
         finally:
-            self.train()
+            for module, training in modes:  # a module comes before those inside it
+                module.train(training)
 
     # codes and checks
 
@@ -651,6 +699,7 @@ class DDN(
     def _levels_of(self, codes: Tensor) -> int:
         """How many levels these codes are for, once they are checked."""
         total = sum(self.codes_per_level)
+        require(isinstance(codes, Tensor), "codes as a tensor", shown(codes))
         require(
             codes.ndim == 2 and codes.shape[0] >= 1 and 1 <= codes.shape[1] <= total,
             f"codes of shape (B, {total}), or fewer columns for a coarser image",
@@ -665,14 +714,66 @@ class DDN(
                     raise InvalidInput(f"level {level}: {error}") from error
         return levels
 
-    def _check_images(self, images: Tensor) -> None:
-        require(
-            images.ndim == 4 and tuple(images.shape[1:]) == (self.channels, *self.image_size),
-            f"images (B, {self.channels}, {self.image_size[0]}, {self.image_size[1]})",
-            tuple(images.shape),
-        )
-        require(images.shape[0] >= 1, "a batch of at least 1", "an empty one")
-        require(images.is_floating_point(), "images as floating-point numbers", images.dtype, "divide by 255")
+    def _pixels(self, images: Tensor) -> Tensor:
+        return as_pixels(images, (None, self.channels, *self.image_size))
+
+    def _checked_levels(self, levels: int | None) -> int:
+        if levels is None:
+            return self.num_levels
+        require_integer(levels, "levels", 1, self.num_levels)
+        return levels
+
+    def _checked_labels(self, labels: Tensor | None, batch_size: int, by_prior: bool = False) -> Tensor | None:
+        """Labels of the network or, `by_prior`, of a prior by class alone, which knows their range."""
+        if labels is None:
+            return None
+        known = by_prior or self.num_classes is not None
+        require(known, "no labels for a network without num_classes", shown(labels))
+        require(isinstance(labels, Tensor), f"labels as a tensor of shape ({batch_size},)", shown(labels))
+        require(tuple(labels.shape) == (batch_size,), f"labels of shape ({batch_size},)", tuple(labels.shape))
+        integer = not (labels.is_floating_point() or labels.is_complex() or labels.dtype == torch.bool)
+        require(integer, "integer labels", labels.dtype)
+        if self.num_classes is not None and labels.device.type == "cpu" and not torch.compiler.is_compiling():
+            highest = int(labels.max())  # on another device looking is waiting
+            require(highest < self.num_classes, f"labels below {self.num_classes}", highest)
+        return labels
+
+    def _checked_cond(self, cond: Tensor | None, batch_size: int) -> Tensor | None:
+        if cond is None:
+            return None
+        require(self.cond_channels > 0, "no cond for a network without cond_channels", shown(cond))
+        cond = as_pixels(cond, (batch_size, self.cond_channels, *self.image_size), "cond")
+        if not (self.training or torch.compiler.is_compiling()):
+            require_finite(cond, "cond")
+        return cond
+
+    def _batch_size(
+        self, asked: int | None, labels: Tensor | None, cond: Tensor | None, prior: Likely | None, *others: int
+    ) -> int:
+        """The number of images that is asked for, or else that is given; what is given is checked against it."""
+        if prior is not None:
+            check_prior(prior)
+        known = self.num_classes is not None or takes_labels(prior)
+        require(labels is None or known, "labels for a network with num_classes or a prior by class", "neither")
+        if asked is None:
+            asked = max([1, *others, *(len(own) for own in (labels, cond) if isinstance(own, Tensor) and own.ndim)])
+        require_integer(asked, "batch_size")
+        self._checked_labels(labels, asked, by_prior=takes_labels(prior))
+        self._checked_cond(cond, asked)
+        return asked
+
+    def _conditions(
+        self, given: Condition | Scores | Sequence[Condition | Scores], batch_size: int | None = None
+    ) -> list[Condition]:
+        """Conditions, also bare callables, as a list; checked against `batch_size` images, if that is given."""
+        several = given if isinstance(given, Sequence) else [given]
+        own = [one if isinstance(one, Condition) else Custom(one) for one in several]
+        for one in own:
+            beyond = [] if one.levels is None else [level for level in one.levels if level >= self.num_levels]
+            require(not beyond, f"levels of {one} below {self.num_levels}", beyond)
+            if batch_size is not None:
+                one.check(batch_size, self.channels, self.image_size)
+        return own
 
 
 class Level(nn.Module):
@@ -786,14 +887,17 @@ class Encoder(nn.Module):
 
 def sampler_arguments(width: int, given: dict[str, Any] | None) -> dict[str, Any]:
     """What a level's sampler is made with: the given arguments (modules copied for each level) over our defaults."""
+    require(isinstance(given or {}, dict), "guided_sampler_kwargs as a dictionary", shown(given))
     kwargs = copy.deepcopy(given or {})
-    taken = sorted({"dim", "dim_query", "codebook_size", "patch_size", "separate_values", "dim_values"} & kwargs.keys())
+    taken = sorted({"dim", "dim_query", "codebook_size", "patch_size"} & kwargs.keys())
     require(
         not taken,
         "guided_sampler_kwargs without what the network itself decides",
         ", ".join(taken),
-        "codebook_size and patch_size are arguments of DDN; a level's output is an image, so it has no separate values",
+        "codebook_size and patch_size are arguments of DDN",
     )
+    unknown = sorted(map(str, kwargs.keys() - inspect.signature(GuidedSampler).parameters.keys()))
+    require(not unknown, "guided_sampler_kwargs that are arguments of GuidedSampler", ", ".join(unknown))
     norm = {} if kwargs.get("prenorm") else {"norm_module": nn.GroupNorm(1, width)}
     return {**norm, "max_swaps": None, "head_init": 0.02, **kwargs}
 
@@ -856,7 +960,9 @@ def per_resolution(name: str, value: Any, count: int) -> list[Any]:
 
 
 def _check_patch(size: tuple[int, int], patch: int | None) -> None:
-    if patch is None or (patch >= 1 and all(side % patch == 0 for side in size)):
+    if patch is not None:
+        require_integer(patch, "patch_size")
+    if patch is None or all(side % patch == 0 for side in size):
         return
     dividers = [p for p in range(1, min(size) + 1) if all(side % p == 0 for side in size)]
     nearest = sorted(dividers, key=lambda p: abs(p - patch))[:2]
@@ -865,9 +971,11 @@ def _check_patch(size: tuple[int, int], patch: int | None) -> None:
     )
 
 
-def __getattr__(name: str) -> Any:
-    if name == "Trainer":  # the published package has it here; it stands on this module
-        from discrete_distribution_network.trainer import Trainer
+_HOME = {"ImageDataset": "data", "Trainer": "trainer"}
+"""What the published package has here, and stands on this module."""
 
-        return Trainer
-    raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+
+def __getattr__(name: str) -> Any:
+    if name not in _HOME:
+        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+    return getattr(import_module(f"discrete_distribution_network.{_HOME[name]}"), name)

@@ -14,6 +14,7 @@ from typing import Any, NamedTuple
 import torch
 from torch import Tensor
 
+from discrete_distribution_network.checks import check_count, check_seed
 from discrete_distribution_network.ddn import DDN
 from discrete_distribution_network.errors import DataError, ModelFileError, require
 from discrete_distribution_network.loader import Batch, in_order
@@ -80,6 +81,12 @@ class FrechetFigures(NamedTuple):
     test_images: int
 
 
+def check_drawn(count: object) -> None:
+    """Raise `InvalidInput` unless it is a number of samples that a distance can be measured of."""
+    check_count("samples", count)
+    require(count != 1, "at least 2 samples for a Fréchet distance", 1, "10000 is usual")
+
+
 def frechet_figures(
     ddn: DDN,
     net: FeatureNet,
@@ -102,7 +109,9 @@ def frechet_figures(
             class; uniformly if None.
         temperature: of the prior; see `DDN.sample`.
     """
-    device, generator = ddn.start.device, torch.Generator().manual_seed(seed)
+    check_drawn(count)
+    check_count("batch_size", batch_size)
+    device, kind, generator = ddn.start.device, ddn.start.dtype, torch.Generator().manual_seed(check_seed(seed))
 
     def batches(dataset: Any, limit: int | None = None) -> Iterator[Batch]:
         return in_order(dataset, ddn, batch_size, limit=limit, max_bad_images=max_bad_images)
@@ -113,8 +122,8 @@ def frechet_figures(
 
     def reconstructed() -> Iterator[Tensor]:
         for batch in batches(test):
-            shown = batch.images.to(device)
-            yield ddn.reconstruct(shown, **shown_with(ddn, shown, batch.labels, None)).clamp(0, 1)
+            shown = batch.images.to(device, kind)
+            yield ddn.reconstruct(shown, **shown_with(ddn, shown, batch.labels, None)).float().clamp(0, 1)
 
     real = statistics(net, images(test))
     learnt = statistics(net, images(train, limit=count))
@@ -126,7 +135,7 @@ def frechet_figures(
             places = torch.arange(done, min(done + batch_size, count))
             labels = None if classes is None else places % classes
             drawn = ddn.sample(len(places), generator=generator, prior=prior, temperature=temperature, labels=labels)
-            yield drawn.clamp(0, 1)
+            yield drawn.float().clamp(0, 1)
 
     drawn = statistics(net, samples())
     return FrechetFigures(

@@ -27,9 +27,20 @@ from torch import Tensor
 
 from discrete_distribution_network.candidates import Candidates, nodes_at_once
 from discrete_distribution_network.conditions import Cheap, Condition, Measured, Measurement, Scorer, Size
-from discrete_distribution_network.errors import require
+from discrete_distribution_network.errors import require, require_integer
 from discrete_distribution_network.guided_sampler import GuidedSampler, to_patches
-from discrete_distribution_network.selection import Branches, Likely, Selection, by_level, drawn_by, of_rows, resize
+from discrete_distribution_network.selection import (
+    Branches,
+    Likely,
+    Selection,
+    Temperature,
+    at_level,
+    by_level,
+    check_temperature,
+    drawn_by,
+    of_rows,
+    resize,
+)
 
 if TYPE_CHECKING:
     from discrete_distribution_network.ddn import Walk
@@ -64,7 +75,7 @@ class Guidance:
         top_k: choose at random among the k best.
         beams: M, how many walks of each image are followed.
         prior: draws the `proposals` nodes of each choice, among which the conditions choose; see `prior.py`.
-        temperature: of the prior.
+        temperature: of the prior; one, or one for each level of the network.
         labels: for a prior by class, (B,).
         given: the codes of the first levels, which are taken as they are, shaped as the samplers give them.
         by_patch: let every patch have beams of its own, as `search` does.
@@ -83,17 +94,16 @@ class Guidance:
         generator: torch.Generator | None = None,
         prior: Likely | None = None,
         proposals: int = 128,
-        temperature: float = 0.7,
+        temperature: Temperature = 0.7,
         labels: Tensor | None = None,
         given: Sequence[Tensor] = (),
         by_patch: bool = False,
         each: int = 0,
     ):
-        require(top_k >= 1, "top_k of at least 1", top_k)
-        require(beams >= 1, "beams of at least 1", beams)
+        for name, count in (("top_k", top_k), ("beams", beams), ("proposals", proposals)):
+            require_integer(count, name)
         require(beams == 1 or top_k == 1, "top_k=1 with beams, which follow the best", top_k)
-        require(proposals >= 1, "proposals of at least 1", proposals)
-        require(temperature > 0, "a temperature above 0", temperature)
+        check_temperature(temperature)
         self.conditions, self.batch_size, self.num_levels = conditions, batch_size, num_levels
         self.image_size, self.top_k, self.beams, self.generator = image_size, top_k, beams, generator
         self.prior, self.proposals, self.temperature = prior, proposals, temperature
@@ -245,14 +255,14 @@ class _Choice:
         Where the prior draws patch after patch, each knows what the linear conditions like best of those before it.
         """
         wanted = min(self.guidance.proposals, self.count) if self.active else 1
-        cost, loose = self._cost(), self.loose
+        cost, loose, temperature = self._cost(), self.loose, at_level(self.guidance.temperature, self.level)
         proposed: list[Tensor] = []
 
         def pick(logits: Tensor) -> Tensor:
             own = logits.reshape(self.rows, -1, self.sampler.codebook_size)
             done = sum(part.shape[1] for part in proposed)
             noise = -(-self.guidance.random(own.shape, self.device).log()).log()
-            nodes = (own / self.guidance.temperature + noise).topk(wanted).indices
+            nodes = (own / temperature + noise if temperature else own).topk(wanted).indices
             proposed.append(nodes)
             here = slice(done, done + nodes.shape[1])
             best = cost[:, here].gather(2, nodes).argmin(2)
@@ -277,6 +287,9 @@ class _Choice:
                 prior, state = self.guidance.costs[i]
                 chances = prior.logits(self.level, self.features, state).float().log_softmax(1)
                 error = -chances.reshape(*chances.shape[:2], self.patches).mT / math.log(2)
+                region = one.known(self.size, self.grid)
+                if region is not None:
+                    error = error * self._cut(region).reshape(self.rows, self.patches, 1)
             else:
                 continue
             errors[i] = error
@@ -295,17 +308,16 @@ class _Choice:
         return distances.unflatten(0, (self.rows, self.patches)) / target[0].numel()
 
     def _without_evidence(self) -> Tensor | None:
-        """Of which patches (R, P) no measurement says anything; None if that is so of none."""
+        """Of which patches (R, P) no linear condition says anything; None if that is so of none."""
         loose = torch.ones(self.rows, self.patches, dtype=torch.bool, device=self.device)
-        for _, one in self.active:
-            if not isinstance(one, Measurement):
-                continue
-            weight = one.at(self.size, self.grid).weight
-            if weight is None and not isinstance(one.weight, Tensor) and one.weight > 0:
+        for i in self.errors:
+            one = self.guidance.conditions[i]
+            known = one.known(self.size, self.grid)
+            if known is None and not isinstance(one.weight, Tensor) and one.weight > 0:
                 return None
             silent = self._weight(one) == 0
-            if weight is not None:
-                silent = silent | (self._cut(weight).flatten(1).amax(1) == 0).unflatten(0, (self.rows, self.patches))
+            if known is not None:
+                silent = silent | (self._cut(known).flatten(1).amax(1) == 0).unflatten(0, (self.rows, self.patches))
             loose &= silent
         return loose
 
@@ -358,11 +370,11 @@ class _Choice:
         return best, said
 
     def _added(self, cost: Tensor, scores: dict[int, Tensor], pooled: bool = False) -> Tensor:
-        """One cost (R, n) of the measurements' cost and the black boxes' scores: their ranks, if they are several.
+        """One cost (R, n) of the linear conditions' cost and the black boxes' scores: their ranks, if several.
 
         Nodes are ranked among those of their row, or (pooled) among those of all walks of the image.
         """
-        measured = sum(self._weight(one) for _, one in self.active if isinstance(one, Measurement))
+        measured = sum(self._weight(self.guidance.conditions[i]) for i in self.errors)
         parts = [(self._weight(self.guidance.conditions[i]), -own) for i, own in scores.items()]
         if isinstance(measured, Tensor):
             parts.append((measured, cost))

@@ -159,7 +159,7 @@ def like_edges(asked: Guide, ddn: DDN, images: Tensor, paths: Sequence[Path]) ->
 def like(asked: Guide, ddn: DDN, images: Tensor, paths: Sequence[Path]) -> Known:
     levels = max(1, ddn.num_levels // 3) if asked.levels is None else asked.levels
     require(1 <= levels <= ddn.num_levels, f"--levels from 1 to {ddn.num_levels}", levels)
-    return Known(Match(images, levels=range(levels)), ddn.reconstruct(images, levels))
+    return Known(Match(images, levels=range(levels)), ddn.reconstruct(images, levels=levels))
 
 
 def classify(asked: Guide, ddn: DDN, images: Tensor | None, paths: Sequence[Path] | None) -> Known:

@@ -24,11 +24,22 @@ from discrete_distribution_network.candidates import (
     at_least_float32,
     exact_float32,
 )
-from discrete_distribution_network.errors import require
+from discrete_distribution_network.errors import InvalidInput, is_number, require, require_integer, shown
 from discrete_distribution_network.selection import SamplerOutput, chain_dropout, gumbel_like
 from discrete_distribution_network.split_and_prune import apply_plan, plan_split_and_prune
 
 DistanceFn = Callable[[Tensor, Tensor], Tensor]
+
+
+@torch.library.custom_op("ddn::count", mutates_args=("counts",))
+def _count(counts: Tensor, nodes: Tensor) -> None:
+    """Add to the counts (K,) how often each node is among these, (N,), but not within a backward pass.
+
+    There gradient checkpointing repeats a forward pass whose choices are counted. An operator of its own, so that a
+    compiled graph asks too each time that it runs.
+    """
+    if torch._C._current_graph_task_id() == -1:
+        counts.scatter_add_(0, nodes, torch.ones_like(nodes))
 
 
 class GuidedSampler(nn.Module):
@@ -36,7 +47,8 @@ class GuidedSampler(nn.Module):
 
     Args:
         dim: D, channels of the features.
-        dim_query: C, channels of the query and of the candidates.
+        dim_query: C, channels of the query and of the candidates; with a `network` those that it gives, whatever is
+            said here.
         codebook_size: K, the number of nodes.
         network: one node's network, features -> candidate, copied K times with fresh weights. None, a 1x1
             `nn.Conv2d` or an `nn.Linear` are linear heads: their candidates are never all computed. Any other network
@@ -58,8 +70,9 @@ class GuidedSampler(nn.Module):
         stochastic: in training, choose by -distance + Gumbel noise.
         gumbel_noise_scale: scale of that noise.
         patch_size: choose per patch of this size; codes are then (B, H / p, W / p).
-        separate_values: choose by one set of heads, give out the candidate of another.
-        dim_values: channels of those values; `dim_query` if None.
+        separate_values: choose by one set of heads (the keys), give out the candidate of another (the values).
+            `commit_loss` is of the keys; the values learn by what is done with the output.
+        dim_values: channels of those values; C if None. With a `network` those that it gives.
         max_swaps: most nodes one call of `split_and_prune_` replaces; the published rule is 1, None is no limit.
         count_window: if given, counts fade after each `split_and_prune_` so that they sum to at most this: a decaying
             window of about the last `count_window` choices. None never forgets, as published.
@@ -100,25 +113,44 @@ class GuidedSampler(nn.Module):
     ):
         super().__init__()
         for name, value in (("dim", dim), ("dim_query", dim_query), ("codebook_size", codebook_size)):
-            require(isinstance(value, int) and value >= 1, f"{name} to be an integer of at least 1", repr(value))
+            require_integer(value, name)
         for name, chance in (
             ("chain_dropout_prob", chain_dropout_prob),
             ("crossover_top2_prob", crossover_top2_prob),
         ):
-            require(0.0 <= chance <= 1.0, f"{name} in [0, 1]", chance)
-        require(patch_size is None or patch_size >= 1, "patch_size of at least 1, or None", patch_size)
+            require(is_number(chance) and 0 <= chance <= 1, f"{name} in [0, 1]", shown(chance))
+        for name, number in (
+            ("split_thres", split_thres),
+            ("prune_thres", prune_thres),
+            ("gumbel_noise_scale", gumbel_noise_scale),
+            ("min_total_count_before_split_prune", min_total_count_before_split_prune),
+            ("head_init", 0 if head_init is None else head_init),
+        ):
+            fits = is_number(number) or (isinstance(number, float) and number == torch.inf)  # no threshold
+            require(fits and number >= 0, f"{name} of at least 0", shown(number))
+        for name, module in (
+            ("network", network),
+            ("norm_module", norm_module),
+            ("pre_network_activation", pre_network_activation),
+            ("post_network_activation", post_network_activation),
+        ):
+            require(module is None or isinstance(module, nn.Module), f"{name} to be a torch.nn.Module", shown(module))
+        require(distance_fn is None or callable(distance_fn), "distance_fn to be callable", shown(distance_fn))
+        for name, count, least in (
+            ("patch_size", patch_size, 1),
+            ("dim_values", dim_values, 1),
+            ("max_swaps", max_swaps, 0),
+            ("count_window", count_window, codebook_size),
+        ):
+            if count is not None:
+                require_integer(count, name, least)
         require(
             dim_values is None or separate_values,
             "separate_values=True where dim_values is given",
             f"dim_values={dim_values} alone",
             "set separate_values=True or drop dim_values",
         )
-        require(
-            count_window is None or count_window >= codebook_size,
-            f"count_window of at least codebook_size {codebook_size}, or None",
-            count_window,
-        )
-        self.dim, self.dim_query, self.codebook_size, self.patch_size = dim, dim_query, codebook_size, patch_size
+        self.dim, self.codebook_size, self.patch_size = dim, codebook_size, patch_size
         self.distance_fn = distance_fn
         self.chain_dropout_prob, self.crossover_top2_prob = chain_dropout_prob, crossover_top2_prob
         self.straight_through_distance_logits = straight_through_distance_logits
@@ -129,14 +161,10 @@ class GuidedSampler(nn.Module):
         self.norm = norm_module if norm_module is not None else (ChannelRMSNorm(dim) if prenorm else None)
         self.pre_network_activation = pre_network_activation
         self.keys = make_heads(dim, dim_query, codebook_size, network, post_network_activation, head_init)
+        self.dim_query = self.keys.dim_out
         self.values: LinearHeads | NetworkHeads | None = None
         if separate_values:
-            dim_values = dim_query if dim_values is None else dim_values
-            require(
-                network is None or dim_values == dim_query,
-                f"dim_values equal to dim_query ({dim_query}) where `network` draws the values too",
-                dim_values,
-            )
+            dim_values = self.dim_query if dim_values is None else dim_values
             self.values = make_heads(dim, dim_values, codebook_size, network, post_network_activation, head_init)
         self.register_buffer("counts", torch.zeros(codebook_size, dtype=torch.long))
 
@@ -144,6 +172,8 @@ class GuidedSampler(nn.Module):
 
     def candidates(self, features: Tensor, residual: Tensor | None = None, patch: int | None = None) -> Candidates:
         """The K candidates for features (B, D, ...) and a residual (B, C, ...), computed only when asked.
+
+        With separate values these are the values: what a node's code decodes to.
 
         With patches, each patch is a sample of its own: B * H / p * W / p of them, p x p pixels each; or only one
         patch of every image, counted row by row, if `patch` is given.
@@ -155,7 +185,7 @@ class GuidedSampler(nn.Module):
         if patch is not None:
             features = features.unflatten(0, (batch, -1))[:, patch]
             residual = None if residual is None else residual.unflatten(0, (batch, -1))[:, patch]
-        return self.keys(features, residual)
+        return self._values(features, residual)
 
     def codes_shape(self, features: Tensor) -> tuple[int, ...]:
         """The shape of the codes for these features: (B,), or (B, H / p, W / p)."""
@@ -172,10 +202,10 @@ class GuidedSampler(nn.Module):
     def _residual(self, residual: Tensor | None) -> Tensor | None:
         return None if residual is None else self._to_patches(residual)
 
-    def _values(self, features: Tensor, residual: Tensor | None, keys: Candidates) -> Candidates:
+    def _values(self, features: Tensor, residual: Tensor | None) -> Candidates:
         """What is given out: the keys themselves, or the separate values (with the residual if it fits)."""
         if self.values is None:
-            return keys
+            return self.keys(features, residual)
         fits = residual is not None and self.values.dim_out == residual.shape[1]
         return self.values(features, residual if fits else None)
 
@@ -199,7 +229,7 @@ class GuidedSampler(nn.Module):
         image_shape = features.shape
         features, query, residual = self._prepare(features), self._to_patches(query), self._residual(residual)
         keys = self.keys(features, residual)
-        values = self._values(features, residual, keys)
+        values = keys if self.values is None else self._values(features, residual)
 
         straight_through = self.training and self.straight_through_distance_logits
         with torch.set_grad_enabled(straight_through and torch.is_grad_enabled()):
@@ -212,7 +242,7 @@ class GuidedSampler(nn.Module):
             scores = logits.detach()
         codes = nearest = scores.argmax(-1)
         if self.training:
-            self.counts.scatter_add_(0, nearest, torch.ones_like(nearest))
+            _count(self.counts, nearest)
             if self.chain_dropout_prob > 0:
                 codes = chain_dropout(nearest, self.codebook_size, self.chain_dropout_prob)
 
@@ -285,11 +315,14 @@ class GuidedSampler(nn.Module):
         """`forward_for_codes` for codes already checked: no look at their values, so no wait for a GPU."""
         shape = features.shape
         features, residual = self._prepare(features), self._residual(residual)
-        keys = self.keys(features, residual)
-        output = self._values(features, residual, keys).at(codes.reshape(-1))
+        output = self._values(features, residual).at(codes.reshape(-1))
         return SamplerOutput(self._from_patches(output, shape), codes, None)
 
     # split and prune
+
+    def node_parameters(self) -> list[nn.Parameter]:
+        """Those of the heads, keys and values: each has a row for every node, (K, ...)."""
+        return [parameter for head in (self.keys, self.values) if head is not None for parameter in head.parameters()]
 
     def split_and_prune_(self, optimizer: Optimizer | None = None) -> int:
         """Move nodes to where the data is, by the counts so far; call it after the optimiser's step.
@@ -309,8 +342,8 @@ class GuidedSampler(nn.Module):
         if sum(counts) < max(1, self.min_total_count_before_split_prune):
             return 0
         plan = plan_split_and_prune(counts, self.split_thres, self.prune_thres, self.max_swaps)
-        heads = [head for one in (self, mirror) if one is not None for head in (one.keys, one.values)]
-        apply_plan(plan, [row for head in heads if head is not None for row in head.parameters()], optimizer)
+        rows = [parameter for one in (self, mirror) if one is not None for parameter in one.node_parameters()]
+        apply_plan(plan, rows, optimizer)
         after, total = plan.counts, sum(plan.counts)
         if self.count_window is not None and total > self.count_window:
             after = [count * self.count_window // total for count in after]
@@ -334,6 +367,7 @@ class GuidedSampler(nn.Module):
     # checks
 
     def _check_features(self, features: Tensor) -> None:
+        require(isinstance(features, Tensor), "features as a tensor", shown(features))
         require(
             features.ndim in (2, 4) and features.shape[1] == self.dim,
             f"features (B, {self.dim}, H, W) or (B, {self.dim})",
@@ -350,6 +384,7 @@ class GuidedSampler(nn.Module):
     def _check_image(self, image: Tensor | None, features: Tensor, name: str) -> None:
         if image is None:
             return
+        require(isinstance(image, Tensor), f"{name} as a tensor", shown(image))
         expected = (features.shape[0], self.dim_query, *features.shape[2:])
         require(tuple(image.shape) == expected, f"{name} of shape {expected}", tuple(image.shape))
         require(image.is_floating_point(), f"{name} as floating-point numbers", image.dtype, "divide by 255")
@@ -381,7 +416,11 @@ class LinearHeads(nn.Module):
 
 
 class NetworkHeads(nn.Module):
-    """K copies of a network, their parameters stacked along a leading axis of size K."""
+    """K copies of a network, their parameters stacked along a leading axis of size K.
+
+    Args:
+        dim_out: C, channels of what it gives.
+    """
 
     template: nn.Module
 
@@ -395,9 +434,10 @@ class NetworkHeads(nn.Module):
             f"{name} with some",
             "use another norm than batch norm",
         )
-        copies = [_fresh_copy(network) for _ in range(codebook_size)]
+        # weights without memory are all alike
+        copies = [_fresh_copy(network) for _ in range(1 if next(network.parameters()).is_meta else codebook_size)]
         require(
-            codebook_size == 1
+            len(copies) == 1
             or any(not torch.equal(a, b) for a, b in zip(copies[0].parameters(), copies[1].parameters(), strict=True)),
             "a `network` whose modules have `reset_parameters`, so that its K copies differ",
             f"{name}, whose copies are all alike",
@@ -405,18 +445,22 @@ class NetworkHeads(nn.Module):
         # outside the module tree: the stacked parameters stand in for the template's own
         self.__dict__["template"] = copy.deepcopy(network).to("meta")
         self.names = [name for name, _ in network.named_parameters()]
-        self.stacked = nn.ParameterList(
-            torch.stack([one.get_parameter(name).detach() for one in copies]) for name in self.names
-        )
+        stacks = [torch.stack([one.get_parameter(name).detach() for one in copies]) for name in self.names]
+        self.stacked = nn.ParameterList(stack.expand(codebook_size, *stack.shape[1:]) for stack in stacks)
         self.codebook_size, self.dim_out = codebook_size, dim_out
 
     def train(self, mode: bool = True) -> NetworkHeads:
         self.template.train(mode)
         return super().train(mode)
 
+    def _apply(self, fn: Callable[[Tensor], Tensor], recurse: bool = True) -> NetworkHeads:
+        # a stack of filters has one axis more than the memory formats of images are made for: it is moved and converted
+        # as a matrix of K rows
+        return super()._apply(lambda stack: fn(stack.reshape(len(stack), -1)).reshape(stack.shape), recurse)
+
     def forward(self, features: Tensor, residual: Tensor | None) -> NetworkCandidates:
         shape = (self.dim_out, *features.shape[2:])
-        features = features.to(self.stacked[0].dtype)
+        features = features.to(self.stacked[0].dtype).contiguous()  # norms know no other memory format inside vmap
 
         def checked(images: Tensor) -> Tensor:
             require(
@@ -467,26 +511,48 @@ def make_heads(
     activation: nn.Module | None,
     init: float | None,
 ) -> LinearHeads | NetworkHeads:
-    """Linear heads where the network is linear pixel by pixel, stacked copies of it otherwise."""
-    if activation is None and (network is None or _is_pointwise(network, dim, dim_out)):
-        if network is None:
-            return LinearHeads(dim, dim_out, codebook_size, False, init)
-        return LinearHeads(dim, dim_out, codebook_size, network.bias is not None, init).to(network.weight)
+    """Linear heads where the network is linear pixel by pixel, stacked copies of it otherwise.
+
+    They give `dim_out` channels, or those that the network gives.
+    """
+    if network is not None:
+        taken = getattr(network, "in_features", getattr(network, "in_channels", dim))
+        require(taken == dim, f"a `network` that takes features of {dim} channels", f"{shown(network)}")
+    if activation is None and network is None:
+        return LinearHeads(dim, dim_out, codebook_size, False, init)
+    if activation is None and _is_pointwise(network):
+        dim_out, bias = network.weight.shape[0], network.bias is not None
+        return LinearHeads(dim, dim_out, codebook_size, bias, init).to(network.weight)
     network = Pointwise(dim, dim_out) if network is None else network
     network = network if activation is None else nn.Sequential(network, activation)
-    return NetworkHeads(network, dim_out, codebook_size)
+    return NetworkHeads(network, _width(network, dim) or dim_out, codebook_size)
 
 
-def _is_pointwise(network: nn.Module, dim: int, dim_out: int) -> TypeGuard[nn.Linear | nn.Conv2d]:
-    if type(network) is nn.Linear:
-        return (network.in_features, network.out_features) == (dim, dim_out)
-    return (
+def _is_pointwise(network: nn.Module | None) -> TypeGuard[nn.Linear | nn.Conv2d]:
+    return type(network) is nn.Linear or (
         type(network) is nn.Conv2d
-        and (network.in_channels, network.out_channels) == (dim, dim_out)
         and network.kernel_size == network.stride == (1, 1)
         and network.padding in ((0, 0), "valid")
         and network.groups == 1
     )
+
+
+@torch.no_grad()
+def _width(network: nn.Module, dim: int) -> int | None:
+    """How many channels it gives for features of `dim`, images or vectors; None where it takes neither of those tried.
+
+    A network for images of one size only is such; what it gives is then known at its first call.
+    """
+    tried = copy.deepcopy(network).eval()
+    like = next(tried.parameters(), torch.empty(0))
+    for shape in ((1, dim, 8, 9), (1, dim)):
+        try:
+            images = tried(like.new_zeros(shape))
+        except Exception:  # whatever a network raises where the shape is not its own
+            continue
+        if isinstance(images, Tensor) and images.ndim == len(shape) and images.shape[2:] == shape[2:]:
+            return images.shape[1]
+    return None
 
 
 def _fresh_copy(network: nn.Module) -> nn.Module:
@@ -506,5 +572,6 @@ def check_codes(codes: Tensor, shape: Sequence[int], codebook_size: int) -> None
     shape = tuple(shape)
     require(codes.ndim == 0 or tuple(codes.shape) == shape, f"codes of shape {shape} or ()", tuple(codes.shape))
     if not bool(((codes >= 0) & (codes < codebook_size)).all()):
-        found = f"values from {int(codes.min())} to {int(codes.max())}"
-        require(False, f"codes in [0, {codebook_size})", found)
+        raise InvalidInput(
+            f"expected codes in [0, {codebook_size}), got values from {int(codes.min())} to {int(codes.max())}"
+        )

@@ -10,12 +10,31 @@ from typing import BinaryIO
 
 import numpy as np
 import torch
-from PIL import Image, ImageOps, UnidentifiedImageError
+from PIL import ExifTags, Image, ImageOps
+from PIL.TiffImagePlugin import TiffImageFile
 from torch import Tensor
 
-from discrete_distribution_network.errors import DataError
+from discrete_distribution_network.errors import DataError, DDNError
+from discrete_distribution_network.image_folder import find_images, plug_in
 
-IMAGE_ENDINGS = (".png", ".jpg", ".jpeg", ".webp", ".bmp", ".gif", ".tif", ".tiff", ".ppm", ".pgm")
+__all__ = ["faults_named", "find_images", "load_image", "load_whole", "reason", "to_pixels"]
+
+UPRIGHT = {
+    2: Image.Transpose.FLIP_LEFT_RIGHT,
+    3: Image.Transpose.ROTATE_180,
+    4: Image.Transpose.FLIP_TOP_BOTTOM,
+    5: Image.Transpose.TRANSPOSE,
+    6: Image.Transpose.ROTATE_270,
+    7: Image.Transpose.TRANSVERSE,
+    8: Image.Transpose.ROTATE_90,
+}
+"""How an image of each EXIF orientation is turned upright."""
+
+OVERSHOOT = 1.5
+"""Floating-point pixels of up to so many times white are those of an image that was sharpened or resized."""
+
+OUTLIERS = 1000
+"""One pixel in so many, at least one, may be far brighter than white and does not set the scale."""
 
 
 def load_image(
@@ -37,6 +56,7 @@ def load_image(
     Raises:
         DataError: the file cannot be read or decoded, or has so many pixels that it may be a decompression bomb.
     """
+    plug_in()
     with faults_named(file if name is None else name), Image.open(file) as image:
         side = 2 * max(size)
         image.draft(None, (side, side))  # a far larger JPEG is decoded at a half, a quarter or an eighth
@@ -45,9 +65,9 @@ def load_image(
 
 def load_whole(file: str | Path | BinaryIO, channels: int, background: int = 255, name: object = None) -> Tensor:
     """One image file as uint8 (C, H, W) in its own size; see `load_image`."""
+    plug_in()
     with faults_named(file if name is None else name), Image.open(file) as image:
-        size = ImageOps.exif_transpose(image).size
-        return _pixels(image, (size[1], size[0]), channels, background)
+        return _pixels(image, None, channels, background)
 
 
 def to_pixels(
@@ -65,54 +85,99 @@ def to_pixels(
         return _pixels(image, size, channels, background)
 
 
-def find_images(folder: str | Path) -> list[Path]:
-    """The image files in a folder and the folders below it, sorted.
-
-    Raises:
-        DataError: there is no such folder, or no image in it.
-    """
-    folder = Path(folder)
-    if not folder.is_dir():
-        raise DataError(f"expected a folder of images, found no folder {folder}; check the path")
-    files = sorted(path for path in folder.rglob("*") if path.is_file())
-    images = [path for path in files if path.suffix.lower() in IMAGE_ENDINGS]
-    if not images:
-        raise DataError(
-            f"expected images in {folder} ({', '.join(IMAGE_ENDINGS)}), found none among its {len(files)} files"
-        )
-    return images
-
-
 @contextmanager
 def faults_named(name: object) -> Iterator[None]:
-    """Whatever Pillow raises as a `DataError` that names the image."""
+    """Whatever is raised while an image is opened and decoded as a `DataError` that names it; our own errors pass."""
     try:
         with warnings.catch_warnings():
+            warnings.filterwarnings("ignore", module="PIL")  # of what it mended, such as a torn EXIF block
             warnings.simplefilter("error", Image.DecompressionBombWarning)
             yield
+    except DDNError:
+        raise
     except (Image.DecompressionBombError, Image.DecompressionBombWarning) as error:
         raise DataError(
             f"expected an image of at most {Image.MAX_IMAGE_PIXELS} pixels, got {name} ({error})"
         ) from error
-    except (UnidentifiedImageError, OSError, SyntaxError, ValueError, EOFError) as error:
-        raise DataError(f"expected an image, got {name}, which cannot be decoded ({error}); remove it") from error
+    except (FileNotFoundError, NotADirectoryError) as error:
+        raise DataError(f"expected an image, found no file {name}; check the path") from error
+    except Exception as error:  # each format's decoder raises its own
+        raise DataError(
+            f"expected an image, got {name}, which cannot be decoded ({reason(error)}); remove it"
+        ) from error
 
 
-def _pixels(image: Image.Image, size: tuple[int, int], channels: int, background: int) -> Tensor:
+def reason(error: BaseException) -> str:
+    """What an error says, on one line."""
+    return " ".join(str(error).split()) or type(error).__name__
+
+
+def _pixels(image: Image.Image, size: tuple[int, int] | None, channels: int, background: int) -> Tensor:
     image.seek(0)
-    upright = _to_mode(ImageOps.exif_transpose(image), channels, background)
-    fitted = ImageOps.fit(upright, (size[1], size[0]), Image.Resampling.BICUBIC)
-    return torch.from_numpy(np.array(np.asarray(fitted).reshape(*size, channels).transpose(2, 0, 1)))
+    if isinstance(image, TiffImageFile):
+        _load_tiff(image)
+    image.load()
+    turn = _turn(image)
+    upright = _to_mode(image, channels, background)
+    if turn is not None:
+        upright = upright.transpose(turn)
+    height, width = size or (upright.height, upright.width)
+    fitted = ImageOps.fit(upright, (width, height), Image.Resampling.BICUBIC)
+    return torch.from_numpy(np.array(np.asarray(fitted).reshape(height, width, channels).transpose(2, 0, 1)))
+
+
+def _load_tiff(image: TiffImageFile) -> None:
+    """Load a TIFF file, which Pillow turns upright by itself."""
+    if not isinstance(image.info.get("xmp", b""), bytes):
+        del image.info["xmp"]  # Pillow expects bytes
+    name, image.filename = image.filename, ""  # of a file that has a name Pillow maps pixels as if they were upright
+    try:
+        image.load()
+    finally:
+        image.filename = name
+
+
+def _turn(image: Image.Image) -> Image.Transpose | None:
+    """What turns an image upright by its orientation, whatever else its EXIF block holds; None if nothing is to do."""
+    try:
+        return UPRIGHT.get(image.getexif()[ExifTags.Base.Orientation])
+    except Exception:  # no tag of a broken block can be read
+        return None
 
 
 def _to_mode(image: Image.Image, channels: int, background: int) -> Image.Image:
     if image.mode.startswith(("I", "F")):
-        values = np.asarray(image, dtype=np.float64)
-        scale = 1 / 257 if image.mode.startswith("I") else 255 if values.max() <= 1 else 1  # 16 bits, or a float
-        values = values * scale
-        image = Image.fromarray(np.clip(values.round(), 0, 255).astype(np.uint8))
+        image = Image.fromarray(_to_bytes(image))
     if image.mode in ("LA", "PA", "RGBA", "La", "RGBa") or "transparency" in image.info:
         image = image.convert("RGBA")
         below = Image.new("RGBA", image.size, (background, background, background, 255))
         image = Image.alpha_composite(below, image)
     return image.convert("L" if channels == 1 else "RGB")
+
+
+def _to_bytes(image: Image.Image) -> np.ndarray:
+    """Grey pixels of 16 or 32 bits, or floats, as uint8 (H, W); NaN is black."""
+    values = np.asarray(image, dtype=np.float64)
+    if image.mode == "I" and getattr(image, "tag_v2", {}).get(SAMPLE_FORMAT) == (UNSIGNED,):
+        values = np.where(values < 0, values + 2**32, values)  # Pillow reads them as signed
+    if image.mode.startswith("I;16") or (image.mode == "I" and image.format in ("PNG", "PPM")):
+        white = 65535.0
+    else:
+        white = _white(values, floats=image.mode == "F")
+    return np.nan_to_num(np.clip(values * (255 / white), 0, 255), nan=0).round().astype(np.uint8)
+
+
+SAMPLE_FORMAT, UNSIGNED = 339, 1
+"""The tag of a TIFF file that says what its numbers are, and its value for integers without a sign."""
+
+
+def _white(values: np.ndarray, floats: bool) -> float:
+    """The value that stands for white: the least of 1 (of floats), 255, 65535 and 2^n - 1 above nearly all."""
+    finite = np.sort(values[np.isfinite(values)], axis=None)
+    outliers = min(max(1, len(finite) // OUTLIERS), len(finite) // 2)
+    brightest = finite[-1 - outliers] if len(finite) else 0.0
+    slack = OVERSHOOT if floats else 1
+    for white in (1.0, 255.0, 65535.0)[0 if floats else 1 :]:
+        if brightest <= white * slack:
+            return white
+    return 2.0 ** np.ceil(np.log2(brightest + 1)) - 1

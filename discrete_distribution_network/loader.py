@@ -6,6 +6,11 @@ on how many workers load. So a training that is resumed asks for the batches fro
 
 from __future__ import annotations
 
+import re
+import signal
+import traceback
+import warnings
+import weakref
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import contextmanager, suppress
 from functools import partial
@@ -17,8 +22,11 @@ from PIL import Image
 from torch import Tensor
 from torch.utils.data import DataLoader, Dataset, IterableDataset
 
-from discrete_distribution_network.data import Item, as_item, is_stream, undecoded
-from discrete_distribution_network.errors import DataError, require
+from discrete_distribution_network.data import Item, as_item, is_stream, require_dataset, undecoded
+from discrete_distribution_network.errors import DataError, DDNError, printable, require
+from discrete_distribution_network.images import reason
+from discrete_distribution_network.pixels import out_of_range
+from discrete_distribution_network.signals import NOTED
 
 Augment = Callable[[Tensor], Tensor]
 
@@ -187,13 +195,35 @@ def _share_of(stream: Any, seed: int, rank: int, ranks: int) -> tuple[Any, bool]
 
 
 READING = (OSError, SyntaxError, Image.DecompressionBombError)
-"""What Pillow raises inside a data set of the user's."""
+"""What is raised inside a data set of the user's where a file cannot be read or decoded, whoever raises it."""
+
+DECODERS = re.compile(r"PIL\.(\w+Plugin|ImageFile)|(pillow_\w+|imageio|tifffile|torchvision\.io)(\..+)?")
+"""Modules that decode images: whatever is raised in them says that an image cannot be decoded."""
+
+DECODING = {"open", "load", "verify", "exif_transpose", "getexif", "tobytes"}
+"""Functions of Pillow's that do, in modules whose other functions work on pixels."""
+
+
+def is_reading(error: Exception) -> bool:
+    """Whether an error inside a data set says that an image cannot be decoded, and not that its code is wrong."""
+    return isinstance(error, READING) or any(
+        DECODERS.fullmatch(module) or (module in ("PIL.Image", "PIL.ImageOps") and frame.f_code.co_name in DECODING)
+        for frame, _ in traceback.walk_tb(error.__traceback__)
+        for module in [frame.f_globals.get("__name__", "")]
+    )
 
 
 def pass_over(items: Iterator[Any]) -> None:
     """Go on by one item, whether it can be read or not."""
-    with suppress(DataError, *READING):
+    try:
         next(items)
+    except DataError:
+        pass
+    except (DDNError, StopIteration):
+        raise
+    except Exception as error:
+        if not is_reading(error):
+            raise
 
 
 def prepare(
@@ -204,8 +234,12 @@ def prepare(
         item = as_item(fetch(), size, channels, name)
     except DataError as error:
         return str(error)
-    except READING as error:
-        return f"expected an image, got {name}, which cannot be decoded ({error}); remove it"
+    except (DDNError, StopIteration):
+        raise
+    except Exception as error:
+        if not is_reading(error):
+            raise
+        return printable(f"expected an image, got {name}, which cannot be decoded ({reason(error)}); remove it")
     if augment is None:
         return item
     image = augment(item.image)
@@ -280,6 +314,7 @@ class Loader:
         require(workers >= 0, "workers of at least 0", workers)
         require(max_bad_images >= 0, "max_bad_images of at least 0", max_bad_images)
         require(batch_size >= 1, "batch_size of at least 1", batch_size)
+        require_dataset(dataset)
         self.dataset = dataset
         self.shape, self.batch_size, self.augment = shape, batch_size, augment
         self.seed, self.rank, self.ranks, self.workers = seed, rank, ranks, workers
@@ -303,6 +338,7 @@ class Loader:
             "num_workers": self.workers,
             "pin_memory": self.pin_memory,
             "generator": torch.Generator(),  # else it would take a number from PyTorch's own
+            "worker_init_fn": ignore_signals,
         }
         skip = self.max_bad_images > 0
         if self.streamed:
@@ -312,14 +348,54 @@ class Loader:
             )
             loader = DataLoader(stream, batch_size=self.batch_size, **options)
         else:
-            keyed = _Keyed(self.dataset, self.shape, self.augment, self.seed, skip)
+            keyed = _Keyed(undecoded(self.dataset), self.shape, self.augment, self.seed, skip)
             loader = DataLoader(keyed, batch_sampler=self._order(start), **options)
-        for batch in loader:
+        for number, batch in enumerate(_from_workers(loader)):
             self.faults |= dict.fromkeys(batch.faults)
             if len(self.faults) > self.max_bad_images:
                 last = next(reversed(self.faults))
                 raise DataError(last if not skip else f"more than {self.max_bad_images} images are bad: {last}")
+            if number < LOOKED_AT:
+                _warn_of_range(self.dataset, batch.images)
             yield batch
+
+
+LOOKED_AT = 8
+"""Batches whose pixels are looked at for their range."""
+
+_warned_of: weakref.WeakValueDictionary[int, Any] = weakref.WeakValueDictionary()
+
+
+def _warn_of_range(dataset: Any, images: Tensor) -> None:
+    """Warn, once for each data set, of float pixels far outside [0, 1]."""
+    if _warned_of.get(id(dataset)) is None and (said := out_of_range(images, "images of the data set")):
+        warnings.warn(said, stacklevel=3)
+        with suppress(TypeError):  # a list
+            _warned_of[id(dataset)] = dataset
+
+
+def ignore_signals(worker: int = 0) -> None:
+    """Let a worker of a loader go on when its whole process group is asked to end: it ends with the main process."""
+    for number in NOTED:
+        signal.signal(number, signal.SIG_IGN)
+
+
+def _from_workers(loader: DataLoader[Any]) -> Iterator[Batch]:
+    """Batches of a loader; signals wait until its workers ignore them, and what these raise is as raised here."""
+    mask = getattr(signal, "pthread_sigmask", None)  # not on Windows
+    before = mask(signal.SIG_BLOCK, NOTED) if mask else None
+    try:
+        batches = iter(loader)
+    finally:
+        if mask:
+            mask(signal.SIG_SETMASK, before)
+    try:
+        yield from batches
+    except DDNError as error:
+        if "\n" not in str(error):
+            raise
+        # of a worker PyTorch gives the traceback as text, whose last line is "module.DataError: message"
+        raise type(error)(str(error).strip().rsplit("\n", 1)[-1].partition(": ")[2]) from None
 
 
 def in_order(
@@ -331,52 +407,63 @@ def in_order(
     ranks: int = 1,
     limit: int | None = None,
     max_bad_images: int = 0,
+    finite: bool = True,
 ) -> Iterator[Batch]:
     """A data set's images from the first on, each once, as float32 in [0, 1]; of several processes, this one's share.
 
+    Args:
+        finite: take an image with infinite pixels or NaN as one that cannot be decoded.
+
     Raises:
-        DataError: one cannot be decoded, once `max_bad_images` others were left out.
+        DataError: one cannot be decoded, once `max_bad_images` others were left out; or there are none.
     """
+    require_dataset(dataset)
     faults: list[str] = []
     items: list[_Prepared] = []
-    for result in _in_order(dataset, shape, rank, ranks, limit):
+    given = 0
+    for result in chain(_in_order(dataset, shape, rank, ranks, limit, finite), [None]):
         if isinstance(result, Item):
             items.append(_Prepared(result, ()))
-        else:
+        elif result is not None:
             faults.append(result)
             if len(faults) > max_bad_images:
                 raise DataError(result)
-        if len(items) == batch_size:
-            yield _in_unit_range(collate(items))
-            items = []
-    if items:
-        yield _in_unit_range(collate(items))
+        if len(items) == batch_size or (items and result is None):
+            batch = collate(items)
+            if given < LOOKED_AT:
+                _warn_of_range(dataset, batch.images)
+            yield batch._replace(images=in_unit_range(batch.images))
+            items, given = [], given + 1
 
 
-def _in_order(dataset: Any, shape: Sized, rank: int, ranks: int, limit: int | None) -> Iterator[Item | str]:
+def _in_order(
+    dataset: Any, shape: Sized, rank: int, ranks: int, limit: int | None, finite: bool
+) -> Iterator[Item | str]:
     """One process's items, or why they cannot be had."""
-    streamed = is_stream(dataset)
-    items = iter(undecoded(dataset)) if streamed else None
+    dataset = undecoded(dataset)
+    items = iter(dataset) if is_stream(dataset) else None
     for place in count() if limit is None else range(limit):
-        if not streamed and place >= len(dataset):
-            return
         try:
+            if items is None and place >= len(dataset):
+                raise StopIteration
             if place % ranks == rank:
                 fetch = partial(dataset.__getitem__, place) if items is None else partial(next, items)
-                yield prepare(fetch, shape.image_size, shape.channels, f"image {place}", None)
+                result = prepare(fetch, shape.image_size, shape.channels, f"image {place}", None)
+                if finite and isinstance(result, Item) and not torch.isfinite(result.image).all():
+                    result = f"expected finite pixels, got image {place} with infinity or NaN among them; remove it"
             elif items is not None:
                 pass_over(items)
         except StopIteration:
+            if place == 0:
+                raise DataError("expected images in the data set, got none; add some") from None
             return
-
-
-def _in_unit_range(batch: Batch) -> Batch:
-    return batch._replace(images=in_unit_range(batch.images))
+        if place % ranks == rank:
+            yield result
 
 
 def first_batch(dataset: Any, shape: Sized, number: int, max_bad_images: int = 0) -> Batch:
     """The first images of a data set, as many as there are up to `number`."""
-    batch = next(in_order(dataset, shape, number, max_bad_images=max_bad_images), None)
+    batch = next(in_order(dataset, shape, number, max_bad_images=max_bad_images, finite=False), None)
     if batch is None:
         raise DataError("expected images in the data set, got none; add some")
     return batch

@@ -9,6 +9,7 @@ from typing import Any, NamedTuple
 import torch
 from torch import Tensor
 
+from discrete_distribution_network.checks import check_count
 from discrete_distribution_network.ddn import DDN
 from discrete_distribution_network.errors import DataError
 from discrete_distribution_network.loader import in_order
@@ -88,12 +89,14 @@ def evaluate(
         max_bad_images: how many images that cannot be decoded are left out before it is an error.
         make_cond: what images are shown with; see `shown_with.py`.
     """
+    check_count("batch_size", batch_size)
+    limit = None if limit is None else check_count("limit", limit)
     sizes = ddn.codebook_sizes
     errors = torch.zeros(2 + ddn.num_levels, dtype=torch.float64)  # images, error, error of each level
     counts = torch.zeros(sum(sizes), dtype=torch.long)
     share = in_order(dataset, ddn, batch_size, rank=rank, ranks=ranks, limit=limit, max_bad_images=max_bad_images)
     for batch in share:
-        images = batch.images.to(ddn.start.device)
+        images = batch.images.to(ddn.start.device, ddn.start.dtype)
         walk = ddn.encode_walk(images, **shown_with(ddn, images, batch.labels, make_cond))
         assert walk.losses is not None
         error = (walk.outputs[-1].float() - images).square().mean()

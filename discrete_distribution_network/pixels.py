@@ -31,8 +31,9 @@ def as_pixels(images: object, shape: tuple[int | None, ...], name: str = "images
             f"expected {name} as a tensor, got a {type(images).__name__}; torch.from_numpy converts an array, "
             "discrete_distribution_network.images.to_pixels a Pillow image"
         )
+    require(images.numel() > 0, f"{name} with pixels, in a batch of at least 1", tuple(images.shape))
     fits = images.ndim == len(shape) and all(
-        side >= 1 if wanted is None else side == wanted for side, wanted in zip(images.shape, shape, strict=True)
+        wanted is None or side == wanted for side, wanted in zip(images.shape, shape, strict=True)
     )
     sides = ", ".join("any" if side is None else str(side) for side in shape)
     require(fits, f"{name} of shape ({sides})", tuple(images.shape))
@@ -51,12 +52,16 @@ def require_finite(images: Tensor, name: str = "images") -> None:
 
 def warn_of_range(images: Tensor, name: str = "images") -> None:
     """Warn, once in a process for each `name`, of float pixels far outside [0, 1]; looks at values."""
-    if name in _warned_of or images.numel() == 0:
-        return
-    lowest, highest = (float(value) for value in images.detach().aminmax())
-    if lowest < FAR_BELOW or highest > FAR_ABOVE:
+    if name not in _warned_of and (said := out_of_range(images, name)):
         _warned_of.add(name)
-        warnings.warn(
-            f"expected {name} with pixels in [0, 1], got a range of [{lowest:.3g}, {highest:.3g}]; scale them to [0, 1]",
-            stacklevel=3,
-        )
+        warnings.warn(said, stacklevel=3)
+
+
+def out_of_range(images: Tensor, name: str = "images") -> str | None:
+    """What to warn of where float pixels are far outside [0, 1]; None where they are not. Looks at values."""
+    if images.dtype == torch.uint8 or images.numel() == 0:
+        return None
+    lowest, highest = (float(value) for value in images.detach().aminmax())
+    if lowest >= FAR_BELOW and highest <= FAR_ABOVE:
+        return None
+    return f"expected {name} with pixels in [0, 1], got a range of [{lowest:.3g}, {highest:.3g}]; scale them to [0, 1]"

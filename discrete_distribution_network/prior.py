@@ -13,10 +13,9 @@ from __future__ import annotations
 
 import json
 import math
-import time
 from abc import ABC, abstractmethod
-from collections import deque
 from collections.abc import Iterator, Sequence
+from contextlib import AbstractContextManager, nullcontext
 from itertools import pairwise
 from pathlib import Path
 from typing import Any, ClassVar, NamedTuple, Self, cast
@@ -25,19 +24,21 @@ import torch
 import torch.nn.functional as F
 from huggingface_hub import constants
 from torch import Tensor, nn
-from tqdm import tqdm
 
 from discrete_distribution_network.blocks import zero_
+from discrete_distribution_network.checks import check_count
 from discrete_distribution_network.data import is_stream
 from discrete_distribution_network.ddn import DDN, Stage
-from discrete_distribution_network.errors import DataError, DDNError, InvalidInput, ModelFileError, require
+from discrete_distribution_network.errors import DataError, InvalidInput, ModelFileError, require
+from discrete_distribution_network.fitting import Budget, Fit, FitCheckpoints, as_bytes, digest
 from discrete_distribution_network.guided_sampler import GuidedSampler
-from discrete_distribution_network.loader import Loader, in_order, in_unit_range
+from discrete_distribution_network.json_file import read_object
+from discrete_distribution_network.loader import Batch, Loader, first_batch, in_order, in_unit_range
 from discrete_distribution_network.metrics import counts_by_level
-from discrete_distribution_network.pretrained import load_strictly, read_tensors, write_tensors
+from discrete_distribution_network.pretrained import Shapes, check_types, load_checked
 from discrete_distribution_network.processes import fast_autocast
-from discrete_distribution_network.schedule import learning_rate as rate_at
 from discrete_distribution_network.selection import Branches, Nearest, Pick, SamplerOutput, Selection, by_level
+from discrete_distribution_network.whole_file import flush, whole_file
 from discrete_distribution_network.whole_folder import sha256
 
 WEIGHTS, CONFIG = "prior.safetensors", "prior.json"
@@ -45,9 +46,6 @@ WEIGHTS, CONFIG = "prior.safetensors", "prior.json"
 
 LABEL_DROPOUT = 0.1
 """Chance that an image is shown without its label while a prior by class is fitted."""
-
-WARMUP_STEPS = 49
-"""Steps over which the learning rate rises while a prior is fitted."""
 
 POOLED = 4
 """What a head sees of a patch, or of the image, is averaged down to this side."""
@@ -166,6 +164,7 @@ class LearnedPrior(nn.Module, ABC):
         require(dim >= 1, "dim of at least 1", dim)
         require(num_classes is None or num_classes >= 1, "num_classes of at least 1, or None", num_classes)
         self.dim, self.num_classes = dim, num_classes
+        self.code_shapes, self.codebook_sizes = ddn.code_shapes, ddn.codebook_sizes
         self.start = nn.Parameter(torch.zeros(1, dim))
         self.classes = None if num_classes is None else nn.Embedding(num_classes, dim)
         self.nodes = nn.ModuleList(
@@ -223,11 +222,18 @@ class LearnedPrior(nn.Module, ABC):
 
         Raises:
             ModelFileError: there is no model in the folder.
+            OutputError: the disk is full or cannot be written; a prior that was there stays.
         """
-        folder = Path(folder)
-        config = {"model": _fingerprint(folder), "kind": self.kind, **self.arguments}
-        write_tensors(folder / WEIGHTS, self.state_dict())
-        (folder / CONFIG).write_text(json.dumps(config, indent=2) + "\n", encoding="utf-8")
+        weights, config = Path(folder) / WEIGHTS, Path(folder) / CONFIG
+        told = {"model": _fingerprint(Path(folder)), "kind": self.kind, **self.arguments}
+        text = (json.dumps(told, indent=2) + "\n").encode()
+        with whole_file(config) as new_config, whole_file(weights) as new_weights:
+            for path, data in ((new_weights, as_bytes(self.state_dict())), (new_config, text)):
+                path.write_bytes(data)
+                flush(path)
+            # a kill between the two leaves weights without a description, never beside one of others
+            if config.exists() and config.read_bytes() != text:
+                config.unlink()
 
     @classmethod
     def load(cls, folder: str | Path, ddn: DDN) -> Self:
@@ -240,17 +246,22 @@ class LearnedPrior(nn.Module, ABC):
         config = read_config(folder)
         model, kind = config.pop("model", None), config.pop("kind", None)
         if kind != cls.kind:
-            raise ModelFileError(f"expected a prior of kind {cls.kind} in {folder}, got {kind}; fit one of that kind")
-        try:
-            prior = cls(ddn, **config)
-        except (ValueError, TypeError) as error:
-            raise ModelFileError(f"expected a prior's arguments in {folder / CONFIG}, but {error}") from error
+            raise ModelFileError(
+                f"expected a prior of kind {cls.kind} in {folder}, got {kind!r:.80}; fit one of that kind"
+            )
         if model != _fingerprint(folder):
             raise ModelFileError(
-                f"expected the prior of the model in {folder}, got one of another model; fit it anew with `ddn prior`"
+                f"expected {folder / CONFIG} of the model beside it, got one of another model; fit a prior with "
+                "`ddn prior`"
             )
-        load_strictly(prior, read_tensors(folder / WEIGHTS), folder / WEIGHTS)
-        return prior.to(ddn.start.device).eval()
+
+        def make(_: Shapes, ddn: DDN) -> Any:
+            check_types(cls, config)
+            return cls(ddn, **config)
+
+        expected = f"a prior's arguments in {folder / CONFIG}"
+        prior: Self = load_checked(make, ddn, folder / WEIGHTS, expected, ddn.start.device)
+        return prior.eval()
 
 
 class Prior(LearnedPrior):
@@ -274,7 +285,7 @@ class Prior(LearnedPrior):
         self, ddn: DDN, dim: int = 96, num_classes: int | None = None, dropout: float = 0.1, alone: float = 0.1
     ):
         super().__init__(ddn, dim, num_classes)
-        self.alone, self.code_shapes = alone, ddn.code_shapes
+        self.alone = alone
         self.grids = [(shape[0], shape[1]) if shape else (1, 1) for shape in ddn.code_shapes]
         self.heads = nn.ModuleList(
             Head(one.dim, dim, one.codebook_size, one.patch_size, grid, dropout)
@@ -355,10 +366,7 @@ def read_config(folder: Path) -> dict[str, Any]:
     """
     if not (folder / CONFIG).is_file():
         raise ModelFileError(f"expected a prior in {folder}, found none; fit one with `ddn prior`")
-    try:
-        return dict(json.loads((folder / CONFIG).read_text(encoding="utf-8")))
-    except (ValueError, TypeError) as error:
-        raise ModelFileError(f"expected a prior's arguments in {folder / CONFIG}, but {error}") from error
+    return read_object(folder / CONFIG, "a prior's arguments")
 
 
 def _fingerprint(folder: Path) -> str:
@@ -420,7 +428,7 @@ class Head(nn.Module):
             rows, columns = self.grid
             averages = F.adaptive_avg_pool2d(features, (rows * self.side, columns * self.side))
             averages = F.group_norm(averages, 1).reshape(len(features), -1, rows, self.side, columns, self.side)
-            averages = averages.permute(0, 2, 4, 1, 3, 5).flatten(3)
+            averages = averages.permute(0, 2, 4, 1, 3, 5).flatten(3).to(self.look.weight.dtype)
         seen = self.look(averages) + self.recall(state.movedim(1, -1) + self.place)
         return cast("Tensor", seen + self.around(seen if self.alone else shifted(seen, AROUND)))
 
@@ -485,6 +493,7 @@ def fit(
     seed: int = 0,
     progress: bool = True,
     max_bad_images: int = 0,
+    checkpoint: FitCheckpoints | None = None,
 ) -> Fitted:
     """Fit a prior to the codes of a data set, in place; the weights that cost held-out images least are kept.
 
@@ -493,85 +502,77 @@ def fit(
         steps, minutes: end after so many steps, or after so much time, whichever comes first; None for no such end.
         batch_size: images a step; fewer if there are fewer.
         test_images: only the first so many held-out images are looked at.
+        checkpoint: where the fit is kept now and then, and when a signal ends it, so that it can go on exactly; its
+            `clear` removes what is there, once the prior is saved.
+
+    Raises:
+        InvalidInput: an argument is of another kind or out of its range, or the prior is of another network.
+        DataError: there are no images, or no labels where the prior is one by class.
+        FitInterrupted: SIGTERM or Ctrl-C came, and there is a `checkpoint`.
     """
-    require(steps is not None or minutes is not None, "steps or minutes", "neither")
-    require(steps is None or steps >= 1, "steps of at least 1", steps)
-    require(minutes is None or minutes > 0, "minutes above 0", minutes)
-    device = ddn.start.device
-    fast = fast_autocast(device)
-    prior.to(device).train()
-    was_training = ddn.training
-    ddn.eval()
-    if not is_stream(dataset):
-        batch_size = min(batch_size, max(1, len(dataset)))
-    loader = Loader(dataset, ddn, batch_size, seed=seed, max_bad_images=max_bad_images)
-    optimizer = torch.optim.AdamW(
-        prior.parameters(), lr=learning_rate, betas=(0.9, 0.99), weight_decay=0.01, fused=True
-    )
+    test_images = check_count("test_images", test_images)
+    size = None if is_stream(dataset) else len(dataset)
+    budget = Budget(steps, minutes, batch_size, learning_rate, evaluate_every, seed)
+    _check_data(dataset, test_dataset, ddn, prior.num_classes is not None, max_bad_images)
+    if (list(prior.code_shapes), prior.codebook_sizes) != (list(ddn.code_shapes), list(ddn.codebook_sizes)):
+        raise InvalidInput(
+            f"expected a prior of this network's levels, with K {ddn.codebook_sizes}, got one of levels with K "
+            f"{prior.codebook_sizes}; make it of this network"
+        )
+    if size is not None:
+        budget.batch_size = min(budget.batch_size, size)
+    device, kind, fast = ddn.start.device, ddn.start.dtype, fast_walk(ddn)
+    loader = Loader(dataset, ddn, budget.batch_size, seed=budget.seed, max_bad_images=max_bad_images)
     labelled = prior.num_classes is not None
 
-    @torch.no_grad()
-    def measure() -> float:
-        prior.eval()
-        bits = count = 0.0
-        for batch in in_order(test_dataset, ddn, 200, limit=test_images, max_bad_images=max_bad_images):
+    def bits(batch: Batch) -> Tensor:
+        labels = _labels(batch.labels, labelled)
+        if labels is not None:  # so that it can do without, which `sample` with a guidance_scale asks of it
+            labels = labels.masked_fill(torch.rand(len(labels)) < LABEL_DROPOUT, -1)
+        with fast:
+            return prior.bits(ddn, in_unit_range(batch.images.to(device)).to(kind), labels).sum()
+
+    def measure() -> Iterator[tuple[float, int]]:
+        for batch in in_order(test_dataset, ddn, MEASURED_AT_ONCE, limit=test_images, max_bad_images=max_bad_images):
             labels = _labels(batch.labels, labelled)
             with fast:
-                costs = prior.bits(ddn, batch.images.to(device), labels)
-            bits += float(costs.sum()) * len(batch.images)
-            count += len(batch.images)
-        prior.train()
-        if count == 0:
-            raise DataError("expected held-out images to fit a prior with, got none; give some")
-        return bits / count
+                costs = prior.bits(ddn, batch.images.to(device, kind), labels)
+            yield float(costs.sum()) * len(batch.images), len(batch.images)
 
-    started, step = time.monotonic(), 0
-    recent: deque[Tensor] = deque(maxlen=100)
-    best, kept = math.inf, {name: value.clone() for name, value in prior.state_dict().items()}
-    bar = tqdm(total=100, disable=not progress, mininterval=0.5, bar_format="{percentage:3.0f}%|{bar}|{postfix}")
+    def options() -> dict[str, Any]:
+        network = digest(dict(ddn.named_parameters()))
+        about = {"network": network, "images": size, "test_images": test_images}
+        return {"kind": prior.kind, **prior.arguments, **about}
+
+    was_training = ddn.training
+    ddn.eval()
     try:
-        with bar, torch.random.fork_rng(devices=[]):
-            torch.manual_seed(seed)
-            for batch in loader.batches():
-                done = max(
-                    0.0 if steps is None else step / steps,
-                    0.0 if minutes is None else (time.monotonic() - started) / (60 * minutes),
-                )
-                if step > 0 and done >= 1:
-                    break
-                for group in optimizer.param_groups:
-                    group["lr"] = rate_at(learning_rate, step, WARMUP_STEPS, done)
-                labels = _labels(batch.labels, labelled)
-                if labels is not None:  # so that it can do without, which `sample` with a guidance_scale asks of it
-                    labels = labels.masked_fill(torch.rand(len(labels)) < LABEL_DROPOUT, -1)
-                with fast:
-                    costs = prior.bits(ddn, in_unit_range(batch.images.to(device)), labels)
-                bits = costs.sum()
-                optimizer.zero_grad()
-                bits.backward()
-                nn.utils.clip_grad_norm_(prior.parameters(), 10.0)
-                optimizer.step()
-                step += 1
-                recent.append(bits.detach())
-                if step % evaluate_every == 0:
-                    best, kept = _better(prior, measure(), best, kept)
-                    shown = float(torch.stack(tuple(recent)).mean())
-                    bar.set_postfix_str(f" {shown:.1f} bits an image, held out {best:.1f}", refresh=False)
-                bar.update(round(100 * done) - bar.n)
-            best, kept = _better(prior, measure(), best, kept)
+        prior.to(device)
+        found = Fit(prior, bits, loader.batches, measure, budget, device, checkpoint, options, progress).run()
     finally:
-        prior.load_state_dict(kept)
-        prior.eval()
         ddn.train(was_training)
-    if not math.isfinite(best):
-        raise DDNError(f"expected held-out codes to cost a finite number of bits, got {best}; lower the learning rate")
-    return Fitted(step, float(torch.stack(tuple(recent)).mean()), best, ddn.bits_per_image)
+    return Fitted(found.steps, found.train_bits, found.best, ddn.bits_per_image)
 
 
-def _better(prior: LearnedPrior, bits: float, best: float, kept: dict[str, Tensor]) -> tuple[float, dict[str, Tensor]]:
-    if not bits < best:  # nor if it is NaN
-        return best, kept
-    return bits, {name: value.clone() for name, value in prior.state_dict().items()}
+def fast_walk(ddn: DDN) -> AbstractContextManager[Any]:
+    """Autocast as `fast_autocast` has it for a network in float32; none for one that is in another type already."""
+    return fast_autocast(ddn.start.device) if ddn.start.dtype == torch.float32 else nullcontext()
+
+
+MEASURED_AT_ONCE = 200
+"""Held-out images a batch."""
+
+
+def _check_data(dataset: Any, test_dataset: Any, ddn: DDN, labelled: bool, max_bad_images: int) -> None:
+    """Say at once, and not after a while of fitting, that data sets have no images, or no labels where they must."""
+    for name, given in (("images to fit a prior to", dataset), ("held-out images", test_dataset)):
+        if not (hasattr(given, "__iter__") or hasattr(given, "__getitem__")):
+            raise InvalidInput(f"expected {name} as a data set, got a {type(given).__name__}; see data.py")
+        if is_stream(given):  # some can be read only once
+            continue
+        if len(given) == 0:
+            raise DataError(f"expected {name}, got none; give some")
+        _labels(first_batch(given, ddn, 1, max_bad_images).labels, labelled)
 
 
 def _labels(labels: Tensor | None, wanted: bool) -> Tensor | None:

@@ -2,27 +2,39 @@
 
 from __future__ import annotations
 
+import atexit
+import gc
 import os
-from collections.abc import Callable
+import weakref
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from datetime import timedelta
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any, Literal, get_args
 
 import torch
 from accelerate import Accelerator
 from accelerate.state import AcceleratorState
-from accelerate.utils import DistributedDataParallelKwargs, InitProcessGroupKwargs
-from torch import Tensor
+from accelerate.utils import DistributedDataParallelKwargs, InitProcessGroupKwargs, parse_flag_from_env
+from torch import Tensor, nn
 
 from discrete_distribution_network.errors import DDNError, InvalidInput, require
 
 Precision = Literal["auto", "no", "bf16", "fp16"]
 
+LAUNCHED_PRECISION = "ACCELERATE_MIXED_PRECISION"
+"""The variable by which `accelerate launch` passes its `--mixed_precision` on: "no" if none was asked for."""
+
 
 def accelerator_for(
-    precision: Precision, timeout: float, trackers: list[Any], folder: Path, kwargs: dict[str, Any]
+    precision: Precision | None, timeout: float, trackers: list[Any], folder: Path, kwargs: dict[str, Any]
 ) -> Accelerator:
-    """An `Accelerator` with these settings, over which `kwargs` go; a process gives up the others after `timeout` s."""
+    """An `Accelerator` with these settings, over which `kwargs` go.
+
+    Args:
+        precision: see `chosen_precision`.
+        timeout: seconds after which a process gives up waiting for the others.
+    """
     given = kwargs.get("kwargs_handlers", [])
     handlers = [
         # counts are no weights: each process keeps its own until they are summed
@@ -31,18 +43,25 @@ def accelerator_for(
     ]
     handlers = [one for one in handlers if type(one) not in {type(other) for other in given}]
     # without `cpu`, accelerate takes processes that torchrun starts on a machine without a GPU for separate trainings
-    cpu = kwargs.get("cpu", not torch.accelerator.is_available())
-    if precision == "auto":
-        precision = fast_precision(cpu)
-    settings = {"mixed_precision": precision, "log_with": trackers or None, "project_dir": folder, "cpu": cpu, **kwargs}
+    cpu = kwargs.get("cpu", not torch.accelerator.is_available()) or parse_flag_from_env("ACCELERATE_USE_CPU")
+    chosen = kwargs.get("mixed_precision") or chosen_precision(precision, cpu)
+    settings = {"log_with": trackers or None, "project_dir": folder, **kwargs, "cpu": cpu, "mixed_precision": chosen}
     # accelerate's process-wide state remembers the first precision, and would refuse another
     if AcceleratorState._shared_state and AcceleratorState().mixed_precision != settings["mixed_precision"]:
         AcceleratorState._reset_state()
+    grouped = torch.distributed.is_initialized()
     try:
         accelerator = Accelerator(**{**settings, "kwargs_handlers": [*handlers, *given]})
-    except ValueError as error:
+    except (ImportError, TypeError, ValueError) as error:
         said = str(error).strip().split("\n")[0]
         raise InvalidInput(f"expected settings that accelerate takes, but it says: {said}") from error
+    if torch.distributed.is_initialized() and not grouped:
+        atexit.register(_end_group)
+    kind = accelerator.distributed_type.value
+    if kind != "NO" and not kind.startswith("MULTI_"):
+        raise InvalidInput(
+            f"expected processes that each hold the whole network, got accelerate's {kind}; launch without it"
+        )
     # the Trainer accumulates by itself; accelerate would divide by its own number once more
     accelerator.gradient_accumulation_steps = 1
     launched = int(os.environ.get("WORLD_SIZE", "1"))
@@ -53,6 +72,25 @@ def accelerator_for(
         "train on the CPU or on CUDA devices, or launch one process",
     )
     return accelerator
+
+
+def chosen_precision(precision: Precision | None, cpu: bool = False) -> Precision:
+    """The precision to train in: what is given, else what `accelerate launch` asks for, else float32.
+
+    Args:
+        precision: "no", "bf16" or "fp16" is taken as it is. None is what the launcher says, else "no". "auto" is what
+            the launcher says if that is bf16 or fp16, else the fast one: a launcher says "no" also where nobody asked.
+    """
+    launched = os.environ.get(LAUNCHED_PRECISION, "").lower() or "no"
+    if precision not in (None, "auto"):
+        return precision
+    for known in get_args(Precision)[1:]:
+        if launched == known:
+            return fast_precision(cpu) if precision == "auto" and known == "no" else known
+    raise InvalidInput(
+        f"expected no, bf16 or fp16 in {LAUNCHED_PRECISION}, which accelerate launch --mixed_precision sets, got "
+        f"{launched!r}; launch with one of them"
+    )
 
 
 def fast_precision(cpu: bool = False) -> Precision:
@@ -69,12 +107,36 @@ def fast_autocast(device: torch.device) -> torch.autocast:
     return torch.autocast(device.type, torch.bfloat16, enabled=fast_precision(device.type == "cpu") == "bf16")
 
 
+@contextmanager
+def kept_random_numbers(device: torch.device) -> Iterator[None]:
+    """The generators of the CPU and of this device go on, after this context, as if nothing had been drawn."""
+    module = None if device.type == "cpu" else torch.get_device_module(device)
+    state = None if module is None else module.get_rng_state()
+    with torch.random.fork_rng(devices=[]):
+        try:
+            yield
+        finally:
+            if module is not None:
+                module.set_rng_state(state)
+
+
+def seed_random_numbers(seed: int, device: torch.device) -> None:
+    """Seed the generators of the CPU and of this device; `torch.manual_seed` would seed all other devices too."""
+    torch.default_generator.manual_seed(seed)
+    if device.type != "cpu":
+        torch.get_device_module(device).manual_seed(seed)
+
+
 class Processes:
     """This process among all that train together.
+
+    A network that is wrapped for several processes holds their group, and an interpreter that ends with both still
+    there crashes now and then. So when it ends, wrappers are dropped, then the group is ended; until then both serve.
 
     Attributes:
         rank, number: of this process, and how many there are.
         device: where this one computes.
+        model: what `prepare` was given, wrapped.
     """
 
     def __init__(self, accelerator: Accelerator):
@@ -82,6 +144,14 @@ class Processes:
         self.rank, self.number = accelerator.process_index, accelerator.num_processes
         self.device = accelerator.device
         self.is_main = accelerator.is_main_process
+        self.model: nn.Module | None = None
+
+    def prepare(self, model: nn.Module, optimizer: torch.optim.Optimizer) -> Any:
+        """Wrap a network, as `model` from now on, and its optimiser, which is given back."""
+        self.model, prepared = self._accelerator.prepare(model, optimizer)
+        if self.number > 1:
+            atexit.register(_drop_wrapper, weakref.ref(self))  # the last registered is called first
+        return prepared
 
     def gather(self, *values: float) -> list[list[float]]:
         """The values of each process."""
@@ -120,3 +190,16 @@ class Processes:
         """Raise unless all processes have the same value."""
         values = sorted({one[0] for one in self.gather(value)})
         require(len(values) == 1, f"the same {name} in every process", values, advice)
+
+
+def _drop_wrapper(of: weakref.ref[Processes]) -> None:
+    if (processes := of()) is not None:
+        processes.model = None
+        processes._accelerator.free_memory()
+
+
+def _end_group() -> None:
+    """End the group of processes that an accelerator has begun, unless it is ended."""
+    gc.collect()  # wrappers of trainings that are no more
+    if torch.distributed.is_initialized():
+        torch.distributed.destroy_process_group()

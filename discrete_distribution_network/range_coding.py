@@ -6,7 +6,9 @@ what decodes is in step with what encoded on every machine.
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterator, Sequence
+from typing import Any
 
 import constriction
 import numpy as np
@@ -21,73 +23,128 @@ queue = constriction.stream.queue
 CHANCES = constriction.stream.model.Categorical(perfect=False)
 """What the coder is told of each code: a row of chances."""
 
-WORD = 4
-"""Bytes of a word of the range coder."""
+WORD, STATE = 4, 8
+"""Bytes of a word of the range coder, and of the numbers of its state."""
 
-AT_ONCE = 64
-"""Tiles whose chances are computed at once."""
+AT_ONCE, CHANCES_AT_ONCE = 64, 1 << 18
+"""Most tiles of whole images, and most chances, that are computed at once."""
 
 
 def pack_ranges(prior: CodePrior, codes: Tensor, tiles: int) -> list[bytes]:
     """The codes (images * tiles, number of codes) of all levels, or of the first, as the bytes of each image."""
-    return [part for some in codes.split(_rows(tiles)) for part in _packed(prior, some, tiles)]
+    levels = prior.levels_of(codes.shape[1])
+    packed: list[bytes] = []
+    for some in codes.split(max(1, _tiles_at_once(prior) // tiles) * tiles):
+        parts = by_level(some, prior.code_shapes[:levels])
+        coders = [queue.RangeEncoder() for _ in range(len(some) // tiles)]
+        walk = _Walk(prior, tiles, len(some))
+        for level, part in enumerate(parts):
+            columns = _by_image(part.reshape(len(part), 1, -1), tiles)[..., 0].int().numpy()
+            start = 0
+            for shares in walk.shares(level):
+                stop = start + shares.shape[1]
+                for coder, own, rows in zip(coders, columns, shares, strict=True):
+                    coder.encode(own[start:stop], CHANCES, rows)
+                start = stop
+            if level + 1 < levels:
+                walk.follow(level, part)
+        packed += map(_shortest, coders)
+    return packed
 
 
 def unpack_ranges(prior: CodePrior, parts: Sequence[bytes], levels: int, tiles: int) -> Tensor:
     """The codes (images * tiles, number of codes) that `pack_ranges` wrote.
 
+    What is decoded is encoded again beside it, so bytes that it does not write are told as soon as they are used up:
+    memory and time are bounded by the codes that so many bytes hold, whatever number of tiles is said.
+
     Raises:
         DamagedCodes: they are not what it writes.
     """
-    step = _rows(tiles) // tiles
+    for part in parts:
+        if least_bytes(prior, levels, tiles) > len(part):
+            raise _damaged()
+    step = max(1, _tiles_at_once(prior) // tiles)
     chunks = (parts[start : start + step] for start in range(0, len(parts), step))
-    return torch.cat([_unpacked(prior, chunk, levels, tiles) for chunk in chunks])
+    nothing = torch.empty(0, sum(map(math.prod, prior.grids[:levels])), dtype=torch.long)
+    return torch.cat([nothing, *(_unpacked(prior, chunk, levels, tiles) for chunk in chunks)])
 
 
-def _rows(tiles: int) -> int:
-    return max(1, AT_ONCE // tiles) * tiles
+def least_bytes(prior: CodePrior, levels: int, tiles: int) -> int:
+    """Bytes that the codes of an image take at least, since each of K codes has a chance of at least 2^-16."""
+    pairs = zip(prior.grids[:levels], prior.codebook_sizes, strict=False)
+    bits = sum(-math.prod(grid) * math.log2(1 - (size - 1) / (1 << PRECISION)) for grid, size in pairs)
+    return math.floor(tiles * bits / 8) - STATE
 
 
-def _packed(prior: CodePrior, codes: Tensor, tiles: int) -> Iterator[bytes]:
-    shapes = prior.code_shapes[: prior.levels_of(codes.shape[1])]
-    state, columns, shares = prior.begin(len(codes)), [], []
-    for level, part in enumerate(by_level(codes, shapes)):
-        columns.append(_by_image(part.reshape(len(part), 1, -1), tiles)[..., 0].int().numpy())
-        shares.append(_shares(prior, level, state, tiles))
-        state = prior.follow(level, part, state)
-    for image in range(len(codes) // tiles):
-        yield _shortest([own[image] for own in columns], [own[image] for own in shares])
+def _tiles_at_once(prior: CodePrior) -> int:
+    most = max(math.prod(grid) * size for grid, size in zip(prior.grids, prior.codebook_sizes, strict=True))
+    return min(AT_ONCE, CHANCES_AT_ONCE // most)
 
 
 def _unpacked(prior: CodePrior, parts: Sequence[bytes], levels: int, tiles: int) -> Tensor:
-    coders = [queue.RangeDecoder(_words(part)) for part in parts]
-    state, found, columns, shares = prior.begin(len(parts) * tiles), [], [], []
+    decoders = [queue.RangeDecoder(_words(part)) for part in parts]
+    encoders = [queue.RangeEncoder() for _ in parts]
+    walk, found = _Walk(prior, tiles, len(parts) * tiles), []
     for level in range(levels):
-        own = _shares(prior, level, state, tiles)
-        try:
-            decoded = [coder.decode(CHANCES, rows) for coder, rows in zip(coders, own, strict=True)]
-        except AssertionError as error:
-            raise _damaged() from error
-        columns.append(decoded)
-        shares.append(own)
+        columns: list[list[np.ndarray]] = [[] for _ in parts]
+        for shares in walk.shares(level):
+            for part, decoder, encoder, rows, own in zip(parts, decoders, encoders, shares, columns, strict=True):
+                try:
+                    own.append(decoder.decode(CHANCES, rows))
+                except AssertionError as error:
+                    raise _damaged() from error
+                encoder.encode(own[-1], CHANCES, rows)
+                if WORD * encoder.pos()[0] > len(part):
+                    raise _damaged()
+        decoded = np.stack([np.concatenate(own) for own in columns])
         # place by place, all tiles of each -> tile by tile
-        codes = torch.from_numpy(np.stack(decoded)).long().unflatten(1, (-1, tiles)).mT.flatten(0, 1)
+        codes = torch.from_numpy(decoded).unflatten(1, (-1, tiles)).mT.flatten(0, 1)
         found.append(codes)
-        state = prior.follow(level, codes, state)
-    for image, part in enumerate(parts):
-        if _shortest([own[image] for own in columns], [own[image] for own in shares]) != part:
+        if level + 1 < levels:
+            walk.follow(level, codes)
+    for part, encoder in zip(parts, encoders, strict=True):
+        if _shortest(encoder) != part:
             raise _damaged()
-    return torch.cat(found, 1)
+    return torch.cat(found, 1).long()
 
 
 def _damaged() -> DamagedCodes:
     return DamagedCodes("expected range-coded codes, got bytes that no codes make; copy them again")
 
 
-def _shares(prior: CodePrior, level: int, state: Tensor, tiles: int) -> np.ndarray:
-    """The chances of a level's codes, float64 (images, places * tiles, K)."""
-    counts = prior.counts(level, state).flatten(2)
-    return _by_image(counts, tiles).double().div(1 << PRECISION).numpy()
+class _Walk:
+    """The chances of the codes of tiles, level after level, a part of them at a time.
+
+    Between levels the states of all tiles are kept as float32, which holds them exactly.
+
+    Args:
+        tiles: of an image.
+        count: tiles of all images; if they are too many to be computed at once, of one image.
+    """
+
+    def __init__(self, prior: CodePrior, tiles: int, count: int):
+        self.prior, self.tiles = prior, tiles
+        self.whole = count <= _tiles_at_once(prior)
+        self.step = count if self.whole else max(1, min(1024, CHANCES_AT_ONCE // max(prior.codebook_sizes)))
+        self.sizes = [min(self.step, count - start) for start in range(0, count, self.step)]
+        self.states: list[Tensor] = []
+
+    def _states(self) -> Iterator[Tensor]:
+        """Of the parts; before the first level they are made as they are asked for."""
+        yield from (state.double() for state in self.states) if self.states else map(self.prior.begin, self.sizes)
+
+    def shares(self, level: int) -> Iterator[np.ndarray]:
+        """The chances of a level's codes, float64 (images, some, K): place by place, all tiles of each."""
+        for place in [None] if self.whole else range(math.prod(self.prior.grids[level])):
+            for state in self._states():
+                counts = self.prior.counts(level, state, place).flatten(2)
+                yield _by_image(counts, self.tiles if self.whole else len(state)).double().div(1 << PRECISION).numpy()
+
+    def follow(self, level: int, codes: Tensor) -> None:
+        """Go on with the codes (tiles, ...) of a level."""
+        parts = zip(codes.long().split(self.step), self._states(), strict=True)
+        self.states = [self.prior.follow(level, part, state).float() for part, state in parts]
 
 
 def _by_image(values: Tensor, tiles: int) -> Tensor:
@@ -95,34 +152,23 @@ def _by_image(values: Tensor, tiles: int) -> Tensor:
     return values.cpu().unflatten(0, (-1, tiles)).permute(0, 3, 1, 2).flatten(1, 2).contiguous()
 
 
-def _shortest(columns: Sequence[np.ndarray], shares: Sequence[np.ndarray]) -> bytes:
-    """The codes of an image, each column with its chances.
+def _shortest(encoder: Any) -> bytes:
+    """What an encoder wrote.
 
-    The coder ends with a whole word; of that as few bytes are kept as decode to the same codes.
+    It ends with a whole word; of that as few bytes are kept as decode, if zeros follow, to the same codes: those that
+    are still in the range [lower, lower + width) of the coder at its end.
     """
-    encoder = queue.RangeEncoder()
-    for column, own in zip(columns, shares, strict=True):
-        encoder.encode(column, CHANCES, own)
+    written, (lower, width) = encoder.pos()
     whole: bytes = encoder.get_compressed().astype(">u4").tobytes()
+    total = WORD * written + STATE
+    value = int.from_bytes(whole, "big") << 8 * (total - len(whole))
+    lower = value - (value - lower) % (1 << 8 * STATE)  # the bytes before are those of the whole
     for length in range(max(0, len(whole) - WORD), len(whole)):
-        lower = int.from_bytes(whole[:length], "big")
-        for number in (lower, lower + 1):  # cut off, or rounded up
-            if number < 1 << 8 * length:
-                short = number.to_bytes(length, "big")
-                if _makes(short, columns, shares):
-                    return short
+        cut = int.from_bytes(whole[:length], "big")
+        for number in (cut, cut + 1):  # cut off, or rounded up
+            if number < 1 << 8 * length and lower <= number << 8 * (total - length) < lower + width:
+                return number.to_bytes(length, "big")
     return whole
-
-
-def _makes(data: bytes, columns: Sequence[np.ndarray], shares: Sequence[np.ndarray]) -> bool:
-    """Whether bytes that go on with zeros decode to these columns."""
-    decoder = queue.RangeDecoder(_words(data))
-    try:
-        return all(
-            np.array_equal(decoder.decode(CHANCES, own), column) for column, own in zip(columns, shares, strict=True)
-        )
-    except AssertionError:
-        return False
 
 
 def _words(data: bytes) -> np.ndarray:

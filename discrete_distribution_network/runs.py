@@ -13,38 +13,41 @@ from __future__ import annotations
 
 import json
 import math
-from collections.abc import Iterator, Sequence
+import sys
+from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, BinaryIO
+from typing import TYPE_CHECKING, Any
 
 import torch
 from huggingface_hub import constants
-from torch.utils.data import Subset
 
-from discrete_distribution_network.bitstream import Reader
 from discrete_distribution_network.checkpoints import Checkpoints
-from discrete_distribution_network.classifier import Classifier, accuracy, num_classes, train_classifier
-from discrete_distribution_network.code_prior import CODE_PRIOR, CodePrior, FittedCodes, fit_codes
+from discrete_distribution_network.checks import check_seed
+from discrete_distribution_network.classifier import Classifier, NoClasses, accuracy, train_classifier
+from discrete_distribution_network.classifier import num_classes as classes_of
 from discrete_distribution_network.code_transformer import CodeTransformer
-from discrete_distribution_network.codec import ImageCodec
 from discrete_distribution_network.config import CONFIG, TrainConfig, load_config
-from discrete_distribution_network.data import Split, held_out, is_stream, open_data
+from discrete_distribution_network.data import Split, is_stream, open_data
 from discrete_distribution_network.ddn import DDN
-from discrete_distribution_network.errors import DataError, InvalidInput, ModelFileError, require
-from discrete_distribution_network.frechet import FeatureNet, frechet_figures, inception
-from discrete_distribution_network.images import find_images, load_image, load_whole
-from discrete_distribution_network.loader import in_order, in_unit_range
-from discrete_distribution_network.metrics import evaluate, psnr
+from discrete_distribution_network.errors import DataError, InvalidInput, ModelFileError
+from discrete_distribution_network.fitting import as_bytes
+from discrete_distribution_network.frechet import FeatureNet, check_drawn, frechet_figures, inception
+from discrete_distribution_network.images import find_images, load_image
+from discrete_distribution_network.loader import in_unit_range
+from discrete_distribution_network.metrics import evaluate
 from discrete_distribution_network.options import RUNS as RUNS
 from discrete_distribution_network.options import newest_run
-from discrete_distribution_network.pictures import to_pil
-from discrete_distribution_network.pretrained import MODEL, load_strictly, read_tensors, released, write_tensors
+from discrete_distribution_network.pretrained import (
+    MODEL,
+    Shapes,
+    load_checked,
+    released,
+)
 from discrete_distribution_network.prior import CONFIG as PRIOR
-from discrete_distribution_network.prior import Fitted, LearnedPrior, Prior, fit, read_config, temperatures
-from discrete_distribution_network.processes import fast_autocast
-from discrete_distribution_network.report import read_metrics
+from discrete_distribution_network.prior import LearnedPrior, Prior, read_config, temperatures
+from discrete_distribution_network.report import METRICS, read_metrics
 from discrete_distribution_network.shown_with import CONDS
-from discrete_distribution_network.whole_file import write_text
+from discrete_distribution_network.whole_file import check_writable, write_bytes, write_text
 from discrete_distribution_network.whole_folder import MANIFEST
 
 if TYPE_CHECKING:
@@ -53,11 +56,9 @@ if TYPE_CHECKING:
 CHECKPOINTS = "checkpoints"
 EVALUATION = "evaluation.json"
 
-KEPT_BY = 1000
-"""Training images by which the weights of a prior are kept."""
-
 
 def write_figures(run: Path, figures: dict[str, Any]) -> None:
+    """Keep the figures of a run's model on its test images."""
     write_text(run / EVALUATION, json.dumps(figures, indent=2) + "\n")
 
 
@@ -148,41 +149,20 @@ def classifier_of(ddn: DDN, folder: Path | None, weights: Path | None = None) ->
     own = model_folder(folder) / CLASSIFIER
     path = own if weights is None else weights
     if path.is_file():
-        tensors = read_tensors(path)
-        try:
-            classifier = Classifier(ddn.channels, len(tensors["head.bias"]))
-        except KeyError as error:
-            raise ModelFileError(f"expected the weights of a classifier in {path}, got others; train one") from error
-        load_strictly(classifier, tensors, path)
-        return classifier.to(ddn.start.device).eval().requires_grad_(False)
+
+        def make(shapes: Shapes, channels: int) -> Classifier:
+            return Classifier(channels, *shapes["head.bias"][:1])
+
+        expected = f"the weights of a classifier in {path}"
+        return load_checked(make, ddn.channels, path, expected, ddn.start.device).eval().requires_grad_(False)
     if weights is not None:
         raise ModelFileError(f"expected the weights of a classifier in {path}, found no file; check the path")
+    check_writable(own.parent)
     config = _config_of(folder or newest_run())
     split = _data_of(config, None, ddn)
     classifier = train_classifier(split.train, ddn, device=ddn.start.device, max_bad_images=config.max_bad_images)
-    write_tensors(own, classifier.state_dict())
+    write_bytes(own, as_bytes(classifier.state_dict()))
     return classifier
-
-
-def fit_prior(
-    run: Path | None, dataset: str | None, kind: str, minutes: float, by_class: bool, dim: int, seed: int, device: str
-) -> tuple[Fitted, Path]:
-    """Fit a prior to the codes of a run's data set and keep it in the run's model folder; gives figures and folder."""
-    run = run or newest_run()
-    folder, config = model_folder(run), _config_of(run)
-    ddn = load_model(folder, device)
-    require(
-        folder == run / MODEL or folder == run, f"a run that has ended, with {run / MODEL}", "one still in training"
-    )
-    split = to_fit(_data_of(config, dataset, ddn))
-    classes = ddn.num_classes
-    if by_class and classes is None:
-        classes = num_classes(split.train, ddn, config.max_bad_images)
-    torch.manual_seed(seed)
-    prior = PRIORS[kind](ddn, dim=dim, num_classes=classes)
-    fitted = fit(prior, ddn, split.train, split.test, minutes=minutes, seed=seed, max_bad_images=config.max_bad_images)
-    prior.save(folder)
-    return fitted, folder
 
 
 def _config_of(run: Path) -> TrainConfig:
@@ -200,19 +180,6 @@ def _data_of(config: TrainConfig, dataset: str | None, ddn: DDN) -> Split:
     return open_data(name, ddn.image_size, ddn.channels, config.test_share, config.streaming)
 
 
-def to_fit(split: Split) -> Split:
-    """The training images in two: those that a prior is fitted to, and at most `KEPT_BY` by which its weights are kept.
-
-    So the test images choose nothing. Of a stream all are for fitting, and the test images for keeping.
-    """
-    if is_stream(split.train):
-        if split.test is None:
-            raise DataError("expected held-out images to fit a prior with, got a stream without; give some")
-        return split
-    parts = held_out(len(split.train), min(0.1, KEPT_BY / len(split.train)))
-    return Split(*(Subset(split.train, part) for part in parts))
-
-
 def demo_model(model: Path | None, device: str) -> Demo:
     """What the page shows of a model, by default of the released one: with its prior, classifier and classes.
 
@@ -225,6 +192,8 @@ def demo_model(model: Path | None, device: str) -> Demo:
         raise InvalidInput(
             f"expected gradio for the page, but {error}; pip install 'discrete-distribution-network[demo]'"
         ) from error
+    from discrete_distribution_network.codes_run import code_prior_of
+
     folder = model_folder(Path("fashion-mnist") if model is None else model)
     ddn = load_model(folder, device)
     net = classifier_of(ddn, folder) if (folder / CLASSIFIER).is_file() else None
@@ -243,13 +212,7 @@ def info(run: Path) -> str:
     folder = model_folder(run)
     ddn = load_model(folder, "cpu")
     parameters = sum(parameter.numel() for parameter in ddn.parameters())
-    lines = read_metrics(run)
-    trained = next((line for line in reversed(lines) if "loss" in line), None)
-    tested = next((line for line in reversed(lines) if "test" in line), None)
-    test = tested["test"] if tested else None
-    if (run / EVALUATION).is_file():
-        test = json.loads((run / EVALUATION).read_text(encoding="utf-8"))
-    used = (test or trained or {}).get("usage_by_level")
+    trained, tested = _last_figures(run)
     height, width = ddn.image_size
     told = [
         f"model      {folder}",
@@ -257,21 +220,72 @@ def info(run: Path) -> str:
         *([f"classes    {ddn.num_classes}, which may be asked for"] if ddn.num_classes is not None else []),
         f"latent     {ddn.num_levels} levels, {ddn.bits_per_image:g} bits ({ddn.bits_per_image / 8:g} bytes) an image",
     ]
-    if trained:
-        told.append(
-            f"training   step {trained['step']}, {trained['seconds'] / 60:.1f} minutes, loss {trained['loss']:.5f}, "
-            f"{trained['images_per_second']:.0f} images/s, {trained['splits']} nodes pruned"
-        )
-    if test:
-        told.append(f"test       error {test['error']:.5f} ({test['psnr']:.1f} dB) on {test['images']} images")
-        told += [f"           {name} {value}" for name, value in test.items() if name.startswith("frechet")]
+    told += _readable("training", run / METRICS, lambda: _of_training(trained))
+    told += _readable("test", run / EVALUATION, lambda: _of_test(tested))
+    used = _by_level(tested or trained, "usage_by_level", ddn.num_levels)
+    errors = _by_level(tested, "error_by_level", ddn.num_levels)
     sizes = [size for stage in ddn._stages() for size in [stage.size] * len(stage.samplers())] * ddn.recurrence
     told.append("level  size       K     codes  in use  error")
     for level, (size, nodes, codes) in enumerate(zip(sizes, ddn.codebook_sizes, ddn.codes_per_level, strict=True)):
         share = f"{used[level]:.0%}" if used else ""
-        error = f"{test['error_by_level'][level]:.5f}" if test else ""
+        error = f"{errors[level]:.5f}" if errors else ""
         told.append(f"{level:5d}  {f'{size[0]}x{size[1]}':9s}  {nodes:<5d} {codes:<5d}  {share:>6s}  {error}".rstrip())
     return "\n".join(told)
+
+
+UNREADABLE = (ArithmeticError, AttributeError, LookupError, TypeError, ValueError, RecursionError)
+"""What figures raise that are not as they were written."""
+
+
+def _last_figures(run: Path) -> tuple[Any, Any]:
+    """The last figures of a run's training, and those on its test images; None where there are none."""
+    try:
+        lines = read_metrics(run)
+    except UNREADABLE:
+        lines = []
+    trained = next((line for line in reversed(lines) if "loss" in line), None)
+    tested = next((line["test"] for line in reversed(lines) if "test" in line), None)
+    if (run / EVALUATION).is_file():
+        try:
+            tested = json.loads((run / EVALUATION).read_text(encoding="utf-8"))
+        except UNREADABLE as error:
+            tested = error
+    return trained, tested
+
+
+def _readable(what: str, path: Path, lines: Callable[[], list[str]]) -> list[str]:
+    """These lines, or one that says that their figures cannot be read."""
+    try:
+        return lines()
+    except UNREADABLE as error:
+        return [f"{what:10s} {path} is damaged ({type(error).__name__}: {error}); remove it, or have it made anew"]
+
+
+def _of_training(figures: Any) -> list[str]:
+    if figures is None:
+        return []
+    return [
+        f"training   step {figures['step']}, {figures['seconds'] / 60:.1f} minutes, loss {figures['loss']:.5f}, "
+        f"{figures['images_per_second']:.0f} images/s, {figures['splits']} nodes pruned"
+    ]
+
+
+def _of_test(figures: Any) -> list[str]:
+    if figures is None:
+        return []
+    if isinstance(figures, Exception):
+        raise figures
+    return [
+        f"test       error {figures['error']:.5f} ({figures['psnr']:.1f} dB) on {figures['images']} images",
+        *(f"           {name} {value}" for name, value in figures.items() if name.startswith("frechet")),
+    ]
+
+
+def _by_level(figures: Any, name: str, levels: int) -> list[float] | None:
+    """Figures of each level, if they are as many numbers as there are levels."""
+    found = figures.get(name) if isinstance(figures, dict) else None
+    fits = isinstance(found, list) and len(found) == levels and all(isinstance(one, int | float) for one in found)
+    return found if fits else None
 
 
 def image_paths(files: Sequence[Path]) -> list[Path]:
@@ -323,125 +337,11 @@ def data_of_run(run: Path | None, dataset: str | None, ddn: DDN) -> Any:
     return _data_of(_config_of(run or newest_run()), dataset, ddn).train
 
 
-def codec_of(folder: Path, device: str, beams: int = 1, rate: float = 0.0) -> ImageCodec:
-    """The codec of a model's folder, which range codes if a code prior lies there."""
-    ddn = load_model(folder, device)
-    return ImageCodec(ddn, code_prior_of(ddn, folder), beams=beams, rate=rate)
-
-
-def code_prior_of(ddn: DDN, folder: Path) -> CodePrior | None:
-    """The code prior beside a model, if there is one."""
-    return CodePrior.load(folder, ddn) if (folder / CODE_PRIOR).is_file() else None
-
-
-def fit_code_prior(
-    run: Path | None, dataset: str | None, minutes: float, dim: int, seed: int, device: str
-) -> tuple[FittedCodes, Path]:
-    """Fit a code prior to the codes of a run's training images, for range-coded files; gives figures and folder."""
-    run = run or newest_run()
-    folder, config = model_folder(run), _config_of(run)
-    ddn = load_model(folder, device)
-    split = to_fit(_data_of(config, dataset, ddn))
-    codes = [codes_of(ddn, part, config.max_bad_images) for part in (split.train, split.test)]
-    torch.manual_seed(seed)
-    prior = CodePrior.of(ddn, dim)
-    fitted = fit_codes(prior, *codes, minutes=minutes, seed=seed)
-    prior.save(folder)
-    return fitted, folder
-
-
-def codes_of(ddn: DDN, dataset: Any, max_bad_images: int = 0) -> torch.Tensor:
-    """The codes (N, number of codes) of all images of a data set, as small integers where they fit."""
-    kind = torch.int16 if max(ddn.codebook_sizes) <= 1 << 15 else torch.int64
-    codes = []
-    for batch in in_order(dataset, ddn, 200, max_bad_images=max_bad_images):
-        with fast_autocast(ddn.start.device):
-            codes.append(ddn.encode(batch.images.to(ddn.start.device)).cpu().to(kind))
-    return torch.cat(codes)
-
-
-def write_codes(codec: ImageCodec, files: Sequence[Path], out: Path | BinaryIO, tile: bool, levels: int | None) -> str:
-    """Encode image files into one `.ddn` file, or their codes into a JSON file; gives what there is to tell.
-
-    Args:
-        tile: keep the images' own size, which must be the same for all, and cut them into tiles.
-    """
-    ddn = codec.ddn
-    if not tile:
-        paths, images = load_images(files, ddn)
-    else:
-        paths = list(files)
-        require(len(paths) >= 1, "at least one image file", "none", "name files")
-        whole = [load_whole(path, ddn.channels) for path in paths]
-        sizes = {tuple(one.shape[1:]) for one in whole}
-        require(len(sizes) == 1, "images of one size for --tile", f"{len(sizes)} sizes", "encode them one by one")
-        images = in_unit_range(torch.stack(whole))
-    if isinstance(out, Path) and out.suffix == ".json":
-        require(not tile, "a .ddn file for --tile", out)
-        codes: list[Any] = ddn.encode_walk(images, levels, beams=codec.beams).codes.tolist()
-        if set(ddn.codebook_sizes) == {2}:  # Taiji-DDN: a string of bits
-            codes = ["".join(map(str, own)) for own in codes]
-        listed = [{"name": path.stem, "codes": own} for path, own in zip(paths, codes, strict=True)]
-        out.write_text(json.dumps({"images": listed}) + "\n", encoding="utf-8")
-        return f"{len(paths)} images, {ddn.bits_per_image / 8:g} bytes each, as codes in {out}"
-    data = codec.compress_batch(images, levels)
-    if not isinstance(out, Path):
-        out.write(data)
-        return ""
-    out.write_bytes(data)
-    back = codec.decompress_batch(data)
-    error = float((back - images.cpu()).square().mean())
-    reader = Reader(data)
-    each = sum(len(reader[place]) for place in range(len(reader))) / len(reader)
-    return (
-        f"{len(paths)} images in {out}: {len(data)} bytes, {each:.1f} an image without the header; "
-        f"error {error:.5f} ({psnr(error):.1f} dB)"
-    )
-
-
-def read_codes(codec: ImageCodec, source: Path | BinaryIO, levels: int | None) -> tuple[list[str], torch.Tensor]:
-    """The images (B, C, H, W) of a `.ddn` or JSON file, and their names.
-
-    Raises:
-        DataError, CodeFileError: the file is something else.
-        InvalidInput: the codes do not fit the model.
-    """
-    ddn = codec.ddn
-    data = source.read_bytes() if isinstance(source, Path) else source.read()
-    if data[:1] != b"{":
-        images = codec.decompress_batch(data, levels)
-        return [f"{index:05d}" for index in range(len(images))], images
-    try:
-        listed = [(str(image["name"]), image["codes"]) for image in json.loads(data.decode())["images"]]
-        codes = torch.tensor([list(map(int, own)) if isinstance(own, str) else list(own) for _, own in listed])
-    except (UnicodeDecodeError, ValueError, KeyError, TypeError) as error:
-        raise DataError(f"expected codes that `ddn encode` wrote in {source}, got something else ({error})") from error
-    require(len(listed) >= 1, f"at least one image in {source}", "none")
-    if levels is not None:
-        require(1 <= levels <= ddn.num_levels, f"levels from 1 to {ddn.num_levels}", levels)
-        codes = codes[:, : sum(ddn.codes_per_level[:levels])]
-    return [f"{index:05d}-{Path(name).name}" for index, (name, _) in enumerate(listed)], ddn.decode(codes)
-
-
-def write_images(names: Sequence[str], images: torch.Tensor, out: Path) -> None:
-    """One PNG an image into a folder.
-
-    Raises:
-        InvalidInput: a file of that name is there.
-    """
-    out.mkdir(parents=True, exist_ok=True)
-    targets = [out / f"{name}.png" for name in names]
-    if there := [target for target in targets if target.exists()]:
-        raise InvalidInput(f"expected a folder without {there[0].name}, got {out}; use another --out")
-    for target, image in zip(targets, images, strict=True):
-        to_pil(image).save(target)
-
-
 def evaluate_run(
     run: Path | None,
     dataset: str | None,
     samples: int,
-    features: str,
+    features: str | None,
     uniform: bool,
     temperature: float | None,
     seed: int,
@@ -450,38 +350,75 @@ def evaluate_run(
     """Figures of a run's model on its test images, and Fréchet distances unless `features` is none; kept in the run.
 
     Samples are drawn by the run's prior, if it has one and `uniform` is not said.
+
+    Args:
+        features: None for a classifier, where the data set has classes to train one, and else for no distance.
     """
+    check_drawn(samples)
+    check_seed(seed)
+    if temperature is not None and not 0 <= temperature < math.inf:
+        raise InvalidInput(f"expected --temperature of at least 0, got {temperature}")
     run = run or newest_run()
     folder, config = model_folder(run), _config_of(run)
+    if dataset is None and run.is_dir():
+        check_writable(run)
     ddn = load_model(folder, device)
     split = _data_of(config, dataset, ddn)
-    require(
-        features == "none" or not ddn.cond_channels, "--features none for a network that learnt with images", features
-    )
+    bad, classes = config.max_bad_images, None
+    if features != "none" and (reason := _no_distance(ddn, split)) is not None:
+        if features is not None:
+            raise InvalidInput(f"expected --features none, since {reason}; got {features}")
+        features = _left_out(reason)
+    if features in (None, "classifier"):
+        try:
+            classes = classes_of(split.train, ddn, bad)
+        except NoClasses as error:
+            if features is not None:
+                raise
+            features = _left_out(str(error))
     prior = None if uniform or features == "none" else load_prior(ddn, folder)
-    bad = config.max_bad_images
+    net = None if features == "none" else feature_net(features or "classifier", ddn, split, seed, bad, classes)
     figures: dict[str, Any] = evaluate(ddn, split.test, max_bad_images=bad, make_cond=CONDS.get(config.cond))._asdict()
-    if features != "none":
-        net, name = feature_net(features, ddn, split, seed, bad)
+    if net is not None:
         at = temperatures(ddn) if temperature is None else temperature
         how: dict[str, Any] = {} if prior is None else {"prior": prior, "temperature": at}
-        found = frechet_figures(ddn, net, split.train, split.test, samples, seed=seed, max_bad_images=bad, **how)
+        found = frechet_figures(ddn, net[0], split.train, split.test, samples, seed=seed, max_bad_images=bad, **how)
         drawn = "uniformly" if prior is None else "by the prior"
         if prior is not None and temperature is not None:
             drawn += f" at temperature {temperature:g}"
-        figures |= {"frechet_features": name, "frechet_samples_drawn": drawn}
+        figures |= {"frechet_features": net[1], "frechet_samples_drawn": drawn}
         figures |= {f"frechet_{key}": value for key, value in found._asdict().items()}
     if dataset is None:
         write_figures(run, figures)
     return figures
 
 
-def feature_net(features: str, ddn: DDN, split: Split, seed: int, max_bad_images: int = 0) -> tuple[FeatureNet, str]:
+def _no_distance(ddn: DDN, split: Split) -> str | None:
+    """Why no Fréchet distance can be measured, whatever the features; None if one can."""
+    if ddn.cond_channels:
+        return f"the network learnt with images of {ddn.cond_channels} channels beside its own"
+    if not is_stream(split.test) and len(split.test) < 2:
+        return f"a Fréchet distance needs at least 2 test images, and there are {len(split.test)}"
+    return None
+
+
+def _left_out(reason: str) -> str:
+    """The features to measure a Fréchet distance in where none can be by default, once that is said."""
+    print(
+        f"ddn: no Fréchet distance: {reason}; --features inception or a file of its weights needs no labels",
+        file=sys.stderr,
+    )
+    return "none"
+
+
+def feature_net(
+    features: str, ddn: DDN, split: Split, seed: int, max_bad_images: int = 0, classes: int | None = None
+) -> tuple[FeatureNet, str]:
     """The network that a Fréchet distance is measured in, and what it is called."""
     device = ddn.start.device
     if features != "classifier":
         net = inception(None if features == "inception" else features, str(device))
         return net, "Inception, 2048 features"
-    classifier = train_classifier(split.train, ddn, seed=seed, device=device, max_bad_images=max_bad_images)
+    classifier = train_classifier(split.train, ddn, classes, seed=seed, device=device, max_bad_images=max_bad_images)
     right = accuracy(classifier, split.test, ddn, max_bad_images)
     return classifier.features, f"classifier of this data set, {right:.1%} right on its test images"

@@ -15,7 +15,9 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from discrete_distribution_network.errors import require
+from discrete_distribution_network.candidates import at_least_float32
+from discrete_distribution_network.errors import is_number, require, shown
+from discrete_distribution_network.pixels import as_pixels
 
 if TYPE_CHECKING:
     from discrete_distribution_network.guided_sampler import GuidedSampler
@@ -58,13 +60,22 @@ class Selection(Protocol):
 
 
 class Nearest:
-    """The candidate nearest to the images (B, C, H, W), resized to each level's size by area."""
+    """The candidate nearest to the images (B, C, H, W), resized to each level's size by area.
+
+    With separate values the nearest key chooses, and the loss is the error of what is drawn, the value; the error of
+    the key is added for its gradient alone, so that keys and values learn to draw the same images.
+    """
 
     def __init__(self, images: Tensor):
-        self.images = images
+        self.images = as_pixels(images, (None, None, None, None))
 
     def __call__(self, level: int, sampler: GuidedSampler, features: Tensor, residual: Tensor | None) -> SamplerOutput:
-        return sampler(features, resize(self.images, features.shape[2:]), residual=residual)
+        query = resize(self.images, features.shape[2:])
+        step: SamplerOutput = sampler(features, query, residual=residual)
+        if sampler.values is None or step.commit_loss is None:
+            return step
+        error = F.mse_loss(at_least_float32(step.output), at_least_float32(query))
+        return step._replace(commit_loss=error + (step.commit_loss - step.commit_loss.detach()))
 
 
 class Uniform:
@@ -122,11 +133,15 @@ def drawn_by(prior: Likely, level: int, features: Tensor, state: Any, pick: Pick
     return pick(prior.logits(level, features, state).float().movedim(1, -1))
 
 
+Temperature = float | Sequence[float]
+"""Of a prior: below 1 likely nodes become likelier; 0 always takes the likeliest. One, or one for each level."""
+
+
 class Drawn:
     """A selection for `DDN.walk`: codes drawn as a prior says.
 
     Args:
-        temperature: below 1 likely nodes become likelier; 0 always takes the likeliest. One, or one for each level.
+        temperature: see `Temperature`.
         top_p: only the likeliest nodes are drawn whose chances together reach this.
     """
 
@@ -135,13 +150,12 @@ class Drawn:
         prior: Likely,
         batch_size: int,
         labels: Tensor | None = None,
-        temperature: float | Sequence[float] = 1.0,
+        temperature: Temperature = 1.0,
         top_p: float = 1.0,
         generator: torch.Generator | None = None,
     ):
-        lowest = min(temperature) if isinstance(temperature, Sequence) else temperature
-        require(lowest >= 0, "a temperature of at least 0", lowest)
-        require(0 < top_p <= 1, "top_p above 0 and at most 1", top_p)
+        check_temperature(temperature)
+        require(is_number(top_p) and 0 < top_p <= 1, "top_p above 0 and at most 1", shown(top_p))
         self.prior, self.temperature, self.top_p, self.generator = prior, temperature, top_p, generator
         self.state, self.level = prior.begin(batch_size, labels), 0
 
@@ -152,7 +166,7 @@ class Drawn:
         return sampler.draw(features, codes, residual)
 
     def _pick(self, logits: Tensor) -> Tensor:
-        temperature = self.temperature[self.level] if isinstance(self.temperature, Sequence) else self.temperature
+        temperature = at_level(self.temperature, self.level)
         if temperature == 0:
             return logits.argmax(-1)
         chances = (logits / temperature).softmax(-1).flatten(0, -2)
@@ -174,6 +188,7 @@ class Contrasted(Drawn):
 
     def __init__(self, scale: float, *args: Any, **kwargs: Any):
         super().__init__(*args, **kwargs)
+        require(is_number(scale), "a guidance_scale that is a finite number", shown(scale))
         self.scale = scale
 
     def __call__(self, level: int, sampler: GuidedSampler, features: Tensor, residual: Tensor | None) -> SamplerOutput:
@@ -185,6 +200,20 @@ class Contrasted(Drawn):
         asked, free = logits.log_softmax(-1).chunk(2)
         codes = super()._pick(free + self.scale * (asked - free))
         return torch.cat((codes, codes))
+
+
+def check_temperature(temperature: Temperature, levels: int | None = None) -> None:
+    """Raise `InvalidInput` unless it is a number of at least 0, or a list of them, one for each of so many levels."""
+    several = temperature if isinstance(temperature, Sequence) else [temperature]
+    fits = all(is_number(own) and own >= 0 for own in several)
+    require(fits, "a temperature of at least 0, or one for each level", shown(temperature))
+    if isinstance(temperature, Sequence) and levels is not None:
+        expected = f"a temperature, or {levels}, one for each level"
+        require(len(temperature) == levels, expected, f"{len(temperature)} of them")
+
+
+def at_level(temperature: Temperature, level: int) -> float:
+    return temperature[level] if isinstance(temperature, Sequence) else temperature
 
 
 def by_level(codes: Tensor, code_shapes: Sequence[tuple[int, ...]]) -> list[Tensor]:

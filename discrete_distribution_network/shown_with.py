@@ -16,6 +16,7 @@ from torch import Tensor
 from discrete_distribution_network.conditions import edges, grey
 from discrete_distribution_network.ddn import DDN
 from discrete_distribution_network.errors import DataError, InvalidInput
+from discrete_distribution_network.pixels import as_pixels
 
 MakeCond = Callable[[Tensor], Tensor]
 """Images (B, C, H, W) -> what they are shown with, (B, cond_channels, H, W)."""
@@ -26,6 +27,7 @@ FEWER = 4
 
 def low(images: Tensor) -> Tensor:
     """The images in 4 times fewer pixels a side, at their own size again."""
+    images = as_pixels(images, (None, None, None, None))
     height, width = images.shape[2:]
     small = F.adaptive_avg_pool2d(images, (-(-height // FEWER), -(-width // FEWER)))
     return F.interpolate(small, (height, width), mode="bilinear", align_corners=False)

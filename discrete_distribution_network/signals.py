@@ -1,4 +1,4 @@
-"""SIGTERM and Ctrl-C noted, so that a training can save before it ends."""
+"""SIGTERM, Ctrl-C and a terminal that is closed noted, so that a training can save before it ends."""
 
 from __future__ import annotations
 
@@ -7,7 +7,7 @@ import threading
 from types import FrameType
 from typing import Any
 
-NOTED = (signal.SIGTERM, signal.SIGINT)
+NOTED = (signal.SIGTERM, signal.SIGINT, *([signal.SIGHUP] if hasattr(signal, "SIGHUP") else []))
 
 
 class Interrupted(SystemExit):
@@ -23,9 +23,13 @@ class Interrupted(SystemExit):
 
 
 class Signals:
-    """While this context lasts, the first SIGTERM or Ctrl-C is noted in `received`; a second one acts as ever.
+    """While this context lasts, the first signal of `NOTED` is noted in `received`; a second one acts as ever.
 
-    Outside of the main thread, where Python allows no signal handlers, nothing is noted.
+    A signal that this process ignores, as Ctrl-C in a script's background job and the closing of its terminal under
+    nohup, it goes on ignoring. Outside of the main thread, where Python allows no signal handlers, nothing is noted.
+
+    Raises:
+        Interrupted: at the end of the context, if a signal was noted and no other error came of it.
     """
 
     def __init__(self) -> None:
@@ -34,11 +38,16 @@ class Signals:
 
     def __enter__(self) -> Signals:
         if threading.current_thread() is threading.main_thread():
-            self._before = {number: signal.signal(number, self._note) for number in NOTED}
+            for number in NOTED:
+                # None is a handler that was not set by Python, and cannot be put back
+                if signal.getsignal(number) not in (signal.SIG_IGN, None):
+                    self._before[number] = signal.signal(number, self._note)
         return self
 
-    def __exit__(self, *_: object) -> None:
+    def __exit__(self, kind: type[BaseException] | None, *_: object) -> None:
         self._restore()
+        if kind is None and self.received is not None:
+            raise Interrupted(self.received)
 
     def _note(self, number: int, frame: FrameType | None) -> None:
         self.received = number

@@ -8,36 +8,52 @@ and a resumed training repeats the uninterrupted one.
 from __future__ import annotations
 
 import math
+import re
 import signal
+import tempfile
 import time
 import warnings
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import nullcontext
+from functools import cached_property
 from pathlib import Path
 from typing import Any, Literal, NamedTuple
 
 import torch
 from huggingface_hub import constants
+from PIL import Image
 from torch import Tensor, nn
 
 from discrete_distribution_network import whole_folder
 from discrete_distribution_network.checkpoints import STATE, Checkpoints, read_state
-from discrete_distribution_network.data import is_stream
+from discrete_distribution_network.data import ImageDataset, fingerprint, is_stream
 from discrete_distribution_network.ddn import DDN
 from discrete_distribution_network.errors import DDNError, InvalidInput, ModelFileError, require
+from discrete_distribution_network.images import to_pixels
 from discrete_distribution_network.loader import Augment, Batch, Loader, first_batch, in_unit_range, key
 from discrete_distribution_network.metrics import Evaluation, evaluate, usage
 from discrete_distribution_network.moving_average import MovingAverage
 from discrete_distribution_network.pictures import grid, reconstructions
+from discrete_distribution_network.pixels import as_pixels
 from discrete_distribution_network.pretrained import MODEL, load_strictly, read_tensors, write_tensors
-from discrete_distribution_network.processes import Precision, Processes, accelerator_for
+from discrete_distribution_network.processes import (
+    Precision,
+    Processes,
+    accelerator_for,
+    kept_random_numbers,
+    seed_random_numbers,
+)
 from discrete_distribution_network.report import Report
 from discrete_distribution_network.schedule import learning_rate
 from discrete_distribution_network.shown_with import MakeCond, shown_with
 from discrete_distribution_network.signals import Interrupted, Signals
+from discrete_distribution_network.whole_file import naming, remove_unfinished, whole_file
 
 WEIGHTS, TRAINING = constants.SAFETENSORS_SINGLE_FILE, "training.safetensors"
 """Files of a checkpoint: the model to use, and what else it takes to continue."""
+
+PICTURES = "pictures"
+"""Folder, inside that of a training's results, of pictures along the way."""
 
 MAX_OVERFLOWS = 30
 """Steps in a row whose float16 gradients may overflow while their scale is found."""
@@ -70,8 +86,9 @@ class Trainer:
     every batch, gradients are averaged, counts summed, and every process makes the same splits.
 
     Args:
-        ddn: trained in place.
-        dataset: a `Dataset`, a tensor (N, C, H, W) or an iterable, of images or (image, label); see `data.py`.
+        ddn: trained in place; or a dictionary, the arguments of a new one.
+        dataset: a `Dataset`, a tensor (N, C, H, W) or an iterable, of images or (image, label), see `data.py`; or a
+            dictionary, the arguments of an `ImageDataset`.
         num_train_steps: steps of the optimiser.
         learning_rate: the highest.
         weight_decay: of AdamW.
@@ -105,7 +122,9 @@ class Trainer:
         max_bad_images: how many images that cannot be decoded are replaced by others (left out, when evaluating)
             before it is an error; in each process.
         num_workers: processes that load images; None for none on a CPU, two on a GPU.
-        mixed_precision: "no" (float32), "bf16", "fp16", or "auto": bf16 where the processor has instructions for it.
+        mixed_precision: "no" (float32), "bf16", "fp16", or "auto": what `accelerate launch --mixed_precision` asks for
+            if that is bf16 or fp16, else bf16 where the processor has instructions for it. None is what the launcher
+            asks for, else float32. The launcher's number of batches to accumulate is not looked at.
         compile: `torch.compile` the network.
         channels_last: keep weights and images in that memory format.
         seed: of the order of the images and of all that is random in training.
@@ -123,15 +142,18 @@ class Trainer:
         seconds: wall-clock time of them, also before a resume.
         splits: nodes pruned so far.
         result: the model to use: the moving average, or the `ddn`.
+        unwrapped_model: the `ddn`, which trains.
+        is_main: whether this is the process that writes.
 
     Raises:
         DDNError: from the call: the loss or the gradient is not finite; no weight was changed by that step.
+        OutputError: from the call: a file cannot be written; it names the file, and older checkpoints stay.
         Interrupted: from the call: SIGTERM or Ctrl-C; a checkpoint is saved. It is a SystemExit, code 128 + signal.
     """
 
     def __init__(
         self,
-        ddn: DDN,
+        ddn: DDN | dict[str, Any],
         *,
         dataset: Any,
         num_train_steps: int = 70_000,
@@ -163,7 +185,7 @@ class Trainer:
         make_cond: MakeCond | None = None,
         max_bad_images: int = 0,
         num_workers: int | None = None,
-        mixed_precision: Precision = "no",
+        mixed_precision: Precision | None = None,
         compile: bool = False,
         channels_last: bool = True,
         seed: int = 0,
@@ -197,10 +219,16 @@ class Trainer:
         require(decay in ("none", "cosine"), 'decay "none" or "cosine"', repr(decay))
         require(0 <= hold < 1, "hold in [0, 1)", hold)
         require(
-            mixed_precision in ("auto", "no", "bf16", "fp16"),
-            'mixed_precision "auto", "no", "bf16" or "fp16"',
+            mixed_precision in (None, "auto", "no", "bf16", "fp16"),
+            'mixed_precision "auto", "no", "bf16", "fp16" or None',
             repr(mixed_precision),
         )
+        if isinstance(ddn, dict):
+            ddn = _made_of(DDN, ddn)
+        if not isinstance(ddn, DDN):
+            raise InvalidInput(f"expected a DDN, or a dictionary of its arguments, got a {type(ddn).__name__}")
+        if isinstance(dataset, dict):
+            dataset = _made_of(ImageDataset, dataset)
         self.num_train_steps, self.max_minutes = num_train_steps, max_minutes
         self.learning_rate, self.warmup_steps, self.decay, self.hold = learning_rate, warmup_steps, decay, hold
         self.grad_accum_every, self.max_grad_norm = grad_accum_every, max_grad_norm
@@ -233,6 +261,7 @@ class Trainer:
                     f"expected a new folder, got {held[0]}, which holds files; continue that training with resume, use "
                     "another folder, or overwrite"
                 )
+        self.report = Report(self.results_folder if self.is_main else None, replace=overwrite)
         if num_workers is None:
             num_workers = 0 if self.processes.device.type == "cpu" else 1 if is_stream(dataset) else 2
         self.loader = Loader(
@@ -247,10 +276,20 @@ class Trainer:
             pin_memory=self.processes.device.type == "cuda",
             max_bad_images=max_bad_images,
         )
+        if self.is_main and (lacking := ddn.not_rebuildable):
+            warnings.warn(
+                f"config.json cannot hold {', '.join(lacking)}; whoever loads what this training saves has to give the "
+                "same to DDN.from_pretrained",
+                stacklevel=2,
+            )
         self.ddn, self.channels_last = ddn.to(self.processes.device).train(), channels_last
         if channels_last:
             self.ddn.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
         adam = {"lr": learning_rate, "weight_decay": weight_decay, "fused": True, **(adam_kwargs or {})}
+        try:
+            optimizer = torch.optim.AdamW(self.ddn.parameters(), **adam)
+        except (TypeError, ValueError, RuntimeError) as error:
+            raise InvalidInput(f"expected adam_kwargs that torch.optim.AdamW takes, but it says: {error}") from error
         unknown = sorted(set(ema_kwargs or {}) - {"beta", "update_every", "update_after_step"})
         require(not unknown, "ema_kwargs beta, update_every and update_after_step", ", ".join(unknown))
         model = LossByLevel(self.ddn)
@@ -259,9 +298,7 @@ class Trainer:
         with warnings.catch_warnings():
             # the name of the argument changes in newer PyTorch; accelerate knows the old one only
             warnings.filterwarnings("ignore", "`broadcast_buffers` is deprecated", FutureWarning)
-            self.model, self.optimizer = self.accelerator.prepare(
-                model, torch.optim.AdamW(self.ddn.parameters(), **adam)
-            )
+            self.optimizer = self.processes.prepare(model, optimizer)
         self.ema = MovingAverage(self.ddn, **(ema_kwargs or {})) if use_ema else None
         # to look through all modules at every step takes its time
         judge = self.ddn.discriminator
@@ -276,34 +313,39 @@ class Trainer:
     def result(self) -> DDN:
         return self.ddn if self.ema is None else self.ema.model
 
+    @property
+    def unwrapped_model(self) -> DDN:
+        return self.ddn
+
+    @property
+    def is_main(self) -> bool:
+        return self.processes.is_main
+
     # the loop
 
     def __call__(self) -> Evaluation | None:
         """Train to the end; gives the figures on `test_dataset` then, if there is one."""
-        devices = [self.processes.device] if self.processes.device.type == "cuda" else []
-        if self.trackers:
-            self.accelerator.init_trackers("ddn")
-        report = Report(
-            self.results_folder if self.processes.is_main else None,
-            total=self.num_train_steps if self.max_minutes is None else round(60 * self.max_minutes),
-            progress=self.progress and self.accelerator.is_local_main_process,
-            trackers=self.accelerator.trackers if self.trackers else (),
-            replace=self.overwrite and self.step == 0,
-        )
-        with Signals() as signals, report, torch.random.fork_rng(devices):
+        report = self.report
+        report.total = self.num_train_steps if self.max_minutes is None else 60 * self.max_minutes
+        report.done = self._done
+        report.progress = self.progress and self.accelerator.is_local_main_process
+        with Signals() as signals, report, kept_random_numbers(self.processes.device):
             return self._train(signals, report)
 
     def _train(self, signals: Signals, report: Report) -> Evaluation | None:
         self.processes.require_equal("step to continue from", self.step, "resume from a folder that all can read")
+        self.processes.on_main(self._require_room)
+        if self.trackers:
+            with naming(self.results_folder):
+                self.accelerator.init_trackers("ddn")
+            report.trackers = self.accelerator.trackers
         if self.step:
-            report.write(self.step, {"resumed": True})  # later lines of a step are the true ones
+            self._tell({"resumed": True})  # later lines of a step are the true ones
         elif any(one[0] for one in self.processes.gather(self.checkpoints.any())):
             self.save()  # else what was overwritten would be resumed, were this training killed before its first save
         self._started = time.monotonic() - self.seconds
-        if self._shown is None and self.ddn.channels in (1, 3):
-            # before the training takes its first batch: a stream may be its own iterator
-            shown = self.loader.dataset if self.test_dataset is None else self.test_dataset
-            self._shown = first_batch(shown, self.ddn, self.num_samples, self.loader.max_bad_images)
+        if self.ddn.channels in (1, 3):
+            self._images_shown()  # before the training takes its first batch: a stream may be its own iterator
         batches = self.loader.batches(self.images // self._images_a_batch)
         figures: Evaluation | None = None
         recent: list[Step] = []
@@ -311,9 +353,9 @@ class Trainer:
             step, stop = self._train_step(batches, signals)
             done = self.progress_made
             recent.append(step)
-            report.advance(self.step if self.max_minutes is None else self.seconds)
+            report.advance(self._done)
             if self.step % self.log_every == 0 or done == 1 or stop:
-                report.write(self.step, self._figures(recent))
+                self._tell(self._figures(recent))
                 recent = []
             # first what was learnt is kept, then looked at
             if self.step % self.checkpoint_every == 0 or done == 1 or stop:
@@ -327,12 +369,31 @@ class Trainer:
                 if stop:
                     self._interrupt(stop, report)
         self.save()  # unless it is: a training that was resumed at its end makes no step
-        self.processes.on_main(lambda: self.result.save_pretrained(self.results_folder / MODEL))
+        self._save_result()
         if self.test_dataset is not None and figures is None:
-            figures, stop = self._evaluate(report, signals)
-            if stop:
-                self._interrupt(stop, report)
+            figures, _ = self._evaluate(report, signals)
+        if stop := self._stop(signals):
+            self._interrupt(stop, report)
         return figures
+
+    def _require_room(self) -> None:
+        """Make the folders to write into, so that a refusal is told now; remove what a kill has left in them."""
+        for folder in (self.checkpoints.folder, self.results_folder):
+            with naming(folder):
+                folder.mkdir(parents=True, exist_ok=True)
+                with tempfile.TemporaryFile(dir=folder):
+                    pass
+        self.report.begin()
+        self.checkpoints.remove_unfinished()
+        for folder in (self.results_folder, self.results_folder / PICTURES):
+            remove_unfinished(folder)
+
+    def _tell(self, figures: dict[str, Any]) -> None:
+        self.processes.on_main(lambda: self.report.write(self.step, figures))
+
+    def _stop(self, signals: Signals) -> int:
+        """The signal that any process has received, 0 if none has."""
+        return round(max(one[0] for one in self.processes.gather(signals.received or 0)))
 
     @property
     def _images_a_batch(self) -> int:
@@ -341,6 +402,11 @@ class Trainer:
     @property
     def _images_a_step(self) -> int:
         return self._images_a_batch * self.grad_accum_every
+
+    @property
+    def _done(self) -> float:
+        """What the bar shows: steps or, with `max_minutes`, seconds."""
+        return self.step if self.max_minutes is None else self.seconds
 
     @property
     def progress_made(self) -> float:
@@ -355,19 +421,20 @@ class Trainer:
 
     def _train_step(self, batches: Iterator[Batch], signals: Signals) -> tuple[Step, int]:
         """One step of the optimiser, and the signal that any process has received (0: none)."""
-        began, progress = time.monotonic(), self.progress_made
-        torch.manual_seed(key(self.seed, self.step, self.processes.rank))
+        began, progress, model = time.monotonic(), self.progress_made, self.processes.model
+        assert model is not None
+        seed_random_numbers(key(self.seed, self.step, self.processes.rank), self.processes.device)
         for group in self.optimizer.param_groups:
             group["lr"] = self.rate()
         self.optimizer.zero_grad()
         losses = torch.zeros(self.ddn.num_levels, device=self.processes.device)
         for part in range(self.grad_accum_every):
             last = part == self.grad_accum_every - 1
-            with nullcontext() if last else self.accelerator.no_sync(self.model):
+            with nullcontext() if last else self.accelerator.no_sync(model):
                 batch = next(batches)
                 images = self._to_device(batch)
                 shown = shown_with(self.ddn, images, batch.labels, self.make_cond)
-                by_level, more = self.model(images, **shown, penalty=self.step % self.apply_grad_penalty_every == 0)
+                by_level, more = model(images, **shown, penalty=self.step % self.apply_grad_penalty_every == 0)
                 self.accelerator.backward((by_level.mean() + more) / self.grad_accum_every)
             losses += by_level.detach().float() / self.grad_accum_every
         most = self.max_grad_norm or math.inf
@@ -463,46 +530,128 @@ class Trainer:
             max_bad_images=self.loader.max_bad_images,
             make_cond=self.make_cond,
         )
-        stop = round(max(one[0] for one in self.processes.gather(signals.received or 0)))
-        if stop:
+        if stop := self._stop(signals):
             return None, stop
-        report.write(self.step, {"test": figures._asdict()})
+        self._tell({"test": figures._asdict()})
         return figures, 0
+
+    def _images_shown(self) -> Batch:
+        """The images that pictures are of, the same each time; read once."""
+        if self._shown is None:
+            shown = self.loader.dataset if self.test_dataset is None else self.test_dataset
+            self._shown = first_batch(shown, self.ddn, self.num_samples, self.loader.max_bad_images)
+        return self._shown
+
+    def _samples(self, generator: torch.Generator | None = None) -> Tensor:
+        """Images (num_samples, C, H, W) of the result; of a conditional network as many as there are images to show."""
+        given: dict[str, Any] = {}
+        if self.ddn.num_classes is not None or self.ddn.cond_channels:
+            shown = self._images_shown()
+            images = shown.images.to(self.processes.device)
+            given = {**shown_with(self.result, images, shown.labels, self.make_cond)}
+        return self.result.sample(len(images) if given else self.num_samples, generator=generator, **given)
 
     def _draw(self) -> None:
         """Grids of samples and of reconstructions, by the same codes and of the same images each time."""
-        if self._shown is None:
+        if self.ddn.channels not in (1, 3):
             return
-        images = self._shown.images.to(self.processes.device)
-        given = shown_with(self.result, images, self._shown.labels, self.make_cond)
+        shown = self._images_shown()
+        images = shown.images.to(self.processes.device)
 
         def draw() -> None:
-            folder = self.results_folder / "pictures"
-            folder.mkdir(parents=True, exist_ok=True)
-            count = len(images) if given else self.num_samples
-            samples = self.result.sample(count, generator=torch.Generator().manual_seed(self.seed), **given)
-            grid(samples).save(folder / f"samples-{self.step:08d}.png")
-            walk = self.result.encode_walk(images, **given)
-            reconstructions(self.result, walk, images).save(folder / f"reconstructions-{self.step:08d}.png")
+            samples = grid(self._samples(torch.Generator().manual_seed(self.seed)))
+            self._save_picture(samples, f"samples-{self.step:08d}.png")
+            walk = self.result.encode_walk(images, **shown_with(self.result, images, shown.labels, self.make_cond))
+            picture = reconstructions(self.result, walk, images)
+            self._save_picture(picture, f"reconstructions-{self.step:08d}.png")
 
         self.processes.on_main(draw)
 
+    def _save_picture(self, picture: Image.Image, name: str) -> None:
+        _save(picture, self.results_folder / PICTURES / name)
+
+    def _save_result(self) -> None:
+        self.processes.on_main(lambda: self._write_model(self.results_folder / MODEL))
+
+    def _write_model(self, folder: Path) -> None:
+        with naming(folder), warnings.catch_warnings():
+            warnings.filterwarnings("ignore", ".* cannot hold ")  # it was said when the training began
+            self.result.save_pretrained(folder)
+
     def _interrupt(self, signum: int, report: Report) -> None:
         path = self.save()  # unless this step is saved
-        self.processes.on_main(lambda: self.result.save_pretrained(self.results_folder / MODEL))
+        self._save_result()
         name = signal.Signals(signum).name
         report.say(f"stopped by {name} after {self.step} steps; saved {path}, from which the training can be resumed")
         raise Interrupted(signum)
 
+    # for scripts, between the steps or after them
+
+    def sample(self, fname: str | Path) -> Tensor:
+        """Draw `num_samples` images with the result and write them as one picture.
+
+        Args:
+            fname: of the picture; a bare name is one in the results folder. Only the main process writes.
+
+        Returns:
+            The images (num_samples, C, H, W) in [0, 1].
+        """
+        images = self._samples().clamp(0, 1)
+        if self.is_main:
+            path = Path(fname)
+            _save(grid(images), self.results_folder / path if len(path.parts) == 1 else path)
+        return images
+
+    def log(
+        self, values: Mapping[str, Any] | float | Tensor | None = None, step: int | None = None, **more: Any
+    ) -> None:
+        """Add figures to `metrics.jsonl` and, while it trains, to the trackers: `log({"name": 1.0})`, `log(name=1.0)`.
+
+        Args:
+            values: by their names; a single number is called "value".
+            step: of the training; the present one if None.
+        """
+        if self.is_main:
+            named = values if isinstance(values, Mapping) else {} if values is None else {"value": values}
+            self.report.write(self.step if step is None else step, {**named, **more})
+
+    def log_images(self, *images: Any, step: int | None = None, **more: Any) -> None:
+        """Write images into the results folder's `pictures` and, while it trains, to the trackers that take some.
+
+        Args:
+            images: `log_images(images)`, `log_images("name", images)`, `log_images({"name": images})` or
+                `log_images(name=images)`; a tensor (C, H, W) or (B, C, H, W) of 1 or 3 channels in [0, 1] or uint8, a
+                Pillow image, or a list of these.
+            step: of the training; the present one if None.
+        """
+        if not self.is_main:
+            return
+        step = self.step if step is None else step
+        require(len(images) <= 2, "log_images(images) or log_images(name, images)", f"{len(images)} arguments")
+        named: dict[Any, Any] = {**more}
+        if len(images) == 2:
+            named[images[0]] = images[1]
+        elif images:
+            named |= images[0] if isinstance(images[0], Mapping) else {"images": images[0]}
+        pictures = {str(name): _as_picture(value) for name, value in named.items()}
+        for name, picture in pictures.items():
+            file = re.sub(r"[^\w.-]+", "-", name)
+            self._save_picture(picture, f"{file}-{step:08d}.png")
+        self.report.write_pictures(step, pictures)
+
     # checkpoints
 
-    def save(self) -> Path:
+    def save(self, name: str | Path | None = None) -> Path:
         """Write a checkpoint of this step, which is a model folder too; gives its folder.
 
+        Args:
+            name: of the folder, in `checkpoints_folder`; it must not be there yet, and is never deleted. None for one
+                that is called after the step, the newest `max_checkpoints` of which are kept.
+
         Raises:
-            OSError: it could not be written; those that were there still are.
+            OutputError: it could not be written; those that were there still are.
         """
-        if self._saved is not None and self._saved[0] == self.step:
+        if name is None and self._saved is not None and self._saved[0] == self.step:
             return self._saved[1]
         self._share_counts()
         scaler = self.accelerator.scaler
@@ -517,16 +666,21 @@ class Trainer:
         }
 
         def fill(folder: Path) -> None:
-            self.result.save_pretrained(folder)
+            self._write_model(folder)
             write_tensors(folder / TRAINING, self._training_state())
 
-        path = self.processes.on_main(lambda: self.checkpoints.save(self.step, state, fill))
-        path = self.checkpoints.folder / f"step-{self.step:08d}" if path is None else path
-        self._saved = (self.step, path)
+        path = self.processes.on_main(lambda: self.checkpoints.save(self.step, state, fill, name))
+        if path is None:
+            path = self.checkpoints.folder / (f"step-{self.step:08d}" if name is None else name)
+        if name is None:
+            self._saved = (self.step, path)
         return path
 
     def load(self, checkpoint: str | Path | None = None) -> None:
-        """Continue from a checkpoint's folder; None for the newest whole one.
+        """Continue from a checkpoint.
+
+        Args:
+            checkpoint: its folder, or its name in `checkpoints_folder`; None for the newest whole one there.
 
         Raises:
             ModelFileError: it is not whole, or of another network or optimiser.
@@ -534,6 +688,8 @@ class Trainer:
         found = self.checkpoints.newest_whole() if checkpoint is None else Path(checkpoint)
         if found is None:
             raise ModelFileError(f"expected a whole checkpoint in {self.checkpoints.folder}, found none; train anew")
+        if not found.exists() and (self.checkpoints.folder / found).exists():
+            found = self.checkpoints.folder / found
         whole_folder.check(found)
         state, training, given = read_state(found), read_tensors(found / TRAINING), read_tensors(found / WEIGHTS)
         own = {name.removeprefix("weights/"): value for name, value in training.items() if name.startswith("weights/")}
@@ -552,9 +708,17 @@ class Trainer:
             load_strictly(self.ema.model, given, found / WEIGHTS)
         self._counted = self._counts()
         self._saved = (self.step, found) if found.parent.resolve() == self.checkpoints.folder.resolve() else None
+        self.report.replace = False
         now = self._what_makes_it_exact()
-        if changed := [f"{name} {before.get(name)} -> {now[name]}" for name in now if before.get(name) != now[name]]:
+        # what an older checkpoint does not tell is not known to differ
+        if changed := [
+            f"{name} {before[name]} -> {now[name]}" for name in now if before.get(name, now[name]) != now[name]
+        ]:
             warnings.warn(f"resumed, but not exactly as if never ended: {', '.join(changed)}", stacklevel=2)
+
+    @cached_property
+    def _fingerprint(self) -> str | None:
+        return fingerprint(self.loader.dataset)
 
     def _what_makes_it_exact(self) -> dict[str, Any]:
         return {
@@ -575,6 +739,7 @@ class Trainer:
             **({"split_until": self.split_until} if 0 < self.split_until < 1 else {}),
             "precision": self.precision,
             "moving average": self.ema is not None,
+            **({} if self._fingerprint is None else {"images' fingerprint": self._fingerprint}),
         }
 
     def _training_state(self) -> dict[str, Tensor]:
@@ -622,6 +787,39 @@ class LossByLevel(nn.Module):
         losses, (_, outputs) = self.ddn(images, True, labels=labels, cond=cond, reduction="none")
         more = 0.0 if self.ddn.discriminator is None else self.ddn.adversarial(images, outputs[-1], penalty)
         return losses, more
+
+
+def _made_of(kind: Callable[..., Any], arguments: dict[str, Any]) -> Any:
+    try:
+        return kind(**arguments)
+    except TypeError as error:
+        name = getattr(kind, "__name__", kind)
+        raise InvalidInput(f"expected the arguments of {name} in a dictionary, but {error}") from error
+
+
+def _as_picture(images: Any) -> Image.Image:
+    """One picture of a tensor (C, H, W) or (B, C, H, W), of a Pillow image, or of a list of these."""
+    if isinstance(images, Image.Image):
+        return images
+    if isinstance(images, list | tuple):
+        pixels = [
+            as_pixels(to_pixels(one, (one.height, one.width), 3) if isinstance(one, Image.Image) else one, (None,) * 3)
+            for one in images
+        ]
+        shapes = {tuple(one.shape) for one in pixels}
+        require(len(shapes) == 1, "images of one shape", sorted(shapes))
+        images = torch.stack(pixels)
+    elif isinstance(images, Tensor) and images.ndim == 3:
+        images = images[None]
+    return grid(as_pixels(images, (None,) * 4))
+
+
+def _save(picture: Image.Image, path: Path) -> None:
+    """Write a picture whole or not at all; its folder is made if needed."""
+    with naming(path):
+        path.parent.mkdir(parents=True, exist_ok=True)
+    with whole_file(path) as staging:
+        picture.save(staging)
 
 
 def _holds_files(folder: Path) -> bool:

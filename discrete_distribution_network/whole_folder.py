@@ -10,17 +10,17 @@ import hashlib
 import json
 import os
 import shutil
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from pathlib import Path
 
 from discrete_distribution_network.errors import ModelFileError
-from discrete_distribution_network.whole_file import flush, naming
+from discrete_distribution_network.json_file import read_object
+from discrete_distribution_network.whole_file import STAGING, flush, naming, remove_unfinished, staging_in
+
+__all__ = ["MANIFEST", "STAGING", "check", "seal", "sha256", "update", "write"]
 
 MANIFEST = "manifest.json"
 """Name and checksum of every file of a folder that matters, written last."""
-
-STAGING = ".saving-"
-"""What the name of a folder that is being written begins with."""
 
 
 def seal(folder: Path, names: list[str] | None = None) -> None:
@@ -32,21 +32,43 @@ def seal(folder: Path, names: list[str] | None = None) -> None:
         flush(path)
 
 
-def check(folder: Path) -> None:
-    """Raise `ModelFileError` unless the files of the manifest are there with the checksums it says."""
-    try:
-        manifest = json.loads((folder / MANIFEST).read_text(encoding="utf-8"))
-    except FileNotFoundError as error:
-        raise ModelFileError(f"expected {folder / MANIFEST}, found none; the folder was not written whole") from error
-    except ValueError as error:  # also text that is no UTF-8
-        raise ModelFileError(f"expected checksums in {folder / MANIFEST}, got something else ({error})") from error
-    if not (isinstance(manifest, dict) and manifest):
-        raise ModelFileError(f"expected checksums in {folder / MANIFEST}, got none; copy it again or train anew")
+def check(folder: Path, names: Sequence[str] = ()) -> None:
+    """Raise `ModelFileError` unless the files of the manifest, `names` among them, are there with its checksums."""
+    path = folder / MANIFEST
+    manifest = read_object(path, "checksums")
+    if not manifest:
+        raise ModelFileError(f"expected checksums in {path}, got none; copy it again or train anew")
+    if missing := [name for name in names if name not in manifest]:
+        raise ModelFileError(f"expected a checksum of {missing[0]} in {path}, got none; copy it again or train anew")
     for name, wanted in manifest.items():
+        if name != Path(name).name or "\0" in name:
+            raise ModelFileError(f"expected the names of files in {folder} in {path}, got {name!r:.80}; copy it again")
         if not (folder / name).is_file() or sha256(folder / name) != wanted:
             raise ModelFileError(
-                f"expected {folder / name} as it was saved, got other bytes; copy it again or train anew"
+                f"expected {folder / name} as it was saved, got other bytes; copy it again, train anew, or remove "
+                f"{path} if the file was changed on purpose"
             )
+
+
+def update(folder: Path, fill: Callable[[Path], None], names: list[str]) -> None:
+    """Write files into a folder, in place of those of the same names, with a manifest of `names`; the rest stays.
+
+    `fill` writes them into the folder that it is given. A kill leaves the files that were there, or, for the moment in
+    which the new ones take their places, a folder that `check` refuses.
+
+    Raises:
+        OutputError: the disk is full, or cannot be written; what was there stays.
+    """
+    with naming(folder):
+        folder.mkdir(parents=True, exist_ok=True)
+        remove_unfinished(folder)
+        with staging_in(folder) as staging:
+            staging.mkdir()
+            fill(staging)
+            seal(staging, names)
+            for file in sorted(staging.iterdir(), key=lambda file: file.name == MANIFEST):
+                file.replace(folder / file.name)
+        flush(folder)
 
 
 def write(target: Path, fill: Callable[[Path], None]) -> None:
@@ -69,6 +91,13 @@ def write(target: Path, fill: Callable[[Path], None]) -> None:
 
 
 def sha256(path: Path) -> str:
-    with path.open("rb") as file:
-        return hashlib.file_digest(file, "sha256").hexdigest()
+    """The checksum of a file.
 
+    Raises:
+        ModelFileError: it cannot be read.
+    """
+    try:
+        with path.open("rb") as file:
+            return hashlib.file_digest(file, "sha256").hexdigest()
+    except OSError as error:
+        raise ModelFileError(f"expected to read {path}, but {error}; check its permissions") from error

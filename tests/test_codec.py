@@ -63,7 +63,7 @@ def test_fewer_levels_are_a_coarser_image_and_a_smaller_file():
     codec = ImageCodec(ddn)
     whole = codec.compress(image)
     for levels in (1, 2, 4):
-        coarse = resize(ddn.reconstruct(image.unsqueeze(0), levels), (16, 16))[0].clamp(0, 1)
+        coarse = resize(ddn.reconstruct(image.unsqueeze(0), levels=levels), (16, 16))[0].clamp(0, 1)
         torch.testing.assert_close(codec.decompress(whole, levels), coarse)
         short = codec.compress(image, levels)
         assert len(short) < len(whole)

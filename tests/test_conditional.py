@@ -22,7 +22,7 @@ def test_what_is_asked_changes_the_candidates_and_nothing_asked_is_a_network_wit
     assert not torch.allclose(ddn.decode(codes), ddn.decode(codes, labels))
     assert not torch.allclose(ddn.decode(codes), ddn.decode(codes, cond=cond))
     torch.testing.assert_close(ddn.decode(codes), ddn.decode(codes, torch.full((4,), -1)))
-    walk = ddn.encode_walk(images, None, labels, cond)
+    walk = ddn.encode_walk(images, labels=labels, cond=cond)
     torch.testing.assert_close(ddn.decode(walk.codes, labels, cond), walk.outputs[-1])
 
 

@@ -1,8 +1,12 @@
 """Every kind of data set comes as images of one form, with labels where there are any."""
 
 import gzip
+import io
+import os
 import pickle
+import shutil
 import struct
+import time
 from itertools import islice
 from pathlib import Path
 
@@ -11,13 +15,18 @@ import numpy as np
 import pytest
 import torch
 from PIL import Image
+from torch.utils.data import ConcatDataset, Subset, TensorDataset
 
 from discrete_distribution_network import data
 from discrete_distribution_network.data import (
     FASHION_MNIST,
     Decoded,
+    ImageDataset,
+    ImageFiles,
     Item,
+    Pixels,
     as_item,
+    fingerprint,
     folder_split,
     held_out,
     is_stream,
@@ -295,3 +304,235 @@ def test_decoded_images_are_kept_while_there_is_room(monkeypatch):
     for _ in range(2):
         assert [int(images[index].image[0, 0, 0]) for index in range(5)] == list(range(5))
     assert decoded == [0, 1, 2, 3, 4, 3, 4]
+
+
+class Numbered:
+    image_size, channels = (4, 4), 1
+
+
+def test_arrays_and_lists_of_pictures_are_data_sets():
+    pixels = np.random.default_rng(0).integers(0, 256, (12, 1, 4, 4), dtype=np.uint8)
+    backwards = pixels[::-1].astype(">f4") / 255
+    pictures = [Image.fromarray(image[0]) for image in pixels]
+    for dataset in (pixels, pixels.astype(np.float32) / 255, backwards[::-1], pictures, [(one, 3) for one in pictures]):
+        images = torch.cat([batch.images for batch in in_order(dataset, Numbered, 5)])
+        torch.testing.assert_close(images, torch.from_numpy(pixels / 255).float())
+        assert next(Loader(dataset, Numbered, 4).batches()).images.shape == (4, 1, 4, 4)
+    assert next(in_order([(one, 3) for one in pictures], Numbered, 2)).labels.tolist() == [3, 3]
+
+
+def test_arrays_that_are_no_images_are_named():
+    for value, said in (
+        (np.zeros((16, 16, 3), np.uint8), "put its channels first"),
+        (np.zeros((3, 16, 16), np.int64), "int64"),
+        (np.zeros((3, 16, 16), np.uint16), "uint16"),
+        (np.zeros((3, 16, 16), bool), "ndarray"),
+        (np.array(["text"]), "ndarray"),
+        (np.zeros(()), "shape ()"),
+        ({"bytes": "text", "path": None}, "cannot be decoded"),
+        ({"bytes": None, "path": None}, "cannot be decoded"),
+        ({"image": {"bytes": b"torn", "path": None}}, "cannot be decoded"),
+        ({"image": {"bytes": None, "path": "/no/where.png"}}, "found no file"),
+        (None, "NoneType"),
+        ((), "tuple"),
+        (torch.zeros(0, 0, 0), "(0, 0, 0)"),
+    ):
+        with pytest.raises(DataError, match="image 7") as error:
+            one(value)
+        assert said in str(error.value), said
+        assert "\n" not in str(error.value)
+
+
+def test_what_is_no_data_set_is_one_sentence():
+    pixels = torch.zeros(4, 1, 4, 4)
+    for dataset, said in (
+        ("photos", "open it with"),
+        (Path("photos"), "open it with"),
+        ({"train": pixels, "test": pixels}, "train, test"),
+        (datasets.DatasetDict(), "nothing"),
+        (torch.zeros(()), "shape ()"),
+        (torch.zeros(4, 4), "shape (4, 4)"),
+        (np.zeros((2, 3, 4)), "shape (2, 3, 4)"),
+        (None, "None"),
+        (7, "got 7"),
+    ):
+        for use in (lambda dataset: Loader(dataset, Numbered, 2), lambda dataset: next(in_order(dataset, Numbered, 2))):
+            with pytest.raises(InvalidInput) as error:
+                use(dataset)
+            assert said in str(error.value)
+            assert "\n" not in str(error.value)
+    for empty in (pixels[:0], [], iter([])):
+        with pytest.raises(DataError, match="got none"):
+            next(in_order(empty, Numbered, 2))
+    with pytest.raises(DataError, match="got 0"):
+        Loader(pixels[:0], Numbered, 2)
+
+
+def test_items_of_several_kinds():
+    byte = torch.full((1, 4, 4), 51, dtype=torch.uint8)
+    kinds = [byte, byte / 255, (byte.double() / 255).numpy(), Image.new("L", (4, 4), 51), (byte, 1), {"image": byte}]
+    batch = next(in_order(kinds, Numbered, 6))
+    assert batch.images.dtype == torch.float32
+    torch.testing.assert_close(batch.images, torch.full((6, 1, 4, 4), 0.2))
+    assert batch.labels is None
+    with pytest.raises(DataError, match="image 1, a str"):
+        next(in_order([byte, "text"], Numbered, 2))
+
+
+def test_no_message_of_the_library_names_an_option(monkeypatch):
+    monkeypatch.setattr(datasets.config, "HF_HUB_OFFLINE", True)
+    monkeypatch.setattr("huggingface_hub.constants.HF_HUB_OFFLINE", True)
+    with pytest.raises(DataError, match="or give a folder of images") as error:
+        open_data("nobody/nothing", SIZE, 3)
+    assert "--" not in str(error.value)
+
+
+def test_rows_whose_exif_block_is_broken_are_read(photographs):
+    block = b"Exif\0\0II*\0\x08\0\0\0\x02\0" + struct.pack("<HHIHH", 0x0112, 3, 1, 6, 0)
+    block += struct.pack("<HHI4s", 296, 2, 4, b"cm\0\0") + bytes(4)  # ResolutionUnit as text
+    encoded = []
+    for image in photographs[:4]:
+        file = io.BytesIO()
+        image.save(file, "JPEG", exif=block)
+        encoded.append({"bytes": file.getvalue(), "path": None})
+    rows = datasets.Dataset.from_dict({"image": encoded}, datasets.Features(image=datasets.Image()))
+    images = data.HuggingFaceImages(rows, SIZE, 3, "flowers")
+    turned = as_item(photographs[1].transpose(Image.Transpose.ROTATE_270), SIZE, 3, "")
+    assert (images[1].image.int() - turned.image.int()).abs().float().mean() < 8
+    assert sum(len(batch.images) for batch in in_order(rows.to_iterable_dataset(), Photograph, 3)) == 4
+    assert len(list(in_order(rows, Photograph, 4))) == 1
+
+
+class Held:
+    """Stands for a worker of a loader."""
+
+    num_workers = 2
+
+
+def test_workers_share_the_room_for_decoded_images(monkeypatch):
+    monkeypatch.setattr(data, "CACHE_BYTES", 4 * 16)
+
+    def kept(worker):
+        monkeypatch.setattr(data, "get_worker_info", lambda: worker)
+        images = Decoded(5, lambda index: Item(torch.full((1, 4, 4), index, dtype=torch.uint8)))
+        for index in range(5):
+            images[index]
+        return len(images._kept)
+
+    assert kept(None) == 4
+    assert kept(Held) == 2
+
+
+class Kept(Decoded):
+    """Labels that say how many images this worker keeps."""
+
+    def __getitem__(self, index):
+        return Item(super().__getitem__(index).image, len(self._kept))
+
+
+def test_workers_share_the_room_in_their_own_processes(monkeypatch):
+    monkeypatch.setattr(data, "CACHE_BYTES", 8 * 16)
+    images = Kept(12, lambda index: Item(torch.full((1, 4, 4), index, dtype=torch.uint8)))
+    batches = islice(Loader(images, Numbered, 4, workers=2).batches(), 12)
+    assert max(int(batch.labels.max()) for batch in batches) == 4
+
+
+def test_an_image_data_set(tmp_path):
+    for index, name in enumerate(("a.jpg", "below/b.PNG", "c.tiff", "d.webp", "e.bmp", "f.jpeg", ".hidden/g.png")):
+        (tmp_path / name).parent.mkdir(exist_ok=True)
+        Image.new("RGB", (8, 6), (10 * index,) * 3).save(tmp_path / name)
+    with pytest.warns(UserWarning, match="hidden"):
+        images = ImageDataset(tmp_path, image_size=4)
+    assert len(images) == 5
+    assert [path.name for path in images.paths] == ["a.jpg", "b.PNG", "c.tiff", "d.webp", "f.jpeg"]
+    assert images[1].shape == (3, 4, 4)
+    assert images[1].dtype == torch.float32
+    torch.testing.assert_close(images[1], torch.full((3, 4, 4), 10 / 255))
+    assert isinstance(images, torch.utils.data.Dataset)
+    assert next(torch.utils.data.DataLoader(images, 5).__iter__()).shape == (5, 3, 4, 4)
+    (tmp_path / ".hidden" / "g.png").unlink()
+    (tmp_path / ".hidden").rmdir()
+    assert ImageDataset(str(tmp_path), image_size=(2, 6), exts=["BMP"])[0].shape == (3, 2, 6)
+    with pytest.raises(DataError, match=r"end in \.gif"):
+        ImageDataset(tmp_path, 4, exts=("gif",))
+    for size in (0, -1, (4,), (4, 0), 2.5, "4"):
+        with pytest.raises(InvalidInput, match="image_size"):
+            ImageDataset(tmp_path, size)
+    assert torch.equal(pickle.loads(pickle.dumps(images))[1], images[1])
+
+
+class ByIndex(torch.utils.data.Dataset):
+    def __init__(self, images, chance=False):
+        self.images, self.chance = images, chance
+
+    def __len__(self):
+        return len(self.images)
+
+    def __getitem__(self, index):
+        return self.images[index] + (np.random.default_rng().random() if self.chance else 0), index
+
+
+def test_a_fingerprint_changes_with_the_images(photograph_folder, photographs):
+    pixels = torch.rand(40, 1, 8, 8)
+    other = pixels.clone().flip(3)
+    stored = rows(photographs, 12)
+    made = [
+        folder_split(photograph_folder, SIZE, 3).train,
+        ImageDataset(photograph_folder, 16),
+        *(wrap(images) for images in (pixels, other) for wrap in (lambda x: x, Pixels, ByIndex, list, lambda x: x.numpy())),
+        Pixels(pixels, torch.arange(40)),
+        Subset(Pixels(pixels), range(20)),
+        Subset(Pixels(pixels), range(1, 21)),
+        ConcatDataset([Pixels(pixels), Pixels(other)]),
+        TensorDataset(pixels, torch.arange(40)),
+        data.HuggingFaceImages(stored, SIZE, 3, "flowers"),
+        data.HuggingFaceImages(rows(photographs[1:], 12), SIZE, 3, "flowers"),
+        [Image.new("L", (4, 4), 3)] * 4,
+        [Image.new("L", (4, 4), 4)] * 4,
+        pixels[:39],
+        (pixels * 255).byte(),
+    ]
+    prints = [fingerprint(dataset) for dataset in made]
+    assert all(isinstance(one, str) for one in prints)
+    assert prints == [fingerprint(dataset) for dataset in made]
+    apart = {id(one): one for one in prints}
+    assert len(set(prints)) >= len(apart) - 8  # a tensor, its array and its Pixels may be alike
+    assert fingerprint(pixels) != fingerprint(other)
+    assert fingerprint(ByIndex(pixels)) != fingerprint(ByIndex(other))
+    assert fingerprint(pixels.clone()) == fingerprint(pixels)
+
+
+def test_what_has_no_fingerprint():
+    pixels = torch.rand(40, 1, 8, 8)
+    random_state = torch.get_rng_state()
+    for dataset in (iter(pixels), (image for image in pixels), ByIndex(pixels, chance=True), ["x", object()], None, 3):
+        assert fingerprint(dataset) is None
+    fingerprint(ByIndex(pixels))
+    assert torch.equal(torch.get_rng_state(), random_state)
+    assert fingerprint([]) is not None
+
+
+def test_the_fingerprint_of_a_folder(photograph_folder, tmp_path):
+    def of(folder):
+        return [fingerprint(part) for part in folder_split(folder, SIZE, 3)]
+
+    before = of(photograph_folder)
+    copy = tmp_path / "a copy" / "elsewhere"
+    shutil.copytree(photograph_folder, copy)
+    os.utime(copy / "even" / "000.jpg", (0, 0))
+    assert of(copy) == before
+    whole = (copy / "even" / "000.jpg").read_bytes()
+    (copy / "even" / "000.jpg").write_bytes(bytes(len(whole)))  # another of the same size
+    assert of(copy)[0] != before[0]
+    (copy / "even" / "000.jpg").write_bytes(whole)
+    (copy / "even" / "010.jpg").write_bytes(b"another size")
+    assert of(copy)[0] != before[0]
+    (copy / "even" / "010.jpg").unlink()
+    assert fingerprint(ImageFiles([copy / "even" / "010.jpg"], SIZE, 3)) is None
+
+
+def test_a_fingerprint_is_cheap(tmp_path):
+    images = torch.zeros(60_000, 3, 32, 32, dtype=torch.uint8)
+    began = time.monotonic()
+    fingerprint(Subset(Pixels(images, torch.zeros(60_000)), range(50_000)))
+    assert time.monotonic() - began < 2  # about 0.05 where nothing else runs

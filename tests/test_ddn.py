@@ -33,6 +33,18 @@ NETWORKS = {
     "dropout": {"image_size": 8, "codebook_size": 4, "dropout": 0.5},
     "Taiji": {"image_size": 8, "codebook_size": 2, "levels_per_resolution": 6},
     "one node": {"image_size": 8, "codebook_size": 1},
+    "separate values": {
+        "image_size": 8,
+        "codebook_size": 5,
+        "patch_size": [None, 4],
+        "guided_sampler_kwargs": {"separate_values": True},
+    },
+    "convolutions as heads": {
+        "image_size": 8,
+        "codebook_size": 4,
+        "guided_sampler_kwargs": {"network": torch.nn.Conv2d(8, 3, 3, padding=1)},
+        "dim_max": 8,
+    },
     "sampler options": {
         "image_size": 8,
         "codebook_size": 6,
@@ -183,7 +195,7 @@ def test_bad_input_gets_one_sentence_before_anything_is_computed():
         (lambda: ddn(torch.rand(2, 1, 8, 8)), "images"),
         (lambda: ddn(torch.rand(2, 3, 8, 9)), "images"),
         (lambda: ddn(torch.rand(0, 3, 8, 8)), "batch"),
-        (lambda: ddn(torch.zeros(2, 3, 8, 8, dtype=torch.uint8)), "divide by 255"),
+        (lambda: ddn(torch.zeros(2, 3, 8, 8, dtype=torch.long)), "floating-point numbers in"),
         (lambda: ddn.encode(torch.rand(3, 8, 8)), "images"),
         (lambda: ddn.decode(too_large), r"level 2: .*\[0, 5\)"),
         (lambda: ddn.decode(good - 9), r"level 0: .*\[0, 2\)"),
@@ -223,7 +235,8 @@ def test_codes_that_end_inside_a_level_are_refused():
         ({"image_size": 8, "codebook_size": [4, 4]}, "4 integers"),
         ({"image_size": 28, "attention_resolutions": (16,)}, "attention_resolutions"),
         ({"num_resnet_blocks": 0}, "num_resnet_blocks"),
-        ({"guided_sampler_kwargs": {"separate_values": True}}, "separate_values"),
+        ({"guided_sampler_kwargs": {"separate_value": True}}, "separate_value"),
+        ({"guided_sampler_kwargs": {"separate_values": True, "dim_values": 4}}, "3 channels"),
         ({"guided_sampler_kwargs": {"codebook_size": 4}}, "codebook_size"),
     ],
 )

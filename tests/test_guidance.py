@@ -187,7 +187,7 @@ def test_beams_walk_a_recurrent_network_and_one_by_class():
     by_class = small_ddn(image_size=SIZE, num_classes=3).eval()
     images, labels = pictures(3, 1), torch.tensor([0, 2, 1])
     codes = recurrent.encode(images, beams=4)
-    walk = by_class.encode_walk(images, None, labels, beams=4)
+    walk = by_class.encode_walk(images, labels=labels, beams=4)
     assert codes.shape == (3, 4)
     torch.testing.assert_close(by_class.decode(walk.codes, labels), walk.outputs[-1])
 
@@ -374,7 +374,7 @@ def not_a_number(images):
         (lambda x: Inpaint(x, half() * 2), ["mask of Inpaint", "from 0 to 1"]),
         (lambda x: SuperResolve(x[:, :1, :4, :4]), ["SuperResolve", "(1 or 4, 3, 4, 4)"]),
         (lambda x: Colorize(x), ["Colorize", "(1 or 4, 1, 16, 16)"]),
-        (lambda x: Match(x.byte()), ["Match", "floating-point"]),
+        (lambda x: Match(x.long()), ["Match", "floating-point"]),
         (lambda x: Match(x * torch.nan), ["Match", "finite"]),
         (lambda x: Match(x, weight=-1), ["Match", "weight"]),
         (lambda x: Match(x, region=half()[1:]), ["region of Match", "(1, 1, 15, 16)"]),

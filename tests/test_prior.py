@@ -1,21 +1,28 @@
 """A prior says how likely codes are: laws of drawing, of counting, and of what is learnt."""
 
+import errno
 import json
 import math
+from pathlib import Path
 
 import pytest
 import torch
 from small import digits, small_ddn, trainer
 from torch.utils.data import Dataset
 
+from discrete_distribution_network import prior as priors
+from discrete_distribution_network.classifier import Classifier
 from discrete_distribution_network.code_transformer import CodeTransformer
+from discrete_distribution_network.conditions import Cheap, Match
 from discrete_distribution_network.data import Pixels, Split
 from discrete_distribution_network.ddn import DDN
-from discrete_distribution_network.errors import DataError, DDNError, InvalidInput, ModelFileError
+from discrete_distribution_network.errors import DataError, DDNError, InvalidInput, ModelFileError, OutputError
 from discrete_distribution_network.frechet import frechet_figures
+from discrete_distribution_network.metrics import evaluate
 from discrete_distribution_network.presets import preset
 from discrete_distribution_network.prior import CONFIG, Chain, Frequencies, Prior, alike, fit, shifted, temperatures
-from discrete_distribution_network.runs import load_prior, to_fit
+from discrete_distribution_network.prior_run import codes_of, to_fit
+from discrete_distribution_network.runs import load_prior
 from discrete_distribution_network.selection import Drawn, Given, drawn_by
 
 KINDS = {
@@ -360,6 +367,73 @@ def test_saved_beside_its_model(tmp_path, ddn, kind):
         (tmp_path / CONFIG).write_text(text)
         with pytest.raises(ModelFileError, match=CONFIG):
             kind.load(tmp_path, ddn)
+
+
+def test_its_two_files_are_never_of_two_priors(tmp_path, monkeypatch, kind):
+    ddn = small_ddn(patch_size=[None, 4])
+    ddn.save_pretrained(tmp_path)
+    old, new = kind(ddn, dim=8), kind(ddn, dim=16)
+    old.save(tmp_path)
+
+    def weights():
+        return {name: value.clone() for name, value in kind.load(tmp_path, ddn).state_dict().items()}
+
+    before, original = weights(), Path.replace
+    for ending in ("weights", "config"):  # a full disk at any write leaves the old one
+
+        def flush(path, ending=ending):
+            if path.suffix == {"weights": ".safetensors", "config": ".json"}[ending]:
+                raise OSError(errno.ENOSPC, "No space left on device")
+
+        with monkeypatch.context() as patch:
+            patch.setattr(priors, "flush", flush)
+            with pytest.raises(OutputError, match=r"cannot write .*prior\.(json|safetensors)"):
+                new.save(tmp_path)
+        assert all(torch.equal(value, before[name]) for name, value in weights().items())
+    for moves in (1, 2):  # a kill before the first, and between the two
+        old.save(tmp_path)
+        moved = []
+
+        def replace(self, target, moves=moves, moved=moved):
+            moved.append(target)
+            if len(moved) == moves:
+                raise KeyboardInterrupt
+            return original(self, target)
+
+        with monkeypatch.context() as patch:
+            patch.setattr(Path, "replace", replace)
+            with pytest.raises(KeyboardInterrupt):
+                new.save(tmp_path)
+        with pytest.raises(ModelFileError, match="found none"):
+            kind.load(tmp_path, ddn)
+    new.save(tmp_path)
+    assert kind.load(tmp_path, ddn).dim == 16
+    assert not list(tmp_path.glob(".saving-*"))
+
+
+@pytest.mark.parametrize("dtype", [torch.float16, torch.bfloat16, torch.float64])
+@pytest.mark.parametrize("classes", [None, 3])
+def test_a_prior_beside_a_network_of_another_type(dtype, classes, kind):
+    ddn = small_ddn(patch_size=[None, 4], num_classes=classes).eval().to(dtype)
+    labels = None if classes is None else torch.arange(4) % 3
+    images = (digits(4) / 255).to(dtype)
+    likely = kind(ddn, dim=8, num_classes=classes).eval()
+    own = kind(ddn, dim=8, num_classes=classes).eval().to(dtype)
+    data = [(image, 0) for image in digits(20)]
+    for chosen in (likely, own):
+        assert ddn.sample(4, prior=chosen, labels=labels).dtype == dtype
+        assert ddn.guide(Match(images), prior=chosen, labels=labels, beams=2).images.isfinite().all()
+        with torch.no_grad():
+            assert chosen.bits(ddn, images, labels).isfinite().all()
+    assert small_ddn(patch_size=[None, 4], num_classes=classes).sample(4, prior=own, labels=labels).shape[0] == 4
+    assert fit(likely, ddn, data, data, steps=2, minutes=None, progress=False).steps == 2
+    if classes is None:
+        codes = codes_of(ddn, digits(8))
+        for chosen in (likely, own, Frequencies.of(ddn, codes.long()), Chain.of(ddn, codes.long())):
+            walk = ddn.encode_walk(images, also=[Cheap(chosen, weight=1e-3)])
+            assert walk.outputs[-1].isfinite().all()
+        assert evaluate(ddn, digits(8)).images == 8
+        assert frechet_figures(ddn, Classifier(1, 3).eval().features, digits(9), digits(9), 4, prior=likely).drawn == 4
 
 
 def test_each_level_has_its_temperature():

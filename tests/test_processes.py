@@ -1,11 +1,14 @@
 """Several processes train as one: real ones, over gloo on loopback."""
 
+import atexit
 import json
 import os
 import signal
 import subprocess
 import sys
 import time
+import weakref
+from pathlib import Path
 
 import pytest
 import torch
@@ -23,7 +26,7 @@ from small import (
     trainer,
 )
 
-from discrete_distribution_network.errors import DDNError
+from discrete_distribution_network.errors import DDNError, InvalidInput
 from discrete_distribution_network.metrics import evaluate
 from discrete_distribution_network.processes import fast_precision
 
@@ -199,6 +202,107 @@ def test_torchrun_trains_one_model(photograph_folder, tmp_path):
     assert (state["images"], state["exact"]["processes"]) == (7 * 2 * 4, 2)
     without = subprocess.run(command[:-2], capture_output=True, text=True, timeout=120)
     assert "expected --out where several processes train" in without.stderr
+
+
+def leave_part(folder, how):
+    if how == "own group":
+        torch.distributed.init_process_group("gloo")
+    made = trainer(folder, num_train_steps=4, batch_size=4)
+    wrapped = weakref.ref(made.processes.model)
+    assert isinstance(wrapped(), torch.nn.parallel.DistributedDataParallel)
+    if how == "signal":
+        before_splits(made, lambda: made.step == 1 and os.kill(os.getpid(), signal.SIGTERM))
+    elif how == "error":
+        made.ddn.start.register_hook(lambda gradient: gradient * torch.nan)
+    try:
+        made()
+    except (SystemExit, DDNError):
+        assert how in ("signal", "error")
+    # until the interpreter ends, everything can be used
+    made.save("again")
+    if how == "finished":
+        made.num_train_steps = 6
+        made()
+        other = trainer(folder / "other", num_train_steps=2, batch_size=4)
+        other()
+    if how == "ended before":
+        made.accelerator.end_training()
+    atexit._run_exitfuncs()
+    assert wrapped() is None
+    assert torch.distributed.is_initialized() == (how == "own group")
+
+
+@pytest.mark.parametrize("how", ["finished", "signal", "error", "ended before", "own group"])
+def test_the_group_is_left_in_order_when_the_interpreter_ends(tmp_path, how):
+    assert run_together(leave_part, 2, tmp_path, how) == [0, 0]
+
+
+def say_part(folder):
+    made = trainer(folder, batch_size=4)
+    made.is_main and made.log(mine=1)
+    assert made.sample("samples.png").shape == (4, 1, 8, 8)
+    made.log_images("mine", torch.rand(2, 1, 8, 8))
+
+
+def test_one_of_two_processes_writes_what_is_logged(tmp_path):
+    assert run_together(say_part, 2, tmp_path) == [0, 0]
+    assert (tmp_path / "results" / "metrics.jsonl").read_text() == '{"step": 0, "mine": 1}\n'
+    assert (tmp_path / "results" / "pictures" / "mine-00000000.png").exists()
+
+
+LAUNCHED = "ACCELERATE_MIXED_PRECISION"
+
+
+def test_the_launcher_wins_over_the_default_and_an_argument_over_the_launcher(tmp_path, monkeypatch):
+    def precision(**kwargs):
+        return trainer(tmp_path, **kwargs).precision
+
+    assert precision() == "no"
+    for launched in ("bf16", "fp16", "BF16"):
+        monkeypatch.setenv(LAUNCHED, launched)
+        assert precision() == precision(mixed_precision="auto") == launched.lower()
+        assert precision(mixed_precision="no") == "no"
+        assert precision(accelerate_kwargs={"mixed_precision": "no"}) == "no"
+    assert precision(mixed_precision="fp16") == "fp16"
+    for launched in ("no", ""):  # what a launcher says that was asked for nothing
+        monkeypatch.setenv(LAUNCHED, launched)
+        assert precision() == "no"
+        assert precision(mixed_precision="auto") == fast_precision(cpu=True)
+    monkeypatch.setenv(LAUNCHED, "fp8")
+    with pytest.raises(InvalidInput, match=f"no, bf16 or fp16 in {LAUNCHED}.*'fp8'"):
+        precision()
+    assert precision(mixed_precision="no") == "no"
+
+
+def test_a_launcher_that_says_cpu_is_asked_which_precision_is_fast_there(tmp_path, monkeypatch):
+    asked = []
+    monkeypatch.setattr("discrete_distribution_network.processes.fast_precision", lambda cpu: asked.append(cpu) or "no")
+    monkeypatch.setenv("ACCELERATE_USE_CPU", "true")
+    trainer(tmp_path, mixed_precision="auto", accelerate_kwargs={"cpu": False})
+    assert asked == [True]
+
+
+def test_accelerate_launch_trains_in_its_precision(tmp_path):
+    script = tmp_path / "script.py"
+    script.write_text(
+        "import sys\nfrom pathlib import Path\n"
+        f"sys.path[:0] = {[str(folder) for folder in Path(__file__).parents[:2]]}\nfrom small import trainer\n"
+        f"made = trainer(Path({str(tmp_path)!r}), num_train_steps=2)\nmade()\nprint(made.precision)\n"
+    )
+    launch = [
+        sys.executable,
+        "-m",
+        "accelerate.commands.launch",
+        "--cpu",
+        "--num_processes",
+        "1",
+        "--num_machines",
+        "1",
+    ]
+    command = [*launch, "--mixed_precision", "bf16", "--dynamo_backend", "no", script]
+    done = subprocess.run(command, capture_output=True, text=True, timeout=120)
+    assert done.returncode == 0, done.stderr
+    assert done.stdout.strip() == "bf16"
 
 
 def test_fast_precision_is_one_of_them():

@@ -7,20 +7,25 @@ import os
 import random
 import resource
 import signal
+import subprocess
 import time
 import warnings
 
 import pytest
 import torch
+from PIL import Image
+from safetensors.torch import load_file
 from small import assert_equal, before_splits, digits, everything, small_ddn, start, trainer
 from torch.utils.data import Dataset, IterableDataset
 
-from discrete_distribution_network import DDN, Trainer
-from discrete_distribution_network.errors import DataError, DDNError, InvalidInput, ModelFileError
+from discrete_distribution_network import DDN, Trainer, whole_folder
+from discrete_distribution_network.checkpoints import STATE, read_state
+from discrete_distribution_network.data import Pixels
+from discrete_distribution_network.errors import DataError, DDNError, InvalidInput, ModelFileError, OutputError
 from discrete_distribution_network.metrics import evaluate
 from discrete_distribution_network.moving_average import MovingAverage
 from discrete_distribution_network.report import read_metrics
-from discrete_distribution_network.signals import Interrupted
+from discrete_distribution_network.signals import NOTED, Interrupted
 from discrete_distribution_network.whole_folder import STAGING
 
 
@@ -76,6 +81,9 @@ def test_names_and_defaults_of_the_published_package():
         ({"evaluate_images": 0}, "evaluate_images"),
         ({"num_workers": -1}, "workers"),
         ({"trackers": ["nothing"]}, "nothing"),
+        ({"adam_kwargs": {"momentum": 0.9}}, "adam_kwargs.*momentum"),
+        ({"adam_kwargs": {"betas": (2.0, 0.9)}}, "adam_kwargs.*beta"),
+        ({"accelerate_kwargs": {"precision": "bf16"}}, "accelerate.*precision"),
     ],
 )
 def test_wrong_arguments_are_one_sentence(tmp_path, wrong, said):
@@ -138,6 +146,16 @@ def test_random_numbers_of_the_caller_go_on_as_if_nothing_was(tmp_path):
     torch.manual_seed(9)
     made()
     assert torch.equal(torch.rand(3), expected)
+
+
+def test_random_numbers_of_other_devices_are_not_touched(tmp_path, monkeypatch):
+    def seed(*_):
+        raise AssertionError("a device that does not train was seeded")
+
+    made = trainer(tmp_path, num_train_steps=2, save_results_every=1, test_dataset=digits(8))
+    for device in (torch.cuda, torch.xpu):
+        monkeypatch.setattr(device, "manual_seed_all", seed)
+    made()
 
 
 def test_handlers_of_ones_own(tmp_path):
@@ -376,6 +394,36 @@ def test_a_checkpoint_is_a_model_folder(tmp_path):
     assert_equal(loaded.state_dict(), trained.ema.model.state_dict())
 
 
+def squared(query, candidates):
+    return (query - candidates).square().sum(-1)[:, None]
+
+
+MODULES = {"norm_module": torch.nn.GroupNorm(1, 8), "post_network_activation": torch.nn.Tanh()}
+
+
+def test_a_network_with_a_function_trains_saves_and_resumes(tmp_path):
+    def network():
+        return small_ddn(sampler={**MODULES, "distance_fn": squared}, dim=8)
+
+    with warnings.catch_warnings(record=True) as told:
+        warnings.simplefilter("always")
+        whole = train(tmp_path / "whole", ddn=network(), num_train_steps=6)
+    said = [str(one.message) for one in told if "config.json" in str(one.message)]
+    assert len(said) == 1
+    assert "guided_sampler_kwargs.distance_fn" in said[0]
+    train(tmp_path / "parts", ddn=network(), num_train_steps=3)
+    continued = train(tmp_path / "parts", ddn=network(), num_train_steps=6, resume=True)
+    assert_equal(everything(whole), everything(continued))
+    assert_equal(load_file(tmp_path / "parts/results/model/model.safetensors"), whole.ema.model.state_dict())
+
+
+def test_a_network_with_modules_of_torch_needs_no_word(tmp_path):
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        train(tmp_path, ddn=small_ddn(sampler=MODULES, dim=8), num_train_steps=5)
+    assert "GroupNorm" in (tmp_path / "results" / "model" / "config.json").read_text()
+
+
 def test_resume_with_another_batch_size_says_so(tmp_path):
     train(tmp_path, num_train_steps=5)
     with pytest.warns(UserWarning, match="not exactly.*batch_size 8 -> 4, grad_accum_every 1 -> 3"):
@@ -466,6 +514,129 @@ def test_another_recipe_is_said(tmp_path):
         trainer(tmp_path, resume=True, dataset=digits(40), learning_rate=0.1, decay="cosine", max_grad_norm=9)
 
 
+def test_other_images_of_the_same_number_are_said(tmp_path, monkeypatch):
+    marks = iter(["aa", "aa", "bb", "aa", None])
+    monkeypatch.setattr("discrete_distribution_network.trainer.fingerprint", lambda dataset: next(marks))
+    train(tmp_path, num_train_steps=5)
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        trainer(tmp_path, resume=True)
+    with pytest.warns(UserWarning, match="not exactly as if never ended: images' fingerprint aa -> bb$"):
+        trainer(tmp_path, resume=True)
+    # nor is anything said where one of the two is not known, as by older checkpoints
+    saved = tmp_path / "checkpoints" / "step-00000005"
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        state = read_state(saved)
+        del state["exact"]["images' fingerprint"], state["exact"]["precision"]
+        (saved / STATE).write_text(json.dumps(state))
+        whole_folder.seal(saved)
+        trainer(tmp_path, resume=True)
+        trainer(tmp_path, resume=True)
+
+
+# for scripts of the published package
+
+
+def test_dictionaries_are_the_arguments(tmp_path, monkeypatch):
+    class ImageDataset(Dataset):
+        def __init__(self, folder, image_size, exts=("jpg",)):
+            self.images = digits(size=image_size)
+
+        def __len__(self):
+            return len(self.images)
+
+        def __getitem__(self, index):
+            return self.images[index]
+
+    monkeypatch.setattr("discrete_distribution_network.trainer.ImageDataset", ImageDataset)
+    network = dict(dim=4, dim_max=8, image_size=8, channels=1, guided_sampler_kwargs={"chain_dropout_prob": 0.0})
+    settings = dict(checkpoints_folder=tmp_path / "c", results_folder=tmp_path / "r", num_train_steps=2, batch_size=4)
+    made = Trainer(network, dataset={"folder": "photos", "image_size": 8}, progress=False, **settings)
+    made()
+    assert made.unwrapped_model is made.ddn
+    assert made.is_main is True
+    assert made.unwrapped_model.dim == 4 if hasattr(made.ddn, "dim") else True
+    for wrong, said in (
+        ({"dataset": {"folder": "photos"}}, "ImageDataset.*image_size"),
+        ({"dataset": {"train": digits()}}, "ImageDataset.*train"),
+        ({"ddn": {"dimension": 4}}, "DDN.*dimension"),
+        ({"ddn": torch.nn.Linear(1, 1)}, "a Linear"),
+    ):
+        with pytest.raises(InvalidInput, match=said):
+            trainer(tmp_path, **wrong)
+
+
+def test_sample_writes_a_picture_of_the_moving_average(tmp_path, monkeypatch):
+    made = trainer(tmp_path)
+    torch.manual_seed(1)
+    images = made.sample("begin.png")
+    torch.manual_seed(1)
+    assert torch.equal(images, made.ema.model.sample(4).clamp(0, 1))
+    assert images.shape == (4, 1, 8, 8)
+    assert Image.open(tmp_path / "results" / "begin.png").size[0] > 8
+    made()
+    made.sample(tmp_path / "elsewhere" / "end.png")
+    monkeypatch.chdir(tmp_path)
+    made.sample("results/here.png")
+    assert (tmp_path / "elsewhere" / "end.png").exists()
+    assert (tmp_path / "results" / "here.png").exists()
+    by_class = trainer(tmp_path / "b", ddn=small_ddn(num_classes=10), dataset=Pixels(digits(), torch.arange(60) % 10))
+    assert by_class.sample("classes.png").shape == (4, 1, 8, 8)
+    with pytest.raises(OutputError, match=r"results/begin\.png/x\.png"):
+        made.sample(tmp_path / "results/begin.png/x.png")
+
+
+def test_figures_and_images_of_ones_own(tmp_path):
+    made = trainer(tmp_path, trackers=["tensorboard"], overwrite=True)
+    made.log({"before": torch.tensor(1.5), "more": {"deep": [1, math.nan]}}, step=7)
+    logged = []
+
+    def log():
+        if made.step == 3:
+            made.log(loss=0.25, note="mine")
+            made.log(0.5)
+            made.log_images(torch.rand(4, 3, 8, 8), step=2)
+            made.log_images("test/first", digits(2))
+            made.log_images({"grey": torch.rand(1, 8, 8)}, pillow=Image.new("RGB", (9, 9)))
+            made.log_images("several", [Image.new("L", (8, 8)), torch.zeros(3, 8, 8)])
+            logged.extend(made.report.trackers)
+
+    before_splits(made, log)()
+    assert len(logged) == 1
+    made.log(after=2)
+    lines = read_metrics(tmp_path / "results")
+    assert lines[0] == {"step": 7, "before": 1.5, "more": {"deep": [1, None]}}
+    assert {"step": 3, "loss": 0.25, "note": "mine"} in lines
+    assert {"step": 3, "value": 0.5} in lines
+    assert lines[-1] == {"step": 20, "after": 2}
+    names = {path.name for path in (tmp_path / "results" / "pictures").iterdir()}
+    assert names == {
+        "images-00000002.png",
+        "test-first-00000003.png",
+        "grey-00000003.png",
+        "pillow-00000003.png",
+        "several-00000003.png",
+        "samples-00000020.png",
+        "reconstructions-00000020.png",
+    }
+    for wrong in (torch.rand(4, 5, 8, 8), "picture", [torch.rand(3, 8, 8), torch.rand(3, 9, 9)], torch.rand(8)):
+        with pytest.raises(InvalidInput):
+            made.log_images(wrong)
+
+
+def test_a_checkpoint_of_a_given_name(tmp_path):
+    made = train(tmp_path, max_checkpoints=1)
+    assert made.save("checkpoint.20.pt") == tmp_path / "checkpoints" / "checkpoint.20.pt"
+    with pytest.raises(InvalidInput, match=r"checkpoint\.20\.pt, which is there"):
+        made.save("checkpoint.20.pt")
+    longer = train(tmp_path, max_checkpoints=1, resume=True, num_train_steps=25)
+    assert sorted(path.name for path in (tmp_path / "checkpoints").iterdir()) == ["checkpoint.20.pt", "step-00000025"]
+    longer.load("checkpoint.20.pt")
+    assert longer.step == 20
+    assert_equal(everything(longer), everything(made))
+
+
 # what it survives
 
 
@@ -516,14 +687,17 @@ class Killing(Dataset):
 
 @pytest.fixture
 def ctrl_c_heard():
-    """Ctrl-C raises KeyboardInterrupt, also where a script's `&` started pytest with it ignored."""
-    before = signal.signal(signal.SIGINT, signal.default_int_handler)
+    """Signals act as ever, also where a script's `&` or nohup started pytest with them ignored."""
+    before = {number: signal.getsignal(number) for number in NOTED}
+    for number in NOTED:
+        signal.signal(number, signal.default_int_handler if number == signal.SIGINT else signal.SIG_DFL)
     yield
-    signal.signal(signal.SIGINT, before)
+    for number, handler in before.items():
+        signal.signal(number, handler)
 
 
 @pytest.mark.usefixtures("ctrl_c_heard")
-@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])
+@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT, signal.SIGHUP])
 @pytest.mark.parametrize("when", ["training", "evaluation"])
 def test_signals_save_first(tmp_path, number, when, capsys):
     killing = Killing(number, 40)
@@ -553,6 +727,45 @@ def test_a_second_ctrl_c_ends_at_once(tmp_path):
         train(tmp_path, dataset=Twice(signal.SIGINT, 40))
 
 
+@pytest.mark.usefixtures("ctrl_c_heard")
+@pytest.mark.parametrize("number", NOTED)
+def test_a_signal_that_was_ignored_stays_so(tmp_path, number):
+    signal.signal(number, signal.SIG_IGN)
+    assert train(tmp_path, dataset=Killing(number, 40)).step == 20
+    assert signal.getsignal(number) is signal.SIG_IGN
+
+
+@pytest.mark.usefixtures("ctrl_c_heard")
+@pytest.mark.parametrize("number", NOTED)
+@pytest.mark.parametrize("when", ["trackers", "first images", "last checkpoint", "model", "last look"])
+def test_signals_before_the_first_step_and_after_the_last(tmp_path, monkeypatch, number, when):
+    made = trainer(tmp_path, num_train_steps=6, dataset=Killing(number, 0 if when == "first images" else None))
+
+    def killing(owner, name):
+        original = getattr(owner, name)
+
+        def killed(*args, **kwargs):
+            if made.step in (0, 6):
+                made.loader.dataset.number = os.kill(os.getpid(), number)
+                monkeypatch.setattr(owner, name, original)
+            return original(*args, **kwargs)
+
+        monkeypatch.setattr(owner, name, killed)
+
+    places = {"trackers": (made, "_require_room"), "model": (made, "_save_result"), "last look": (made, "_stop")}
+    if when == "last checkpoint":
+        made.checkpoints.save(0, {}, lambda folder: None)
+        killing(made.checkpoints, "save")
+    elif when in places:
+        killing(*places[when])
+    with pytest.raises(Interrupted) as ended:
+        made()
+    assert ended.value.code == 128 + number
+    assert made.step == (1 if when in ("trackers", "first images") else made.step)
+    assert trainer(tmp_path, resume=True).step == made.step
+    DDN.from_pretrained(tmp_path / "results")
+
+
 def train_with_little_room(folder, room):
     resource.setrlimit(resource.RLIMIT_FSIZE, (room, room))
     signal.signal(signal.SIGXFSZ, signal.SIG_IGN)
@@ -569,6 +782,84 @@ def test_a_full_disk_names_the_path_and_leaves_the_old_ones(tmp_path):
     assert process.exitcode == 7
     assert trainer(tmp_path, resume=True).step == 5
     assert not list((tmp_path / "checkpoints").glob(f"{STAGING}*"))
+
+
+@pytest.fixture
+def small_disk(tmp_path):
+    """Makes a folder with room for so many bytes, or one that cannot be written at all."""
+    mounted = []
+
+    def make(room):
+        folder = tmp_path / f"disk-{len(mounted)}"
+        folder.mkdir()
+        options = f"size={room}" if room else "ro"
+        if subprocess.run(["mount", "-t", "tmpfs", "-o", options, "tmpfs", folder], capture_output=True).returncode:
+            pytest.skip("no file system can be mounted here")
+        mounted.append(folder)
+        return folder
+
+    yield make
+    for folder in mounted:
+        subprocess.run(["umount", folder], check=True)
+
+
+FULL = {
+    "checkpoint": ("checkpoints", "checkpoints", 64, {}),
+    "figures": ("results", "metrics.jsonl", 4, {"num_train_steps": 150, "log_every": 1}),
+    "picture": ("results", "pictures/.*-00000002.png", 8, {"save_results_every": 2}),
+    "model": ("results", "model", 16, {}),
+}
+
+
+@pytest.mark.parametrize("what", FULL)
+def test_a_full_disk_is_an_error_that_names_the_file(tmp_path, small_disk, what):
+    name, file, pages, settings = FULL[what]
+    disk = small_disk(pages * 1024)
+    ddn = small_ddn(dim=16, dim_max=32)
+    with pytest.raises(OutputError, match=f"{disk}.*{file}.*No space left") as error:
+        train(
+            tmp_path,
+            ddn=ddn,
+            **{"num_train_steps": 6, "checkpoint_every": 100, f"{name}_folder": disk / name, **settings},
+        )
+    assert "\n" not in str(error.value)
+    assert not [path for path in disk.rglob("*") if path.is_file() and path.stat().st_size == 0]
+    assert not [path for path in disk.rglob("*") if path.name.startswith(STAGING)]
+    for line in (disk / name / "metrics.jsonl").read_text().splitlines() if what == "figures" else ():
+        json.loads(line)
+
+
+@pytest.mark.parametrize("name", ["checkpoints", "results"])
+def test_a_folder_that_cannot_be_written_is_said_before_the_first_step(tmp_path, small_disk, name):
+    disk = small_disk(0)
+    (tmp_path / "file").write_text("")
+    for folder in (disk, disk / "below", tmp_path / "file" / "below"):
+        made = trainer(tmp_path, **{f"{name}_folder": folder})
+        with pytest.raises(OutputError, match=f"cannot write {folder}: .*; free space"):
+            made()
+        assert made.step == 0
+
+
+def test_what_killed_writers_left_is_removed(tmp_path):
+    nobody, somebody = 2**22 + 1, os.getppid()
+    left = [
+        tmp_path / "checkpoints" / f"{STAGING}step-00000002-{nobody}",
+        tmp_path / "results" / f"{STAGING}{nobody}-0.jsonl",
+        tmp_path / "results" / "pictures" / f"{STAGING}{nobody}-12.png",
+    ]
+    theirs = [
+        tmp_path / "results" / f"{STAGING}{somebody}-0.jsonl",
+        tmp_path / "results" / f"{STAGING}mine-0",
+        tmp_path / "results" / ".saving",
+    ]
+    train(tmp_path, num_train_steps=2, save_results_every=1)
+    left[0].mkdir()
+    for path in (*left[1:], *theirs):
+        path.write_text("")
+    with pytest.warns(UserWarning, match="not finished"):
+        train(tmp_path, num_train_steps=2, resume=True)
+    assert not [path for path in left if path.exists()]
+    assert all(path.exists() for path in theirs)
 
 
 def train_to_the_end(folder):

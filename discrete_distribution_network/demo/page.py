@@ -6,14 +6,14 @@ of its visitor. Files are looked at before they are opened: their size, their pi
 
 from __future__ import annotations
 
-import functools
 import hashlib
-import os
-import tempfile
-from collections.abc import Callable
+import threading
+import time
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
+import gradio as gr
 import torch
 from PIL import Image
 from torch import Tensor
@@ -25,8 +25,10 @@ from discrete_distribution_network.codec import ImageCodec
 from discrete_distribution_network.conditions import Classifier, ColorStrokes, Condition, Inpaint, SuperResolve
 from discrete_distribution_network.config import CONFIG
 from discrete_distribution_network.ddn import DDN, takes_labels
+from discrete_distribution_network.demo.files import is_own, own_folder
+from discrete_distribution_network.demo.launch import Served, sentence, started
 from discrete_distribution_network.demo.walking import Codes, Walker
-from discrete_distribution_network.errors import DataError, DDNError, InvalidInput, require
+from discrete_distribution_network.errors import DataError, InvalidInput, require
 from discrete_distribution_network.images import faults_named, load_image
 from discrete_distribution_network.loader import in_unit_range
 from discrete_distribution_network.metrics import psnr
@@ -35,13 +37,15 @@ from discrete_distribution_network.prior import LearnedPrior, temperatures
 from discrete_distribution_network.report import read_metrics
 from discrete_distribution_network.runs import RUNS
 from discrete_distribution_network.selection import resize
+from discrete_distribution_network.signals import Interrupted, Signals
 from discrete_distribution_network.tree import whole_levels
+from discrete_distribution_network.whole_file import write_bytes
 
-os.environ.setdefault("GRADIO_ANALYTICS_ENABLED", "False")  # the page works offline, and tells nobody
-
-import gradio as gr
-
-MAX_UPLOAD, MAX_UPLOAD_PIXELS, MAX_DECODED_PIXELS, MAX_IMAGES = "10mb", 25_000_000, 1 << 20, 100
+MAX_UPLOAD_PIXELS, MAX_DECODED_PIXELS, MAX_IMAGES, MAX_LAYERS = 25_000_000, 1 << 20, 100, 4
+MAX_CODES = 1 << 20
+"""Bytes of a file of codes."""
+FORMATS = ("AVIF", "BMP", "GIF", "HEIF", "JPEG", "MPO", "PNG", "PPM", "TIFF", "WEBP")
+"""Of images that are opened; MPO is what some cameras write, a JPEG with a smaller one behind it."""
 MAX_GUIDED, MAX_BEAMS, MAX_SEED, MAX_SCALE = 16, 8, 2**31, 4
 ROLLOUTS = 16
 """Images that are finished at first, for each that is to show a class."""
@@ -50,7 +54,9 @@ SHOWN = 320
 DAY = 86_400
 """Seconds after which pictures that were shown are deleted."""
 AT_ONCE, WAITING = 2, 100
-"""Visitors that are answered at the same time, and that may wait."""
+"""Visitors that are answered at the same time, of those who walk, who guide, and of the others, and that may wait."""
+VISITORS = 200
+"""Visitors whose place in the tree is kept."""
 
 
 class Demo:
@@ -85,7 +91,7 @@ class Demo:
         self.classes = classes or [str(number) for number in range(known or 0)]
         self.example = ddn.reconstruct(ddn.sample(1))[0].clamp(0, 1) if example is None else example
         self.columns = 16
-        self._files = tempfile.TemporaryDirectory(prefix="ddn-")  # those that may be downloaded; gone with the page
+        self._decoding = threading.Lock()
 
     def labels(self, count: int, name: str | None) -> Tensor | None:
         """Classes to draw with, for a model or prior by class."""
@@ -125,15 +131,15 @@ class Demo:
             images = images[order]
         return codes, grid(images.clamp(0, 1), self.columns), image, where, text
 
-    def clicked(self, codes: Codes, name: str | None, picture: tuple[int, int], at: tuple[int, int]) -> tuple[Any, ...]:
-        """The place after a click at (x, y) of the picture of candidates, of so many pixels."""
+    def clicked(self, codes: Codes, name: str | None, at: Sequence[int]) -> tuple[Any, ...]:
+        """The place after a click at (x, y) of the picture of candidates."""
         walker = self.walker(name)
         if walker.done(codes):
             return self.place(codes, name)
         choice = walker.choice(codes)
         count = len(choice.images)
         columns = min(self.columns, count)
-        cell = (picture[0] - MARGIN) / columns
+        cell = (grid(choice.images[:columns], columns).width - MARGIN) / columns
         index = int((at[1] - MARGIN) // cell) * columns + min(columns - 1, int((at[0] - MARGIN) // cell))
         if not 0 <= index < count:
             return self.place(codes, name)
@@ -157,16 +163,17 @@ class Demo:
         if path is None:
             raise InvalidInput("expected an image, got none; upload one")
         look_at(Path(path))
-        return in_unit_range(load_image(path, self.ddn.image_size, self.ddn.channels, name="the file"))
+        with self._decoding:  # a large one takes hundreds of megabytes
+            return in_unit_range(load_image(path, self.ddn.image_size, self.ddn.channels, name="the file"))
 
     def samples(
         self, count: float, seed: float, temperature: float, name: str | None, scale: float = 1.0
     ) -> Image.Image:
-        number = int(count)
-        within("images", number, 1, MAX_IMAGES)
+        within("images", count, 1, MAX_IMAGES)
         within("seed", seed, 0, MAX_SEED)
         within("temperature", temperature, 0.1, 1.5)
         within("guidance scale", scale, 1, MAX_SCALE)
+        number = int(count)
         labels = self.labels(number, name)
         at = [temperature * own for own in temperatures(self.ddn)]
         how: dict[str, Any] = {} if self.prior is None else {"prior": self.prior, "temperature": at}
@@ -178,6 +185,7 @@ class Demo:
     def compressed(self, path: str | None, levels: float) -> tuple[Any, ...]:
         """Original, what a file of so many levels gives back, what there is to tell, and the file."""
         image = self.fitted(path)
+        within("levels", levels, 1, self.ddn.num_levels)
         data = self.codec.compress(image, int(levels))
         back = self.codec.decompress(data)
         packed = len(Reader(data)[0])
@@ -190,14 +198,16 @@ class Demo:
 
     def kept(self, data: bytes) -> str:
         """A file that may be downloaded; the same one for the same bytes."""
-        path = Path(self._files.name, hashlib.sha256(data).hexdigest()[:16], "image.ddn")
+        path = Path(own_folder().name, hashlib.sha256(data).hexdigest()[:16], "image.ddn")
         path.parent.mkdir(exist_ok=True)
-        path.write_bytes(data)
+        write_bytes(path, data)
         return str(path)
 
     def opened(self, path: str | None) -> Image.Image:
         if path is None:
             raise InvalidInput("expected a .ddn file, got none; upload one")
+        size = Path(path).stat().st_size
+        require(size <= MAX_CODES, f"a file of at most {MAX_CODES} bytes of codes here", size)
         data = Path(path).read_bytes()
         header = self.codec.read(data).header
         pixels = header.height * header.width
@@ -215,11 +225,12 @@ class Demo:
         beams: float,
     ) -> Image.Image:
         """Images by what is painted over the picture, by its few pixels, and by a class."""
-        ddn, number = self.ddn, int(count)
-        within("images", number, 1, MAX_GUIDED)
+        ddn = self.ddn
+        within("images", count, 1, MAX_GUIDED)
         within("beams", beams, 1, MAX_BEAMS)
         within("seed", seed, 0, MAX_SEED)
         within("pixels", pixels, 0, max(ddn.image_size))
+        number = int(count)
         conditions: list[Condition] = []
         if editor is not None and editor.get("background") is not None:
             image, strokes, mask = self.painted(editor)
@@ -290,27 +301,62 @@ class Demo:
 
 def within(name: str, value: float, least: float, most: float) -> None:
     """What the sliders see to, for those who ask without them."""
-    require(least <= value <= most, f"{name} from {least} to {most}", value)
+    require(
+        isinstance(value, (int, float)) and least <= value <= most, f"{name} from {least} to {most}", str(value)[:40]
+    )
 
 
 MISSING, STROKES = "what is missing", "colours"
 
 
-def look_at(path: Path) -> None:
+def look_at(path: Path, most: int = MAX_UPLOAD_PIXELS) -> None:
     """Refuse a file that is no still image of a size to work on; only its beginning is read.
+
+    Args:
+        most: pixels.
 
     Raises:
         DataError: it is one.
     """
     with faults_named("the file"), Image.open(path) as image:
+        if image.format not in FORMATS:
+            raise DataError(f"expected an image such as a PNG or JPEG, got one of {image.format}; convert it")
         width, height = image.size
-        if width * height > MAX_UPLOAD_PIXELS:
+        tags: dict[int, Any] = getattr(image, "tag_v2", {})
+        tile = [tags.get(tag, 1) for tag in (TILE_WIDTH, TILE_LENGTH)]  # a TIFF is decoded by whole tiles
+        if max(width * height, tile[0] * tile[1]) > most:
             raise DataError(
-                f"expected an image of at most {MAX_UPLOAD_PIXELS // 10**6} megapixels, got {width}x{height}; "
-                "make it smaller"
+                f"expected an image of at most {most // 10**6} megapixels, got {width}x{height}; make it smaller"
             )
-        if getattr(image, "n_frames", 1) > 1:
-            raise DataError(f"expected a still image, got one of {image.n_frames} frames; upload a single frame")  # type: ignore[attr-defined]
+        frames = 1 if image.format in ("MPO", "TIFF") else getattr(image, "n_frames", 1)  # pages do not move
+        if frames > 1:
+            raise DataError(f"expected a still image, got one of {frames} frames; upload a single frame")
+
+
+TILE_WIDTH, TILE_LENGTH = 322, 323
+"""Tags of a TIFF."""
+
+
+def opened_pictures(editor: dict[str, Any] | None) -> dict[str, Any] | None:
+    """The background and layers of the editor from its files, none of which is decoded before it was looked at.
+
+    Raises:
+        InvalidInput, DataError: there are too many layers, or one is no image or too large.
+    """
+    if editor is None:
+        return None
+    layers = [layer for layer in editor.get("layers") or () if layer is not None]
+    require(len(layers) <= MAX_LAYERS, f"at most {MAX_LAYERS} layers of paint", len(layers))
+
+    def picture(file: dict[str, Any]) -> Image.Image:
+        path = file["path"]
+        require(is_own(path), "a picture that was uploaded", "another file")
+        look_at(Path(path), MAX_DECODED_PIXELS)
+        with faults_named("the picture"), Image.open(path) as image:
+            return image.convert("RGBA")
+
+    below = editor.get("background")
+    return {"background": None if below is None else picture(below), "layers": [picture(layer) for layer in layers]}
 
 
 def pixels_of(picture: Image.Image, channels: int) -> Tensor:
@@ -340,17 +386,14 @@ def curves(lines: list[dict[str, Any]]) -> Any:
     return figure
 
 
-def told(function: Callable[..., Any]) -> Callable[..., Any]:
-    """Faults that the library names become a sentence on the page; it lives on."""
+class Blocks(gr.Blocks):
+    """gradio's page, but a fault is a sentence for its visitor alone, and the page lives on."""
 
-    @functools.wraps(function)
-    def wrapped(*args: Any) -> Any:
+    async def process_api(self, *args: Any, **kwargs: Any) -> Any:
         try:
-            return function(*args)
-        except DDNError as error:
-            raise gr.Error(str(error), print_exception=False, title="") from error
-
-    return wrapped
+            return await super().process_api(*args, **kwargs)
+        except Exception as error:
+            raise gr.Error(sentence(error), print_exception=False, title="") from error
 
 
 # the page
@@ -358,7 +401,7 @@ def told(function: Callable[..., Any]) -> Callable[..., Any]:
 
 def page(demo: Demo) -> gr.Blocks:
     """The whole page, with a queue."""
-    with gr.Blocks(title="Discrete Distribution Networks", analytics_enabled=False, delete_cache=(DAY, DAY)) as blocks:
+    with Blocks(title="Discrete Distribution Networks", analytics_enabled=False, delete_cache=(DAY, DAY)) as blocks:
         ddn = demo.ddn
         gr.Markdown(
             f"# Discrete Distribution Network\nA picture is {sum(ddn.codes_per_level)} choices, "
@@ -374,6 +417,7 @@ def page(demo: Demo) -> gr.Blocks:
             _guide(demo)
         with gr.Tab("Train"):
             _train(demo)
+    blocks.state_session_capacity = VISITORS
     return blocks.queue(max_size=WAITING, default_concurrency_limit=AT_ONCE, api_open=False)
 
 
@@ -405,10 +449,8 @@ def _walk(demo: Demo) -> None:
             paste = gr.Button("Go to this code")
     shown = [codes, candidates, image, where, text]
 
-    def click(codes: Codes, name: str, picture: Image.Image | None, event: gr.SelectData) -> tuple[Any, ...]:
-        if picture is None:
-            return demo.place(codes, name)
-        return demo.clicked(codes, name, picture.size, tuple(event.index))
+    def click(codes: Codes, name: str, event: gr.SelectData) -> tuple[Any, ...]:
+        return demo.clicked(tuple(codes), name, event.index)
 
     def follow(path: str | None, name: str) -> tuple[Any, ...]:
         return demo.place((), name) if path is None else demo.place(demo.walker(name).follow(demo.fitted(path)), name)
@@ -420,28 +462,15 @@ def _walk(demo: Demo) -> None:
         chances = walker.choice(codes).chances
         return demo.place((*codes, 0 if chances is None else int(chances.argmax())), name)
 
-    quick: dict[str, Any] = {"show_progress": "hidden", "outputs": shown, "concurrency_limit": AT_ONCE}
-    gr.on([again.click, name.change], told(lambda name: demo.place((), name)), name, **quick)
-    candidates.select(select_told(click), [codes, name, candidates], **quick)
-    back.click(told(lambda codes, name: demo.place(tuple(codes)[:-1], name)), [codes, name], **quick)
-    likely.click(told(take), [codes, name], **quick)
-    rest.click(
-        told(lambda codes, name: demo.place(demo.walker(name).finish(codes), name)),
-        [codes, name],
-        **quick,
-    )
-    upload.upload(told(follow), [upload, name], **quick)
-    paste.click(told(lambda text, name: demo.place(demo.walker(name).parse(text), name)), [text, name], **quick)
-    gr.on(None, told(lambda name: demo.place((), name)), name, **quick)
-
-
-def select_told(function: Callable[..., Any]) -> Callable[..., Any]:
-    """`told`, for a function that gets the place of a click."""
-
-    def wrapped(codes: Codes, name: str, picture: Any, event: gr.SelectData) -> Any:
-        return told(function)(tuple(codes), name, picture, event)
-
-    return wrapped
+    quick: dict[str, Any] = {"show_progress": "hidden", "outputs": shown, "concurrency_id": "walk"}
+    gr.on([again.click, name.change], lambda name: demo.place((), name), name, **quick)
+    candidates.select(click, [codes, name], **quick)
+    back.click(lambda codes, name: demo.place(tuple(codes)[:-1], name), [codes, name], **quick)
+    likely.click(take, [codes, name], **quick)
+    rest.click(lambda codes, name: demo.place(demo.walker(name).finish(codes), name), [codes, name], **quick)
+    upload.upload(follow, [upload, name], **quick)
+    paste.click(lambda text, name: demo.place(demo.walker(name).parse(text), name), [text, name], **quick)
+    gr.on(None, lambda name: demo.place((), name), name, **quick)
 
 
 def _sample(demo: Demo) -> None:
@@ -459,7 +488,7 @@ def _sample(demo: Demo) -> None:
             button = gr.Button("Draw", variant="primary")
         with gr.Column(scale=3):
             drawn = _picture("Samples", "samples")
-    button.click(told(demo.samples), [count, seed, temperature, name, scale], drawn)
+    button.click(demo.samples, [count, seed, temperature, name, scale], drawn, concurrency_id="work")
 
 
 def _compress(demo: Demo) -> None:
@@ -478,8 +507,8 @@ def _compress(demo: Demo) -> None:
     def compress(path: str | None, levels: float) -> tuple[Any, ...]:
         return (None, None, "", None) if path is None else demo.compressed(path, levels)
 
-    gr.on([upload.change, number.release], told(compress), [upload, number], outputs)
-    stored.upload(told(demo.opened), stored, back)
+    gr.on([upload.change, number.release], compress, [upload, number], outputs, concurrency_id="work")
+    stored.upload(demo.opened, stored, back, concurrency_id="work")
 
 
 def _guide(demo: Demo) -> None:
@@ -514,8 +543,12 @@ def _guide(demo: Demo) -> None:
         picture = example if path is None else to_pil(demo.enlarged(demo.fitted(path)))
         return {"background": picture, "layers": [], "composite": picture}
 
-    upload.upload(told(load), upload, editor)
-    button.click(told(demo.guided), [editor, painted, pixels, name, count, seed, beams], results)
+    def guide(editor: dict[str, Any] | None, *how: Any) -> Image.Image:
+        return demo.guided(opened_pictures(editor), *how)
+
+    upload.upload(load, upload, editor, concurrency_id="work")
+    asked = [editor, painted, pixels, name, count, seed, beams]
+    button.click(guide, asked, results, concurrency_id="guide", preprocess=False)  # gradio would decode any picture
 
 
 def _train(demo: Demo) -> None:
@@ -528,34 +561,45 @@ def _train(demo: Demo) -> None:
         plot = gr.Plot(label="Curves", elem_id="curves")
         samples = _picture("Newest samples", "newest")
     shown = [plot, samples, words]
-    watch = told(demo.watched)
-    gr.on([run.change, gr.Timer(5).tick], watch, run, shown, show_progress="hidden")
+    gr.on([run.change, gr.Timer(5).tick], demo.watched, run, shown, show_progress="hidden", concurrency_id="watch")
 
     def look() -> Any:
         names = demo.trainings()
         return gr.Dropdown(names, value=names[0] if names else None)
 
     renew.click(look, None, run)
-    gr.on(None, watch, run, shown, show_progress="hidden")
+    gr.on(None, demo.watched, run, shown, show_progress="hidden", concurrency_id="watch")
 
 
-def serve(demo: Demo, host: str = "127.0.0.1", port: int | None = None, browser: bool = False, **more: Any) -> Any:
-    """Serve the page until it is stopped, at a free port from 7860 on unless told; gives what gradio gives.
+def serve(
+    demo: Demo,
+    host: str = "127.0.0.1",
+    port: int | None = None,
+    browser: bool = False,
+    allow: Sequence[str] = (),
+    prevent_thread_lock: bool = False,
+    quiet: bool = False,
+) -> Served:
+    """Serve the page until SIGTERM or Ctrl-C, which end the program with their own code.
 
     Args:
-        more: for `gradio.Blocks.launch`; `prevent_thread_lock=True` returns at once.
+        host, port: address; a free port from 7860 on if None.
+        browser: whether to open the page in one.
+        allow: names of the page beside `host` and localhost, such as that of a proxy before it.
+        prevent_thread_lock: return at once; the page is served until `app.blocks.close()`, or the program ends.
+        quiet: do not print the address.
+
+    Raises:
+        InvalidInput: the address is not free, or not one of this machine.
+        Interrupted: one of the signals came.
     """
-    fonts = ["system-ui", "sans-serif"]  # those of the visitor: nothing is fetched
-    theme = gr.themes.Default(font=fonts, font_mono=["ui-monospace", "monospace"])
-    return page(demo).launch(
-        server_name=host,
-        server_port=port,
-        inbrowser=browser,
-        max_file_size=MAX_UPLOAD,
-        theme=theme,
-        share=False,
-        footer_links=[],
-        show_error=True,
-        ssr_mode=False,
-        **more,
-    )
+    if prevent_thread_lock:
+        return started(lambda: page(demo), host, port, allow, browser, quiet)
+    with Signals() as signals:
+        served = started(lambda: page(demo), host, port, allow, browser, quiet)
+        while signals.received is None and served.app.blocks.is_running:
+            time.sleep(0.1)
+    served.app.blocks.close(verbose=False)
+    if signals.received is not None:
+        raise Interrupted(signals.received)
+    return served

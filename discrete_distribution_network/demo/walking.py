@@ -120,7 +120,7 @@ class Walker:
 
     def follow(self, image: Tensor) -> Codes:
         """The codes of an image (C, H, W)."""
-        return tuple(self.ddn.encode(image.unsqueeze(0), self._labels(self.ddn))[0].tolist())
+        return tuple(self.ddn.encode(image.unsqueeze(0), labels=self._labels(self.ddn))[0].tolist())
 
     def parse(self, text: str) -> Codes:
         """Codes from text, as `written` has them.
