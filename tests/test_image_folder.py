@@ -215,7 +215,7 @@ def test_names_that_are_no_utf8(tmp_path):
 
 def test_stray_pictures_beside_classes_are_named(photograph_folder):
     Image.new("L", (20, 20)).save(photograph_folder / "cover.jpg")
-    with pytest.warns(UserWarning, match=r"are no classes, since 1 images lie beside them \(cover\.jpg\)"):
+    with pytest.warns(UserWarning, match=r"are no classes, since images lie beside them: 1 \(cover\.jpg\)"):
         split = folder_split(photograph_folder, SIZE, 3)
     assert len(split.train) + len(split.test) == 25
     assert split.train[0].label is None
