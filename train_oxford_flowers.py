@@ -44,7 +44,7 @@ def main() -> None:
         try:
             train(flowers, flowers.name)
         except DataError as error:
-            raise DataError(f"{error}; --dataset PATH takes another data set") from error
+            raise DataError(f"{error}; --dataset PATH takes images from there") from error
 
 
 if __name__ == "__main__":

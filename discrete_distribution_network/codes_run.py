@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import math
 import os
 import re
 from collections.abc import Callable, Iterator, Sequence
@@ -16,16 +17,14 @@ from torch import Tensor
 
 from discrete_distribution_network.bitstream import MAGIC, CodeFileError, Reader
 from discrete_distribution_network.code_prior import CODE_PRIOR, CodePrior
-from discrete_distribution_network.codec import PIXELS_AT_ONCE, ImageCodec
+from discrete_distribution_network.codec import ImageCodec
 from discrete_distribution_network.ddn import DDN
 from discrete_distribution_network.errors import DataError, InvalidInput, require
-from discrete_distribution_network.images import find_images, load_image, load_whole
+from discrete_distribution_network.images import load_image, load_whole
 from discrete_distribution_network.loader import in_unit_range
 from discrete_distribution_network.metrics import psnr
-from discrete_distribution_network.runs import load_model
+from discrete_distribution_network.runs import BATCH, BATCH_PIXELS, image_paths, load_model, parts
 from discrete_distribution_network.whole_file import naming, whole_file
-
-IMAGES_AT_ONCE = 64
 
 NAME_BYTES = 200
 """Of a file's name as much is kept, since file systems take 255 bytes at most."""
@@ -55,8 +54,7 @@ def write_codes(codec: ImageCodec, files: Sequence[Path], out: Path | BinaryIO, 
         DataError: an image cannot be read; nothing is written.
         OutputError: `out` cannot be written, as is known before the work where it can be.
     """
-    paths = [path for file in files for path in (find_images(file) if file.is_dir() else [file])]
-    require(len(paths) >= 1, "at least one image file", "none", "name files or folders")
+    paths = image_paths(files)
     listed = isinstance(out, Path) and out.suffix == ".json"
     require(not (listed and tile), "a .ddn file for --tile", out)
     size = codec.ddn.image_size if not tile else _common_size(paths, codec.ddn.channels)
@@ -75,7 +73,7 @@ def write_codes(codec: ImageCodec, files: Sequence[Path], out: Path | BinaryIO, 
     if listed:
         sizes = zip(codec.ddn.codes_per_level, codec.ddn.codebook_sizes, strict=True)
         first = list(sizes)[: codec.ddn.levels_of(codes.shape[1])]
-        bits = sum(count * float(torch.tensor(size).log2()) for count, size in first)
+        bits = sum(count * math.log2(size) for count, size in first)
         return f"{len(paths)} images, {bits / 8:g} bytes each, as codes in {out}"
     reader = Reader(data)
     each = sum(len(reader[place]) for place in range(len(reader))) / len(reader)
@@ -99,8 +97,8 @@ def _encoded(
     """The codes of image files, and the mean squared error of what they decode to."""
     channels, error = codec.ddn.channels, 0.0
     codes = []
-    step = _at_once(size)
-    for some in (paths[start : start + step] for start in range(0, len(paths), step)):
+    for part in parts(len(paths), _at_once(size)):
+        some = paths[part.start : part.stop]
         loaded = [load_whole(path, channels) if tile else load_image(path, size, channels) for path in some]
         images = in_unit_range(torch.stack(loaded))
         codes.append(codec.encode(images, levels))
@@ -111,7 +109,7 @@ def _encoded(
 
 def _at_once(size: tuple[int, int]) -> int:
     """How many images of this size are worked on at once."""
-    return max(1, min(IMAGES_AT_ONCE, PIXELS_AT_ONCE // (size[0] * size[1])))
+    return max(1, min(BATCH, BATCH_PIXELS // math.prod(size)))
 
 
 def _as_json(ddn: DDN, paths: Sequence[Path], codes: Tensor) -> str:

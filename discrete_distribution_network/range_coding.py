@@ -34,7 +34,8 @@ def pack_ranges(prior: CodePrior, codes: Tensor, tiles: int) -> list[bytes]:
     """The codes (images * tiles, number of codes) of all levels, or of the first, as the bytes of each image."""
     levels = prior.levels_of(codes.shape[1])
     packed: list[bytes] = []
-    for some in codes.split(max(1, _tiles_at_once(prior) // tiles) * tiles):
+    step = max(1, _tiles_at_once(prior) // tiles) * tiles
+    for some in (codes[start : start + step] for start in range(0, len(codes), step)):
         parts = by_level(some, prior.code_shapes[:levels])
         coders = [queue.RangeEncoder() for _ in range(len(some) // tiles)]
         walk = _Walk(prior, tiles, len(some))

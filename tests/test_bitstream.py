@@ -1,5 +1,7 @@
 import math
 import struct
+import time
+import tracemalloc
 import zlib
 
 import pytest
@@ -8,6 +10,7 @@ from hypothesis import strategies as st
 
 from discrete_distribution_network import bitstream
 from discrete_distribution_network.bitstream import (
+    MAX_WITHOUT_CODES,
     RANGE,
     UNIFORM,
     CodeFileError,
@@ -143,6 +146,81 @@ def test_headers_that_lie_make_nothing_large():
     ):
         with pytest.raises(CodeFileError):
             Reader(write(changed, parts))
+
+
+def without_codes(images):
+    """A file of images whose codes, each of one possible value, take no bytes."""
+    told = struct.pack("<B8sBHH", UNIFORM, b"modelxyz", 1, 8, 8)
+    told += b"".join(map(bitstream._varint, (images, 1, 1, 1, 1, 1, 0))) + struct.pack("<I", zlib.crc32(b""))
+    head = bitstream.MAGIC + b"\x01" + struct.pack("<H", 7 + len(told) + 4) + told
+    return head + struct.pack("<I", zlib.crc32(head))
+
+
+def test_images_without_codes_are_no_list():
+    header = Header(UNIFORM, b"modelxyz", 1, 8, 8, 3, 1, (Level(1, 1),))
+    assert write(header, [b""] * 3) == without_codes(3)
+    tracemalloc.start()
+    reader = Reader(without_codes(MAX_WITHOUT_CODES))
+    assert len(reader) == MAX_WITHOUT_CODES
+    assert reader[MAX_WITHOUT_CODES - 1] == b""
+    for images in (MAX_WITHOUT_CODES + 1, 10**7, 2**62):
+        with pytest.raises(DamagedCodes, match="a byte for each"):
+            Reader(without_codes(images))
+    assert tracemalloc.get_traced_memory()[1] < 1 << 20
+    tracemalloc.stop()
+
+
+def test_places_are_looked_up_when_they_are_asked_for():
+    header = a_file(3)[0]._replace(method=RANGE, images=200_000)
+    data = write(header, [b""] * 200_000)
+    tracemalloc.start()
+    reader = Reader(data)
+    assert tracemalloc.get_traced_memory()[1] < 1 << 16
+    assert reader[199_999] == b""
+    assert tracemalloc.get_traced_memory()[1] < 20 * len(data)
+    tracemalloc.stop()
+    for place in (200_000, -200_001):
+        with pytest.raises(IndexError):
+            reader[place]
+    header = header._replace(images=2)
+    lying = write(header, [b"abcd", b"ef"])
+    start = len(lying) - 8
+    for index in (b"\x04\x03", b"\x04\x01", b"\x7f\x02", b"\x80\x80"):
+        payload = index + lying[start + 2 :]
+        changed = Reader(with_payload(lying[:start], payload))
+        with pytest.raises(DamagedCodes):
+            changed[0]
+
+
+def with_payload(head, payload):
+    """The file of a header with another payload of the same length."""
+    told = head[:-8] + struct.pack("<I", zlib.crc32(payload))
+    return told + struct.pack("<I", zlib.crc32(told)) + payload
+
+
+def test_what_has_no_place_in_a_header_is_told():
+    header = Header(UNIFORM, bytes(8), 1, 8, 8, 1, 1, (Level(1, 4),))
+    for changed, words in (
+        (header._replace(channels=300), "at most 255 channels"),
+        (header._replace(height=65536), "at most 65535 pixels of height"),
+        (header._replace(width=65536), "at most 65535 pixels of width"),
+        (header._replace(levels=(Level(1, 4),) * 4097), "at most 4096 levels"),
+        (header._replace(levels=tuple(Level(2**56 + place, 2**62) for place in range(4000))), "at most 65535 bytes"),
+    ):
+        with pytest.raises(InvalidInput, match=words):
+            write(changed, [b"\0"])
+    for data in ("text", None, [1], memoryview(b"")):
+        with pytest.raises(InvalidInput, match="the bytes of a file"):
+            Reader(data)
+    assert len(Reader(bytearray(write(header, [b"\0"])))) == 1
+
+
+def test_an_image_of_a_million_codes_takes_seconds():
+    sizes = [256] * 750_000
+    codes = [place * place % 251 for place in range(len(sizes))]
+    started = time.process_time()
+    assert unpack(pack(codes, sizes), sizes) == codes
+    assert time.process_time() - started < 10
 
 
 @settings(max_examples=500, deadline=None)

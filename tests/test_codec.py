@@ -1,3 +1,4 @@
+import copy
 import math
 import random
 import resource
@@ -12,20 +13,29 @@ import torch
 from small import digits, small_ddn
 from test_guidance import colour_ddn
 
+from discrete_distribution_network import codec as codec_module
+from discrete_distribution_network import fingerprint as fingerprint_module
+from discrete_distribution_network import pixels
 from discrete_distribution_network.bitstream import (
+    UNIFORM,
     CodeFileError,
     DamagedCodes,
     ExtendedCodes,
+    Header,
+    Level,
     NewerCodes,
     OtherModelsCodes,
     Reader,
     TruncatedCodes,
+    packed_bytes,
+    write,
 )
 from discrete_distribution_network.code_prior import CodePrior, fit_codes
 from discrete_distribution_network.codec import ImageCodec, fingerprint
 from discrete_distribution_network.conditions import Cheap
 from discrete_distribution_network.ddn import DDN
 from discrete_distribution_network.errors import DDNError, InvalidInput
+from discrete_distribution_network.pictures import to_pil
 from discrete_distribution_network.selection import resize
 
 HEADER = 39
@@ -144,6 +154,192 @@ def test_any_batch_size_number_of_threads_and_precision_reads_the_same_codes():
     half = small_ddn().eval().bfloat16()
     torch.testing.assert_close(ImageCodec(half).decompress_batch(data), want, atol=0.03, rtol=0)
     torch.testing.assert_close(ImageCodec(small_ddn().eval().double()).decompress_batch(data), want, atol=1e-5, rtol=0)
+
+
+def test_pixels_may_be_floats_or_uint8_and_nothing_else():
+    ddn, images = colour_ddn(), torch.randint(256, (3, 3, 20, 30), generator=torch.Generator().manual_seed(2)).byte()
+    codec = ImageCodec(ddn)
+    assert codec.compress_batch(images) == codec.compress_batch(images / 255)
+    assert codec.compress(images[0]) == codec.compress(images[0] / 255)
+    assert codec.compress(images[0].double() / 255) == codec.compress(images[0] / 255)
+    for dtype in (torch.float16, torch.bfloat16):
+        assert codec.decompress(codec.compress((images[0] / 255).to(dtype))).shape == (3, 20, 30)
+    for wrong, words in (
+        (images[0].numpy(), "as a tensor, got a ndarray"),
+        (to_pil(images[0] / 255), "as a tensor, got a Image"),
+        (images[0].long(), "int64"),
+        (images[0] > 3, "bool"),
+        (torch.full((3, 8, 8), math.nan), "finite"),
+        (torch.full((3, 8, 8), math.inf), "finite"),
+        (images[0, :1], "of shape"),
+        (images[0, 0], "of shape"),
+        (images[0, :, :0], "with pixels"),
+        ([images[0]], "as a tensor, got a list"),
+    ):
+        with pytest.raises(InvalidInput, match=words):
+            codec.compress(wrong)
+        with pytest.raises(InvalidInput):
+            codec.compress_batch(wrong[None] if isinstance(wrong, torch.Tensor) else wrong)
+    with pytest.raises(InvalidInput, match="a batch of at least 1"):
+        codec.compress_batch(images[:0])
+    pixels._warned_of.clear()
+    with pytest.warns(UserWarning, match=r"pixels in \[0, 1\]"):
+        codec.compress(images[0].float())
+
+
+def test_the_limit_is_on_what_is_decoded_at_once(monkeypatch):
+    ddn, images = small_ddn().eval(), digits(30) / 255
+    codec = ImageCodec(ddn)
+    data = codec.compress_batch(images)
+    whole = codec.decompress_batch(data)
+    monkeypatch.setattr(codec_module, "MAX_PIXELS", 10 * 64)
+    with pytest.raises(InvalidInput, match=r"only, at most 10$"):
+        codec.decompress_batch(data)
+    with pytest.raises(InvalidInput, match="30 images of 8x8"):
+        codec.decompress_batch(data, only=range(30))
+    torch.testing.assert_close(codec.decompress_batch(data, only=[29, 0, 29]), whole[[29, 0, 29]])
+    assert codec.compress_batch(images) == data  # any number of them
+    monkeypatch.setattr(codec_module, "PIXELS_AT_ONCE", 7 * 64)
+    each = torch.stack(list(codec.each(codec.read(data), 2)))
+    monkeypatch.undo()
+    assert torch.equal(each, codec.decompress_batch(data, 2).mul(255).round().byte())
+
+
+def test_what_cannot_be_decoded_is_not_written():
+    codec = ImageCodec(small_ddn().eval())
+    large = torch.zeros(1, 1, 1).expand(1, 8192, 8193)
+    with pytest.raises(InvalidInput, match="at most 67108864 pixels, got 8192x8193"):
+        codec.compress(large)
+    with pytest.raises(InvalidInput, match="sides of at most 65535"):
+        codec.compress(torch.zeros(1, 1, 1).expand(1, 1, 65536))
+    header = Header(UNIFORM, codec.fingerprint, 1, 8192, 8193, 1, 1024 * 1025, (Level(1, 8),))
+    with pytest.raises(DamagedCodes, match="at most 67108864 pixels"):
+        codec.decompress_batch(write(header, [bytes(packed_bytes(header.sizes * header.tiles))]), only=[0])
+    with pytest.raises(InvalidInput, match="at most 255 channels, got 300"):
+        ImageCodec(small_ddn(channels=300))
+    with pytest.raises(InvalidInput, match="at most 4096 levels"):
+        ImageCodec(small_ddn(image_size=4, dim=1, dim_max=1, codebook_size=2, levels_per_resolution=4097))
+    with pytest.raises(InvalidInput, match="at least 2 candidates"):
+        ImageCodec(small_ddn(levels_per_resolution=[1, 1], codebook_size=[1, 8]))
+
+
+@pytest.mark.parametrize("wrong", [True, 2.0, "2", 0, -1, 99, None])
+def test_levels_places_and_arguments_that_are_none(wrong):
+    ddn, images = small_ddn().eval(), digits(3) / 255
+    codec = ImageCodec(ddn)
+    data, packed = codec.compress_batch(images), codec.pack(ddn.encode(images))
+    if wrong is not None:
+        for do in (
+            lambda: codec.compress_batch(images, wrong),
+            lambda: codec.decompress_batch(data, wrong),
+            lambda: codec.unpack(packed, wrong),
+            lambda: codec.each(codec.read(data), wrong),
+        ):
+            with pytest.raises(InvalidInput, match="levels from 1 to 4"):
+                do()
+    if wrong != 0:
+        with pytest.raises(InvalidInput, match="places below 3"):
+            codec.decompress_batch(data, only=[0, wrong])
+    if wrong != 99:
+        for name in ("beams", "batch_size"):
+            if not (name == "batch_size" and wrong is None):
+                with pytest.raises(InvalidInput, match=name):
+                    ImageCodec(ddn, **{name: wrong})
+
+
+def test_no_places_and_no_codes_are_nothing():
+    ddn, images = small_ddn().eval(), digits(3) / 255
+    for codec in (ImageCodec(ddn), ImageCodec(ddn, CodePrior.of(ddn, dim=4, hidden=4).exact())):
+        data = codec.compress_batch(images)
+        assert codec.decompress_batch(data, only=[]).shape == (0, 1, 8, 8)
+        assert codec.unpack([]).shape == (0, 4)
+        assert codec.pack(torch.empty(0, 4, dtype=torch.long)) == []
+        for only in (1, "0", 1.5, {0}, iter([0]), torch.tensor([0])):
+            with pytest.raises(InvalidInput, match="as a list of integers"):
+                codec.decompress_batch(data, only=only)
+        for wrong in (torch.zeros(2, 4), torch.full((2, 4), 8), torch.full((2, 4), -1), torch.zeros(2, 5).long(), [1]):
+            with pytest.raises(InvalidInput, match="codes"):
+                codec.pack(wrong)
+        for wrong in ("text", None, 3):
+            with pytest.raises(InvalidInput, match="bytes of a file"):
+                codec.decompress(wrong)
+
+
+def forgetful(seed=3):
+    """A model with weights that float16 rounds otherwise than bfloat16 does."""
+    ddn = small_ddn(seed=seed).eval()
+    with torch.no_grad():
+        ddn.start.flatten()[0] = 1 + 2**-8 + 2**-20
+    return ddn
+
+
+@pytest.mark.parametrize("ranged", [False, True])
+def test_copies_in_any_precision_read_each_others_files(ranged):
+    ddn, images = forgetful(), digits(20) / 255
+    prior = CodePrior.of(ddn, dim=4, hidden=4).exact() if ranged else None
+    assert fingerprint(ddn) != fingerprint_module.digest(ddn, torch.float16)
+    copies = [
+        ddn,
+        copy.deepcopy(ddn).half(),
+        copy.deepcopy(ddn).to(torch.float16).to(memory_format=torch.channels_last),
+        copy.deepcopy(copy.deepcopy(ddn).half()),
+        copy.deepcopy(ddn).half().float(),
+        copy.deepcopy(ddn).half().bfloat16(),
+        copy.deepcopy(ddn).bfloat16(),
+        copy.deepcopy(ddn).double(),
+        torch.nn.ModuleList([copy.deepcopy(ddn)]).half()[0],
+    ]
+    files = [ImageCodec(own, prior).compress_batch(images) for own in copies]
+    for own in copies:
+        codec = ImageCodec(own, prior)
+        assert codec.fingerprint == fingerprint(ddn)
+        want = codec.decompress_batch(files[0])
+        assert float((want - ImageCodec(ddn, prior).decompress_batch(files[0])).abs().mean()) < 0.01
+        for data in files:
+            assert codec.decompress_batch(data).shape == images.shape
+
+
+def test_a_model_that_was_saved_in_float16_says_what_it_does_not_know(tmp_path):
+    ddn, images = forgetful(), digits(2) / 255
+    data = ImageCodec(ddn).compress_batch(images)
+    copy.deepcopy(ddn).half().save_pretrained(tmp_path)
+    loaded = DDN.from_pretrained(tmp_path)
+    own = ImageCodec(loaded).compress_batch(images)
+    for reader in (ddn, copy.deepcopy(ddn).half(), copy.deepcopy(ddn).bfloat16(), loaded, loaded.half()):
+        assert ImageCodec(reader).decompress_batch(own).shape == images.shape
+    with pytest.raises(OtherModelsCodes, match="before it was saved in float16"):
+        ImageCodec(loaded).decompress_batch(data)
+    with pytest.raises(OtherModelsCodes, match=r"use that one$"):
+        ImageCodec(small_ddn(seed=9)).decompress_batch(data)
+
+
+@pytest.mark.parametrize("kind", [torch.float32, torch.float16, torch.bfloat16])
+def test_other_weights_are_another_model(kind):
+    ddn, images = forgetful().to(kind), digits(4) / 255
+    codec = ImageCodec(ddn)
+    own, data = fingerprint(ddn), codec.compress_batch(images)
+    assert codec.decompress_batch(data).shape == images.shape
+    with torch.no_grad():
+        for parameter in ddn.parameters():
+            parameter.add_(torch.randn(parameter.shape).to(parameter) / 4)
+    assert fingerprint(ddn) != own
+    assert codec.fingerprint == fingerprint(ddn)
+    with pytest.raises(OtherModelsCodes):
+        codec.decompress_batch(data)
+    assert fingerprint(ddn.half()) == fingerprint(ddn)
+    assert fingerprint(ddn) != own
+
+
+def test_the_released_models_keep_their_fingerprints():
+    """Files that were written are read for ever."""
+    for name, own in RELEASED_FINGERPRINTS.items():
+        ddn = DDN.from_pretrained(name)
+        assert fingerprint(ddn).hex() == own
+        for kind in (torch.float16, torch.bfloat16, torch.float64):
+            assert fingerprint(ddn.to(kind)).hex() == own
+
+
+RELEASED_FINGERPRINTS = {"fashion-mnist": "11ce0a5b53221e42", "fashion-mnist-by-class": "07f8f3c527e252ae"}
 
 
 def learnt(ddn, images):

@@ -15,7 +15,8 @@ import json, resource, struct, sys, time, zlib
 import torch
 resource.setrlimit(resource.RLIMIT_DATA, (2 << 30, 2 << 30))
 torch.set_num_threads(1)
-from discrete_distribution_network.bitstream import MAGIC, RANGE, UNIFORM, CodeFileError, Header, Level, _varint, write
+from discrete_distribution_network.bitstream import MAGIC, RANGE, UNIFORM, CodeFileError, Header, Level
+from discrete_distribution_network.bitstream import _varint, write
 from discrete_distribution_network.codec import ImageCodec
 from discrete_distribution_network.codes_run import codec_of, read_codes, write_codes, write_images
 from discrete_distribution_network.ddn import DDN
@@ -45,7 +46,9 @@ print(json.dumps({"bytes": peak() - before, "seconds": time.process_time() - sta
 def measured(code, *arguments):
     """What a process of its own takes, beside what the library and the released model do."""
     whole = BEGIN + textwrap.dedent(code) + END
-    done = subprocess.run([sys.executable, "-c", whole, *map(str, arguments)], capture_output=True, text=True)
+    done = subprocess.run(
+        [sys.executable, "-c", whole, *map(str, arguments)], capture_output=True, text=True, check=False
+    )
     assert done.returncode == 0, done.stderr
     return json.loads(done.stdout.splitlines()[-1])
 
@@ -127,7 +130,7 @@ def test_thousands_of_files_are_encoded_and_decoded_in_batches(tmp_path):
 @pytest.mark.slow
 def test_a_photograph_of_twelve_megapixels_in_tiles(tmp_path):
     """There and back, range coded and uniformly."""
-    rows, columns = np.linspace(0, 9, 3000)[:, None], np.linspace(0, 7, 4000)
+    rows, columns = np.linspace(0, 4, 3000)[:, None], np.linspace(0, 5, 4000)
     pixels = (127 + 127 * np.sin(rows * columns)).astype(np.uint8)
     Image.fromarray(pixels).save(tmp_path / "photo.png")
     taken = measured(
@@ -143,4 +146,4 @@ def test_a_photograph_of_twelve_megapixels_in_tiles(tmp_path):
     ranged, uniform = (np.asarray(Image.open(tmp_path / name / "00000.png")) for name in ("ranged", "uniform"))
     assert ranged.shape == pixels.shape
     assert np.array_equal(ranged, uniform)
-    assert np.square((ranged / 255 - pixels / 255)).mean() < 0.01
+    assert np.square(ranged / 255 - pixels / 255).mean() < 0.01

@@ -1,5 +1,6 @@
 """Codes as bytes by the chances of a code prior: there and back, as short as they may be, the same for ever."""
 
+import hashlib
 import math
 
 import pytest
@@ -8,9 +9,10 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from test_code_prior import SIZES, any_codes, any_prior, fixed_prior
 
+from discrete_distribution_network import range_coding
 from discrete_distribution_network.bitstream import DamagedCodes
 from discrete_distribution_network.code_prior import PRECISION
-from discrete_distribution_network.range_coding import AT_ONCE, pack_ranges, unpack_ranges
+from discrete_distribution_network.range_coding import AT_ONCE, least_bytes, pack_ranges, unpack_ranges
 from discrete_distribution_network.selection import by_level
 
 PRIOR = any_prior().exact()
@@ -66,3 +68,57 @@ def test_bytes_that_no_codes_make_are_refused(change):
     except DamagedCodes:
         return
     assert pack_ranges(PRIOR, codes, 1) == [change(part)]  # some other codes, packed as they are
+
+
+def test_golden_bytes_of_an_image_of_many_tiles():
+    """Its chances are computed in parts, and the file is as one that had them all at once."""
+    codes = any_codes(300, 5)
+    (part,) = pack_ranges(fixed_prior(), codes, 300)
+    assert len(part) == GOLDEN_TILES[0]
+    assert hashlib.sha256(part).hexdigest() == GOLDEN_TILES[1]
+    assert torch.equal(unpack_ranges(fixed_prior(), [part], 4, 300), codes)
+
+
+GOLDEN_TILES = (12311, "e467df6f7cb4588adaa5bfb3ef1e42d5cb6985fb55d8897d04653c990cec9488")
+
+
+@pytest.mark.parametrize("at_once", [1, 5, 300, 5000, 1 << 18])
+def test_parts_of_any_size_write_the_same_bytes(at_once, monkeypatch):
+    codes = any_codes(2 * 12)
+    want = pack_ranges(PRIOR, codes, 12)
+    monkeypatch.setattr(range_coding, "CHANCES_AT_ONCE", at_once)
+    assert pack_ranges(PRIOR, codes, 12) == want
+    assert torch.equal(unpack_ranges(PRIOR, want, 4, 12), codes)
+
+
+def test_bytes_that_are_used_up_end_the_work():
+    """Of a million claimed tiles only so many are looked at as there are bytes for."""
+    noise = torch.randint(256, (300_000,), generator=torch.Generator().manual_seed(3)).byte().numpy().tobytes()
+    seen = []
+    counts = PRIOR.counts
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(PRIOR, "counts", lambda level, state, *place: seen.append(len(state)) or counts(level, state, *place))
+        for length in (0, 3, 100, 20_000):
+            with pytest.raises(DamagedCodes):
+                unpack_ranges(PRIOR, [noise[:length]], 4, 10**6)
+        assert not seen  # too few for any codes
+        with pytest.raises(DamagedCodes):
+            unpack_ranges(PRIOR, [noise[:200_000]], 4, 4 * 10**5)
+    assert 0 < sum(seen) < 3 * 10**6
+
+
+def test_the_least_bytes_of_codes_are_no_more_than_any_codes_take():
+    """The likeliest of all chances, 1 - (K - 1) / 2^16, for every code."""
+    prior = any_prior()
+    with torch.no_grad():
+        for level in prior.levels:
+            level.score.weight.zero_()
+            level.score.bias.fill_(-100)
+            level.score.bias[-1] = 7
+    prior.exact()
+    assert int(prior.counts(3, prior.begin(1).expand(-1, -1, 4, 4)).amax()) == 2**16 - SIZES[3] + 1
+    codes = torch.cat([torch.full((5000, end), size - 1) for end, size in zip((1, 1, 4, 16), SIZES, strict=True)], 1)
+    (part,) = pack_ranges(prior, codes, 5000)
+    assert 0 < least_bytes(prior, 4, 5000) <= len(part) < least_bytes(prior, 4, 5000) + 20
+    assert torch.equal(unpack_ranges(prior, [part], 4, 5000), codes)
+    assert unpack_ranges(prior, pack_ranges(prior, codes[:0], 1), 4, 1).shape == (0, 22)
