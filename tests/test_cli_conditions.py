@@ -177,11 +177,21 @@ def test_files_that_are_no_images(place, ends, name):
 
 
 @pytest.mark.parametrize(
-    "damage", [b"", b"no codes", b"{", b'{"images": 1}', b'{"images": [{"name": "\\u0000", "codes": [0]}]}']
+    "damage", [b"", b"no codes", b"{", b'{"images": 1}', b'{"images": [{"name": "a", "codes": 7}]}']
 )
 def test_codes_that_are_none(place, ends, damage):
     Path("given.ddn").write_bytes(damage)
     assert ends("decode", "given.ddn")[0] == 2
+
+
+@pytest.mark.parametrize("name", ["\\u0000", "\\ud800", "a/../b", "\\n", "x" * 400])
+def test_codes_of_odd_names(place, ends, name):
+    assert ends("encode", "images/a.png", "-o", "codes.json")[0] == 0
+    codes = Path("codes.json").read_text().replace('"a"', f'"{name}"')
+    Path("codes.json").write_text(codes)
+    assert f'"{name}"' in codes
+    ends("decode", "codes.json")
+    assert {path.parent for path in Path().rglob("*.png")} <= {Path("images"), Path("decoded")}
 
 
 @pytest.mark.parametrize("name", QUICK)
