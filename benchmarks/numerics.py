@@ -65,13 +65,13 @@ def differences(ddn: DDN, images: Tensor) -> dict[str, dict[str, float]]:
     for name, way in ways.items():
         by_image = (way() - want).abs().flatten(1).amax(1)
         found[name] = {"largest": float(by_image.max()), "median of images": float(by_image.median())}
-        print(f"{name:15s} largest {found[name]['largest']:.2g}, median of images {found[name]['median of images']:.2g}")
+        print(f"{name:15s}", ", ".join(f"{what} {value:.2g}" for what, value in found[name].items()))
     return found
 
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--count", type=int, default=1500, help="test images")
+    parser.add_argument("--count", type=int, default=500, help="test images")
     count = parser.parse_args().count
     results: dict[str, object] = {"torch": torch.__version__, "machine": platform.processor() or platform.machine()}
     with torch.no_grad():

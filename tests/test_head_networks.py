@@ -55,7 +55,7 @@ def test_head_networks_are_converted_to_channels_last(name, tmp_path):
     training = trainer(tmp_path, made(NETWORKS[name]), num_train_steps=3, channels_last=True)
     before = [parameter.clone() for parameter in training.ddn.samplers[-1].node_parameters()]
     for step in range(3):
-        losses, _ = training.model(channels_last)
+        losses, _ = training.processes.model(channels_last)
         training.accelerator.backward(losses.mean())
         training.optimizer.step()
         training.ddn.split_and_prune_(training.optimizer.optimizer, training.ema.model)

@@ -97,7 +97,7 @@ def test_bytes_that_are_used_up_end_the_work():
     seen = []
     counts = PRIOR.counts
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(PRIOR, "counts", lambda level, state, *place: seen.append(len(state)) or counts(level, state, *place))
+        patch.setattr(PRIOR, "counts", lambda level, state, *at: seen.append(len(state)) or counts(level, state, *at))
         for length in (0, 3, 100, 20_000):
             with pytest.raises(DamagedCodes):
                 unpack_ranges(PRIOR, [noise[:length]], 4, 10**6)
