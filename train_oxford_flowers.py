@@ -19,6 +19,7 @@ import tyro
 
 from discrete_distribution_network import exits
 from discrete_distribution_network.config import TrainConfig
+from discrete_distribution_network.errors import DataError
 from discrete_distribution_network.options import parsed
 
 
@@ -40,7 +41,10 @@ def main() -> None:
         flowers = parsed(parse, sys.argv[1:])
         from discrete_distribution_network.training_run import train  # imports torch, which --help need not wait for
 
-        train(flowers, flowers.name)
+        try:
+            train(flowers, flowers.name)
+        except DataError as error:
+            raise DataError(f"{error}; --dataset PATH takes images from there") from error
 
 
 if __name__ == "__main__":

@@ -1,75 +1,86 @@
-"""How far the pixels differ that one file of codes gives: by batch, threads, layout and precision, of released models.
+"""How far decoded pixels of equal codes differ between batch sizes, memory formats, threads and precisions.
 
-The codes are the same everywhere; what is drawn of them is floating-point arithmetic. Compared with float32, batches of
-64 on one thread, each pixel of 1,500 test images of Fashion-MNIST (of samples, where it is not installed).
+    python benchmarks/numerics.py            # about 2 minutes; needs Fashion-MNIST (Debian: dataset-fashion-mnist)
 
-    python benchmarks/numerics.py
+For each released model: the codes of test images, decoded in float32, one thread, batches of 64, and otherwise.
 """
 
 from __future__ import annotations
 
 import argparse
+import copy
+import json
+import platform
+from pathlib import Path
 
 import torch
 from torch import Tensor
 
-from discrete_distribution_network.codec import ImageCodec
+from discrete_distribution_network import DDN
 from discrete_distribution_network.data import open_data
-from discrete_distribution_network.ddn import DDN
-from discrete_distribution_network.errors import DataError
-from discrete_distribution_network.loader import in_order
+from discrete_distribution_network.loader import first_batch
 
-MODELS = ("fashion-mnist", "fashion-mnist-by-class")
+RESULTS = Path(__file__).parent / "results" / "numerics.json"
 
 
-def images_for(ddn: DDN, count: int) -> tuple[Tensor, str]:
-    try:
-        split = open_data("fashion-mnist", ddn.image_size, ddn.channels)
-    except DataError:
-        return ddn.sample(count, generator=torch.Generator().manual_seed(0)).clamp(0, 1), "samples"
-    return torch.cat([batch.images for batch in in_order(split.test, ddn, 250, limit=count)]), "test images"
+def decoded(ddn: DDN, codes: Tensor, batch_size: int = 64) -> Tensor:
+    labels = None if ddn.num_classes is None else torch.zeros(len(codes), dtype=torch.long)
+    parts = range(0, len(codes), batch_size)
+    return torch.cat(
+        [
+            ddn.decode(codes[at : at + batch_size], None if labels is None else labels[at : at + batch_size]).float()
+            for at in parts
+        ]
+    )
 
 
-def decoded(
-    data: bytes, name: str, kind: torch.dtype, batch_size: int, threads: int, layout: torch.memory_format
-) -> Tensor:
-    before = torch.get_num_threads()
-    torch.set_num_threads(threads)
-    ddn = DDN.from_pretrained(name).eval().to(kind).to(memory_format=layout)  # type: ignore[call-overload]
-    images = ImageCodec(ddn, batch_size=batch_size).decompress_batch(data)
-    torch.set_num_threads(before)
-    return images
+def differences(ddn: DDN, images: Tensor) -> dict[str, dict[str, float]]:
+    labels = None if ddn.num_classes is None else torch.zeros(len(images), dtype=torch.long)
+    codes = torch.cat(
+        [
+            ddn.encode(images[at : at + 64], labels=None if labels is None else labels[at : at + 64])
+            for at in range(0, len(images), 64)
+        ]
+    )
+    torch.set_num_threads(1)
+    want = decoded(ddn, codes)
+
+    def threads(number: int) -> Tensor:
+        torch.set_num_threads(number)
+        found = decoded(ddn, codes)
+        torch.set_num_threads(1)
+        return found
+
+    ways = {
+        "batches of 1": lambda: decoded(ddn, codes, 1),
+        "batches of 7": lambda: decoded(ddn, codes, 7),
+        "batches of 500": lambda: decoded(ddn, codes, 500),
+        "2 threads": lambda: threads(2),
+        "channels last": lambda: decoded(copy.deepcopy(ddn).to(memory_format=torch.channels_last), codes),
+        "float64": lambda: decoded(copy.deepcopy(ddn).double(), codes),
+        "bfloat16": lambda: decoded(copy.deepcopy(ddn).bfloat16(), codes),
+        "float16": lambda: decoded(copy.deepcopy(ddn).half(), codes),
+    }
+    found = {}
+    for name, way in ways.items():
+        by_image = (way() - want).abs().flatten(1).amax(1)
+        found[name] = {"largest": float(by_image.max()), "median of images": float(by_image.median())}
+        print(f"{name:15s} largest {found[name]['largest']:.2g}, median of images {found[name]['median of images']:.2g}")
+    return found
 
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--images", type=int, default=1500)
-    count = parser.parse_args().images
-    plain, last = torch.contiguous_format, torch.channels_last
-    ways = {
-        **{f"float32, batches of {size}": (torch.float32, size, 1, plain) for size in (1, 7, 500)},
-        **{f"float32, {threads} threads": (torch.float32, 64, threads, plain) for threads in (2, 3)},
-        **{f"float32, channels last, batches of {size}": (torch.float32, size, 1, last) for size in (1, 7, 64, 500)},
-        "float64": (torch.float64, 64, 1, plain),
-        "float16": (torch.float16, 64, 1, plain),
-        "bfloat16": (torch.bfloat16, 64, 1, plain),
-        "bfloat16, channels last, batches of 500": (torch.bfloat16, 500, 1, last),
-    }
-    for name in MODELS:
-        ddn = DDN.from_pretrained(name).eval()
-        images, what = images_for(ddn, count)
-        data = ImageCodec(ddn).compress_batch(images)
-        want = decoded(data, name, torch.float32, 64, 1, plain)
-        error = float((want - images).square().mean())
-        print(f"{name}: {len(images)} {what}, mean squared error {error:.5f}")
-        print("| decoded in | largest difference | images with more than 0.03 | mean difference | error |")
-        print("|---|---|---|---|---|")
-        for way, how in ways.items():
-            found = decoded(data, name, *how)
-            apart = (found - want).abs()
-            beyond = int((apart.flatten(1).amax(1) > 0.03).sum())
-            error = float((found - images).square().mean())
-            print(f"| {way} | {float(apart.max()):.2g} | {beyond} | {float(apart.mean()):.2g} | {error:.5f} |")
+    parser.add_argument("--count", type=int, default=1500, help="test images")
+    count = parser.parse_args().count
+    results: dict[str, object] = {"torch": torch.__version__, "machine": platform.processor() or platform.machine()}
+    with torch.no_grad():
+        for name in ("fashion-mnist", "fashion-mnist-by-class"):
+            print(name)
+            ddn = DDN.from_pretrained(name).eval()
+            images = first_batch(open_data("fashion-mnist", ddn.image_size, ddn.channels).test, ddn, count).images
+            results[name] = differences(ddn, images)
+    RESULTS.write_text(json.dumps(results, indent=1) + "\n", encoding="utf-8")
 
 
 if __name__ == "__main__":

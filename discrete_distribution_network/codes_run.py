@@ -203,28 +203,28 @@ def _from_json(ddn: DDN, data: bytes, source: str, levels: int | None) -> tuple[
     for place, (name, own) in enumerate(listed):
         if not isinstance(name, str):
             raise DataError(f"expected the name of image {place} of {source} as a string, got {name!s:.40}")
-        codes.append(_row(own, max(ddn.codebook_sizes), f"image {place} of {source}"))
+        codes.append(_row(own, f"image {place} of {source}"))
         if len(codes[-1]) != len(codes[0]):
             raise DataError(
                 f"expected {len(codes[0])} codes of image {place} of {source} as of the first, got {len(codes[-1])}"
             )
-    there = ddn.levels_of(len(codes[0]))
+    there = ddn._levels_of(torch.stack(codes))
     levels = there if levels is None else levels
     require(1 <= levels <= there, f"levels from 1 to {there}, those of {source}", levels)
     names = [_file_name(place, name) for place, (name, _) in enumerate(listed)]
     return names, torch.stack(codes)[:, : sum(ddn.codes_per_level[:levels])]
 
 
-def _row(own: object, most: int, whose: str) -> Tensor:
+def _row(own: object, whose: str) -> Tensor:
     """The codes of an image: a string of bits, or a list of integers."""
     if isinstance(own, str) and set(own) <= {"0", "1"}:
         own = list(map(int, own))
-    if not isinstance(own, list) or not own:
+    if not isinstance(own, list):
         raise DataError(f"expected the codes of {whose} as a list of integers or a string of bits, got {own!s:.40}")
     for code in own:
-        if type(code) is not int or not 0 <= code < most:
-            raise DataError(f"expected the codes of {whose} as integers in [0, {most}), got {code!s:.40}")
-    return torch.tensor(own)
+        if type(code) is not int or not 0 <= code < 1 << 63:
+            raise DataError(f"expected the codes of {whose} as integers of at least 0, got {code!s:.40}")
+    return torch.tensor(own, dtype=torch.long)
 
 
 def _file_name(place: int, name: str) -> str:

@@ -319,8 +319,8 @@ def _classes(folder: Path, files: Sequence[Path]) -> tuple[Path | None, list[str
         names = some(path.relative_to(folder) for path in beside)
         warnings.warn(
             printable(
-                f"the {len(by_top)} folders in {folder} are no classes, since {len(beside)} images lie beside them "
-                f"({names}); move these if the folders are to be labels"
+                f"the {len(by_top)} folders in {folder} are no classes, since images lie beside them: "
+                f"{len(beside)} ({names}); move these if the folders are to be labels"
             ),
             stacklevel=3,
         )

@@ -47,10 +47,8 @@ def command(program: str, failed: int = FAILED) -> Iterator[None]:
         sentence = code = None
         try:
             yield
-            sys.stdout.flush()
         except SystemExit as end:
             code = end.code
-            sys.stdout.flush()
         except BaseException as error:
             sentence, code = _sentence(error), failed
             if isinstance(error, KeyboardInterrupt) or received:  # an import that is interrupted raises others
@@ -59,6 +57,7 @@ def command(program: str, failed: int = FAILED) -> Iterator[None]:
                 raise  # a fault of this program
         if not code and received:  # what ran took it for its own end, as a server does
             code = 128 + received[0]
+        sys.stdout.flush()
         if not code and output.fault is not None:
             code = READER_GONE if output.fault.errno == errno.EPIPE else failed
             sentence = None if code == READER_GONE else str(OutputError("the standard output", output.fault))
@@ -119,7 +118,7 @@ class _Lasting(io.RawIOBase):
 
 @contextmanager
 def _lasting(name: str) -> Iterator[_Lasting]:
-    """The standard output or error as one that lasts, for a while; of one that is not this process's only the encoding."""
+    """The standard output or error as one that lasts, for a while; one that is not this process's only escapes."""
     before = getattr(sys, name)
     if before is not None and before is not getattr(sys, f"__{name}__"):  # a test's, a notebook's
         errors = getattr(before, "errors", None)
@@ -184,7 +183,7 @@ def _ended_by_signals() -> Iterator[list[int]]:
         received.append(number)
         for each in own:
             signal.signal(each, signal.SIG_DFL)
-        raise KeyboardInterrupt
+        raise KeyboardInterrupt if number == signal.SIGINT else SystemExit(128 + number)
 
     for number in own:
         signal.signal(number, note)

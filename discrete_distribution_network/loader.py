@@ -6,8 +6,10 @@ on how many workers load. So a training that is resumed asks for the batches fro
 
 from __future__ import annotations
 
+import os
 import re
 import signal
+import threading
 import traceback
 import warnings
 import weakref
@@ -338,7 +340,7 @@ class Loader:
             "num_workers": self.workers,
             "pin_memory": self.pin_memory,
             "generator": torch.Generator(),  # else it would take a number from PyTorch's own
-            "worker_init_fn": ignore_signals,
+            "worker_init_fn": outlive_signals,
         }
         skip = self.max_bad_images > 0
         if self.streamed:
@@ -350,13 +352,13 @@ class Loader:
         else:
             keyed = _Keyed(undecoded(self.dataset), self.shape, self.augment, self.seed, skip)
             loader = DataLoader(keyed, batch_sampler=self._order(start), **options)
-        for number, batch in enumerate(_from_workers(loader)):
+        looked_at = 0
+        for batch in _from_workers(loader):
             self.faults |= dict.fromkeys(batch.faults)
             if len(self.faults) > self.max_bad_images:
                 last = next(reversed(self.faults))
                 raise DataError(last if not skip else f"more than {self.max_bad_images} images are bad: {last}")
-            if number < LOOKED_AT:
-                _warn_of_range(self.dataset, batch.images)
+            looked_at += LOOKED_AT if looked_at < LOOKED_AT and _warn_of_range(self.dataset, batch.images) else 1
             yield batch
 
 
@@ -366,22 +368,36 @@ LOOKED_AT = 8
 _warned_of: weakref.WeakValueDictionary[int, Any] = weakref.WeakValueDictionary()
 
 
-def _warn_of_range(dataset: Any, images: Tensor) -> None:
-    """Warn, once for each data set, of float pixels far outside [0, 1]."""
+def _warn_of_range(dataset: Any, images: Tensor) -> bool:
+    """Warn, once for each data set, of float pixels far outside [0, 1]; tells whether that is done."""
     if _warned_of.get(id(dataset)) is None and (said := out_of_range(images, "images of the data set")):
         warnings.warn(said, stacklevel=3)
         with suppress(TypeError):  # a list
             _warned_of[id(dataset)] = dataset
+        return True
+    return id(dataset) in _warned_of
 
 
-def ignore_signals(worker: int = 0) -> None:
-    """Let a worker of a loader go on when its whole process group is asked to end: it ends with the main process."""
-    for number in NOTED:
-        signal.signal(number, signal.SIG_IGN)
+def outlive_signals(worker: int = 0) -> None:
+    """Let a worker of a loader go on when its whole process group is asked to end: it ends when its main process says.
+
+    So the main process has the batches that it needs to save and end. Where the system does not tell who sent a signal,
+    as on macOS, SIGTERM ends workers still.
+    """
+    signal.signal(signal.SIGINT, signal.SIG_IGN)
+    if hasattr(signal, "sigwaitinfo"):
+        signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGTERM})
+        threading.Thread(target=_end_when_told, daemon=True).start()
+
+
+def _end_when_told() -> None:
+    while signal.sigwaitinfo({signal.SIGTERM}).si_pid != os.getppid():
+        pass
+    os._exit(0)
 
 
 def _from_workers(loader: DataLoader[Any]) -> Iterator[Batch]:
-    """Batches of a loader; signals wait until its workers ignore them, and what these raise is as raised here."""
+    """Batches of a loader; signals wait until its workers outlive them, and what these raise is as raised here."""
     mask = getattr(signal, "pthread_sigmask", None)  # not on Windows
     before = mask(signal.SIG_BLOCK, NOTED) if mask else None
     try:
@@ -396,6 +412,8 @@ def _from_workers(loader: DataLoader[Any]) -> Iterator[Batch]:
             raise
         # of a worker PyTorch gives the traceback as text, whose last line is "module.DataError: message"
         raise type(error)(str(error).strip().rsplit("\n", 1)[-1].partition(": ")[2]) from None
+    finally:
+        getattr(batches, "_shutdown_workers", lambda: None)()  # else only when it is collected, after five seconds
 
 
 def in_order(
@@ -420,7 +438,7 @@ def in_order(
     require_dataset(dataset)
     faults: list[str] = []
     items: list[_Prepared] = []
-    given = 0
+    looked_at = 0
     for result in chain(_in_order(dataset, shape, rank, ranks, limit, finite), [None]):
         if isinstance(result, Item):
             items.append(_Prepared(result, ()))
@@ -430,10 +448,9 @@ def in_order(
                 raise DataError(result)
         if len(items) == batch_size or (items and result is None):
             batch = collate(items)
-            if given < LOOKED_AT:
-                _warn_of_range(dataset, batch.images)
+            looked_at += LOOKED_AT if looked_at < LOOKED_AT and _warn_of_range(dataset, batch.images) else 1
             yield batch._replace(images=in_unit_range(batch.images))
-            items, given = [], given + 1
+            items = []
 
 
 def _in_order(

@@ -62,6 +62,6 @@ def out_of_range(images: Tensor, name: str = "images") -> str | None:
     if images.dtype == torch.uint8 or images.numel() == 0:
         return None
     lowest, highest = (float(value) for value in images.detach().aminmax())
-    if lowest >= FAR_BELOW and highest <= FAR_ABOVE:
+    if not (lowest < FAR_BELOW or highest > FAR_ABOVE):  # so is NaN
         return None
     return f"expected {name} with pixels in [0, 1], got a range of [{lowest:.3g}, {highest:.3g}]; scale them to [0, 1]"

@@ -12,10 +12,12 @@ import copy
 import inspect
 import os
 import re
+import tempfile
 import types
 import typing
 import warnings
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any, Self, TypeVar, cast
 
@@ -302,7 +304,8 @@ def read_tensors(file: Path, device: str = "cpu") -> dict[str, Tensor]:
     """
     _require_file(file)
     try:
-        return load_file(file, device=device)
+        with _in_utf_8(file) as named:
+            return load_file(named, device=device)
     except (SafetensorError, OSError, ValueError, KeyError) as error:
         raise _unreadable(file, error) from error
 
@@ -459,6 +462,18 @@ def _require_file(file: Path) -> None:
         raise ModelFileError(f"expected a safetensors file at {file}, found none; check the path or train anew")
 
 
+@contextmanager
+def _in_utf_8(file: Path) -> Iterator[Path]:
+    """The file by a name that safetensors can open: a link's, where its own is no UTF-8."""
+    if str(file).isprintable():  # what is no UTF-8 is not
+        yield file
+        return
+    with tempfile.TemporaryDirectory() as folder:
+        link = Path(folder, "link")
+        link.symlink_to(file.absolute())
+        yield link
+
+
 def _unreadable(file: Path, error: Exception) -> ModelFileError:
     return ModelFileError(
         f"expected a whole safetensors file, got {file}, which cannot be read ({error}); copy it again or train anew"
@@ -469,7 +484,7 @@ def _header(file: Path) -> dict[str, tuple[torch.dtype | str, tuple[int, ...]]]:
     """The type and the shape of each tensor in a safetensors file."""
     _require_file(file)
     try:
-        with safe_open(file, framework="pt") as opened:
+        with _in_utf_8(file) as named, safe_open(named, framework="pt") as opened:
             parts = {name: opened.get_slice(name) for name in opened.keys()}  # noqa: SIM118
             return {
                 name: (TYPES.get(part.get_dtype(), part.get_dtype()), tuple(part.get_shape()))

@@ -1,4 +1,4 @@
-"""Every command under everything that a user, a file, a disk or a signal can do: one line, an exit code, no traceback."""
+"""Every command under all that a user, a file, a disk or a signal can do: one line, an exit code, no traceback."""
 
 import contextlib
 import dataclasses
@@ -137,7 +137,9 @@ def test_a_model_that_is_missing_or_damaged(place, ends, name):
         if model or name not in ("demo",):
             code, told = ends(*with_model(name, model))
             assert (code, model == "" or "ddn: expected" in told) == (2, True), (model, told)
-    weights, config, own = (place / "run" / "model" / part for part in ("model.safetensors", "config.json", "manifest.json"))
+    weights, config, own = (
+        place / "run" / "model" / part for part in ("model.safetensors", "config.json", "manifest.json")
+    )
     whole = weights.read_bytes()
     for damage in (whole[:-7], whole[:9], b"", b"\xff" * 64, whole[:-1] + bytes([whole[-1] ^ 1])):
         weights.write_bytes(damage)
@@ -159,20 +161,46 @@ def test_files_that_are_no_images(place, ends, name):
     Path("cut.png").write_bytes(Path("images/a.png").read_bytes()[:60])
     Path("nothing").mkdir()
     Path("loop.png").symlink_to("loop.png")
-    for file in ("nowhere.png", "text.png", "empty.png", "cut.png", "nothing", "loop.png", "\0", "a" * 300, "/dev/null"):
+    for file in (
+        "nowhere.png",
+        "text.png",
+        "empty.png",
+        "cut.png",
+        "nothing",
+        "loop.png",
+        "\0",
+        "a" * 300,
+        "/dev/null",
+    ):
         code, told = ends(name, *[file if argument == "FILE" else argument for argument in OF_FILES[name]])
         assert code == 2, (file, told)
 
 
-@pytest.mark.parametrize("damage", [b"", b"no codes", b"{", b'{"images": 1}', b'{"images": [{"name": "\\u0000", "codes": [0]}]}'])
+@pytest.mark.parametrize(
+    "damage", [b"", b"no codes", b"{", b'{"images": 1}', b'{"images": [{"name": "a", "codes": 7}]}']
+)
 def test_codes_that_are_none(place, ends, damage):
     Path("given.ddn").write_bytes(damage)
     assert ends("decode", "given.ddn")[0] == 2
 
 
+@pytest.mark.parametrize("name", ["\\u0000", "\\ud800", "a/../b", "\\n", "x" * 400])
+def test_codes_of_odd_names(place, ends, name):
+    assert ends("encode", "images/a.png", "-o", "codes.json")[0] == 0
+    codes = Path("codes.json").read_text().replace('"a"', f'"{name}"')
+    Path("codes.json").write_text(codes)
+    assert f'"{name}"' in codes
+    ends("decode", "codes.json")
+    assert {path.parent for path in Path().rglob("*.png")} <= {Path("images"), Path("decoded")}
+
+
 @pytest.mark.parametrize("name", QUICK)
 def test_data_sets_that_are_none(place, ends, name):
-    if "--dataset" not in told_options(name) and "dataset" not in COMMANDS[name] and name not in ("train", "quickstart"):
+    if (
+        "--dataset" not in told_options(name)
+        and "dataset" not in COMMANDS[name]
+        and name not in ("train", "quickstart")
+    ):
         return
     Path("nothing").mkdir()
     Path("one").mkdir()
@@ -204,21 +232,28 @@ def test_a_full_disk(place, ends, name):
     """What was there stays, nothing half-written is left, and the path is told."""
     if name in ("info",):
         return
-    outputs = {"train": "out", "quickstart": "out", "decode": "out", "encode": "codes.ddn", "prior": None, "evaluate": None}
+    outputs = {
+        "train": "out",
+        "quickstart": "out",
+        "decode": "out",
+        "encode": "codes.ddn",
+        "prior": None,
+        "evaluate": None,
+    }
     out = outputs.get(name, "old.png")
     arguments = [name, *COMMANDS[name], *([] if out is None else ["--out", out])]
     old = None
     if out is not None and "." in out:
         assert ends(*arguments)[0] == 0
         old = Path(out).read_bytes()
-    before = {path for path in place.rglob("*")}
+    before = set(place.rglob("*"))
     with limited(20):
         code, told = ends(*arguments)
     assert code == 2, told
     assert "cannot write" in told
     if old is not None:
         assert Path(out).read_bytes() == old
-        assert {path for path in place.rglob("*")} == before
+        assert set(place.rglob("*")) == before
 
 
 @contextlib.contextmanager
@@ -402,7 +437,7 @@ def test_a_process_that_is_interrupted(place, number, after):
     with contextlib.suppress(subprocess.TimeoutExpired):
         running.wait(after)
     running.send_signal(number)
-    out, said = running.communicate(timeout=60)
+    _out, said = running.communicate(timeout=60)
     assert running.returncode in (128 + number, -number), said
     assert len(said.splitlines()) <= 1, said
     assert not list(place.glob(".saving-*"))

@@ -329,8 +329,8 @@ def test_arrays_that_are_no_images_are_named():
         (np.zeros((3, 16, 16), bool), "ndarray"),
         (np.array(["text"]), "ndarray"),
         (np.zeros(()), "shape ()"),
-        ({"bytes": "text", "path": None}, "cannot be decoded"),
-        ({"bytes": None, "path": None}, "cannot be decoded"),
+        ({"image": {"bytes": "text", "path": None}}, "cannot be decoded"),
+        ({"image": {"bytes": None, "path": None}}, "cannot be decoded"),
         ({"image": {"bytes": b"torn", "path": None}}, "cannot be decoded"),
         ({"image": {"bytes": None, "path": "/no/where.png"}}, "found no file"),
         (None, "NoneType"),
@@ -479,7 +479,11 @@ def test_a_fingerprint_changes_with_the_images(photograph_folder, photographs):
     made = [
         folder_split(photograph_folder, SIZE, 3).train,
         ImageDataset(photograph_folder, 16),
-        *(wrap(images) for images in (pixels, other) for wrap in (lambda x: x, Pixels, ByIndex, list, lambda x: x.numpy())),
+        *(
+            wrap(images)
+            for images in (pixels, other)
+            for wrap in (lambda x: x, Pixels, ByIndex, list, lambda x: x.numpy())
+        ),
         Pixels(pixels, torch.arange(40)),
         Subset(Pixels(pixels), range(20)),
         Subset(Pixels(pixels), range(1, 21)),

@@ -130,7 +130,9 @@ def test_a_reader_that_is_installed_is_used(tmp_path, monkeypatch):
         "    Image.OPEN['HEIF'] = (None, None)\n"
     )
     monkeypatch.syspath_prepend(tmp_path / "package")
-    monkeypatch.setattr(Image, "EXTENSION", {key: one for key, one in Image.registered_extensions().items() if key != ".heic"})
+    monkeypatch.setattr(
+        Image, "EXTENSION", {key: one for key, one in Image.registered_extensions().items() if key != ".heic"}
+    )
     monkeypatch.setattr(Image, "OPEN", dict(Image.OPEN))
     monkeypatch.delitem(sys.modules, "pillow_heif", raising=False)
     image_folder.plug_in.cache_clear()
@@ -198,7 +200,7 @@ def test_names_that_are_no_utf8(tmp_path):
     names, (sentence,) = found(folder)
     assert len(names) == 2
     sentence.encode()
-    with pytest.warns(UserWarning):
+    with pytest.warns(UserWarning, match="hidden files"):
         split = folder_split(folder, SIZE, 1)
     assert len(split.train) == len(split.test) == 1
     with pytest.raises(DataError) as error:
@@ -213,7 +215,7 @@ def test_names_that_are_no_utf8(tmp_path):
 
 def test_stray_pictures_beside_classes_are_named(photograph_folder):
     Image.new("L", (20, 20)).save(photograph_folder / "cover.jpg")
-    with pytest.warns(UserWarning, match=r"are no classes, since 1 images lie beside them \(cover\.jpg\)"):
+    with pytest.warns(UserWarning, match=r"are no classes, since images lie beside them: 1 \(cover\.jpg\)"):
         split = folder_split(photograph_folder, SIZE, 3)
     assert len(split.train) + len(split.test) == 25
     assert split.train[0].label is None

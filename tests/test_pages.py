@@ -82,7 +82,9 @@ def test_pages(here, monkeypatch, capsys):
     assert "20 samples, drawn uniformly, in samples.png to samples-3.png, 3 pictures" in capsys.readouterr().out
     pages = [np.asarray(Image.open(name)) for name in ("samples.png", "samples-2.png", "samples-3.png")]
     assert pages[0].shape == pages[1].shape
-    single = torch.stack([torch.from_numpy(np.array(Image.open(path)))[None] for path in sorted(Path("each").iterdir())])
+    single = torch.stack(
+        [torch.from_numpy(np.array(Image.open(path)))[None] for path in sorted(Path("each").iterdir())]
+    )
     for page, part in zip(pages, single.split(9), strict=True):
         assert (page == np.asarray(grid(part, 3))).all()
     monkeypatch.setattr(pictures, "PAGE_SIDE", 900)

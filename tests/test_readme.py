@@ -1,4 +1,4 @@
-"""The README's Python blocks run as they stand."""
+"""The Python blocks of the README and of the documentation run as they stand; links lead to files."""
 
 import re
 from pathlib import Path
@@ -6,19 +6,28 @@ from pathlib import Path
 import pytest
 
 README = Path(__file__).parent.parent / "README.md"
-BLOCKS = re.findall(r"```python\n(.*?)```", README.read_text(encoding="utf-8"), flags=re.DOTALL)
+PAGES = [README, *sorted((README.parent / "docs").glob("*.md"))]
+BLOCKS = [
+    pytest.param(block, id=f"{page.name}-{number}")
+    for page in PAGES
+    for number, block in enumerate(re.findall(r"```python\n(.*?)```", page.read_text(encoding="utf-8"), flags=re.DOTALL))
+]
 
 
 def test_the_seed_examples_are_there():
-    text = "\n".join(BLOCKS)
+    text = README.read_text(encoding="utf-8")
     assert "DDN(dim = 32, image_size = 256)" in text
     assert "GuidedSampler(dim = 16, dim_query = 3, codebook_size = 10)" in text
 
 
-@pytest.mark.parametrize("number", range(len(BLOCKS)))
-def test_block(number, tmp_path, monkeypatch):
+def test_the_readme_is_a_door():
+    assert len(README.read_text(encoding="utf-8").splitlines()) <= 150
+
+
+@pytest.mark.parametrize("block", BLOCKS)
+def test_block(block, tmp_path, monkeypatch, request):
     monkeypatch.chdir(tmp_path)
-    exec(compile(BLOCKS[number], f"README.md, Python block {number}", "exec"), {})
+    exec(compile(block, request.node.callspec.id, "exec"), {})
 
 
 def test_the_tests_that_prove_reliability_exist():
@@ -28,9 +37,8 @@ def test_the_tests_that_prove_reliability_exist():
     assert [name for name in named if f"def {name}(" not in tests] == []
 
 
-@pytest.mark.parametrize("page", ["README.md", "docs/codes.md", "docs/guidance.md", "docs/reliability.md"])
+@pytest.mark.parametrize("page", PAGES, ids=lambda page: page.name)
 def test_linked_files_are_kept(page):
-    root = README.parent
-    links = re.findall(r"\]\(([^)#]+)\)", (root / page).read_text(encoding="utf-8"))
+    links = re.findall(r"\]\(([^)#]+)\)", page.read_text(encoding="utf-8"))
     own = [link for link in links if "://" not in link]
-    assert [link for link in own if not ((root / page).parent / link).is_file()] == []
+    assert [link for link in own if not (page.parent / link).is_file()] == []
