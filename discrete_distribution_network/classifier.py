@@ -9,9 +9,8 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from discrete_distribution_network.checks import check_count, check_positive, check_seed
 from discrete_distribution_network.data import is_stream
-from discrete_distribution_network.errors import DataError, require
+from discrete_distribution_network.errors import DataError, require, require_integer, require_positive, require_seed
 from discrete_distribution_network.loader import Batch, Loader, Sized, in_order, in_unit_range
 from discrete_distribution_network.random_state import own_random_state
 
@@ -76,10 +75,10 @@ def train_classifier(
         NoClasses: the data set has no labels, or fewer than two classes.
         DataError: it has no images, or is a stream.
     """
-    check_count("epochs", epochs)
-    check_count("batch_size", batch_size)
-    check_positive("learning_rate", learning_rate)
-    seed = check_seed(seed)
+    require_integer(epochs, "epochs")
+    require_integer(batch_size, "batch_size")
+    require_positive(learning_rate, "learning_rate")
+    require_seed(seed)
     if is_stream(dataset):
         raise DataError("expected a data set with a length to train a classifier on, got a stream; store it first")
     if len(dataset) == 0:

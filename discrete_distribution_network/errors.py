@@ -58,6 +58,16 @@ def require_integer(value: object, name: str, least: int = 1, most: int | None =
     require(fits and least <= value and (most is None or value <= most), bounds, shown(value))  # type: ignore[operator]
 
 
+def require_positive(value: object, name: str) -> None:
+    """Raise `InvalidInput` unless `value` is a finite number above 0."""
+    require(is_number(value) and value > 0, f"{name} above 0", shown(value))
+
+
+def require_seed(value: object, name: str = "seed") -> None:
+    """Raise `InvalidInput` unless `value` is an integer that PyTorch takes as a seed."""
+    require_integer(value, name, -(1 << 63), (1 << 64) - 1)
+
+
 def is_number(value: object) -> TypeGuard[float]:
     """Whether it is a finite real number; True and tensors are none."""
     return isinstance(value, (int, float, Real)) and not isinstance(value, bool) and math.isfinite(value)

@@ -21,8 +21,15 @@ from safetensors.torch import save
 from torch import Tensor, nn
 
 from discrete_distribution_network.checkpoints import STATE, Checkpoints, read_state
-from discrete_distribution_network.checks import check_count, check_positive, check_seed
-from discrete_distribution_network.errors import DataError, DDNError, InvalidInput, ModelFileError
+from discrete_distribution_network.errors import (
+    DataError,
+    DDNError,
+    InvalidInput,
+    ModelFileError,
+    require_integer,
+    require_positive,
+    require_seed,
+)
 from discrete_distribution_network.loader import key
 from discrete_distribution_network.pretrained import load_strictly, read_tensors
 from discrete_distribution_network.random_state import own_random_state
@@ -83,12 +90,14 @@ class Budget:
     def __post_init__(self) -> None:
         if self.steps is None and self.minutes is None:
             raise InvalidInput("expected steps or minutes, got neither; say how long to fit")
-        self.steps = None if self.steps is None else check_count("steps", self.steps)
-        self.minutes = None if self.minutes is None else check_positive("minutes", self.minutes)
-        self.batch_size = check_count("batch_size", self.batch_size)
-        self.learning_rate = check_positive("learning_rate", self.learning_rate)
-        self.evaluate_every = check_count("evaluate_every", self.evaluate_every)
-        self.seed = check_seed(self.seed)
+        if self.steps is not None:
+            require_integer(self.steps, "steps")
+        if self.minutes is not None:
+            require_positive(self.minutes, "minutes")
+        require_integer(self.batch_size, "batch_size")
+        require_positive(self.learning_rate, "learning_rate")
+        require_integer(self.evaluate_every, "evaluate_every")
+        require_seed(self.seed)
 
     @property
     def options(self) -> dict[str, Any]:

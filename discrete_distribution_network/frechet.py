@@ -14,9 +14,8 @@ from typing import Any, NamedTuple
 import torch
 from torch import Tensor
 
-from discrete_distribution_network.checks import check_count, check_seed
 from discrete_distribution_network.ddn import DDN
-from discrete_distribution_network.errors import DataError, ModelFileError, require
+from discrete_distribution_network.errors import DataError, ModelFileError, require, require_integer, require_seed
 from discrete_distribution_network.loader import Batch, in_order
 from discrete_distribution_network.selection import Likely
 from discrete_distribution_network.shown_with import shown_with
@@ -83,7 +82,7 @@ class FrechetFigures(NamedTuple):
 
 def check_drawn(count: object) -> None:
     """Raise `InvalidInput` unless it is a number of samples that a distance can be measured of."""
-    check_count("samples", count)
+    require_integer(count, "samples")
     require(count != 1, "at least 2 samples for a Fréchet distance", 1, "10000 is usual")
 
 
@@ -110,8 +109,9 @@ def frechet_figures(
         temperature: of the prior; see `DDN.sample`.
     """
     check_drawn(count)
-    check_count("batch_size", batch_size)
-    device, kind, generator = ddn.start.device, ddn.start.dtype, torch.Generator().manual_seed(check_seed(seed))
+    require_integer(batch_size, "batch_size")
+    require_seed(seed)
+    device, kind, generator = ddn.start.device, ddn.start.dtype, torch.Generator().manual_seed(seed)
 
     def batches(dataset: Any, limit: int | None = None) -> Iterator[Batch]:
         return in_order(dataset, ddn, batch_size, limit=limit, max_bad_images=max_bad_images)

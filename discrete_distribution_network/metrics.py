@@ -9,9 +9,8 @@ from typing import Any, NamedTuple
 import torch
 from torch import Tensor
 
-from discrete_distribution_network.checks import check_count
 from discrete_distribution_network.ddn import DDN
-from discrete_distribution_network.errors import DataError
+from discrete_distribution_network.errors import DataError, require_integer
 from discrete_distribution_network.loader import in_order
 from discrete_distribution_network.shown_with import MakeCond, shown_with
 
@@ -89,8 +88,8 @@ def evaluate(
         max_bad_images: how many images that cannot be decoded are left out before it is an error.
         make_cond: what images are shown with; see `shown_with.py`.
     """
-    check_count("batch_size", batch_size)
-    limit = None if limit is None else check_count("limit", limit)
+    require_integer(batch_size, "batch_size")
+    require_integer(1 if limit is None else limit, "limit")
     sizes = ddn.codebook_sizes
     errors = torch.zeros(2 + ddn.num_levels, dtype=torch.float64)  # images, error, error of each level
     counts = torch.zeros(sum(sizes), dtype=torch.long)

@@ -26,10 +26,9 @@ from huggingface_hub import constants
 from torch import Tensor, nn
 
 from discrete_distribution_network.blocks import zero_
-from discrete_distribution_network.checks import check_count
 from discrete_distribution_network.data import is_stream
 from discrete_distribution_network.ddn import DDN, Stage
-from discrete_distribution_network.errors import DataError, InvalidInput, ModelFileError, require
+from discrete_distribution_network.errors import DataError, InvalidInput, ModelFileError, require, require_integer
 from discrete_distribution_network.fitting import Budget, Fit, FitCheckpoints, as_bytes, digest
 from discrete_distribution_network.guided_sampler import GuidedSampler
 from discrete_distribution_network.json_file import read_object
@@ -510,7 +509,7 @@ def fit(
         DataError: there are no images, or no labels where the prior is one by class.
         FitInterrupted: SIGTERM or Ctrl-C came, and there is a `checkpoint`.
     """
-    test_images = check_count("test_images", test_images)
+    require_integer(test_images, "test_images")
     size = None if is_stream(dataset) else len(dataset)
     budget = Budget(steps, minutes, batch_size, learning_rate, evaluate_every, seed)
     _check_data(dataset, test_dataset, ddn, prior.num_classes is not None, max_bad_images)

@@ -16,12 +16,18 @@ from huggingface_hub import constants
 from torch.utils.data import Subset
 
 from discrete_distribution_network.checkpoints import Checkpoints
-from discrete_distribution_network.checks import check_count, check_positive, check_seed
 from discrete_distribution_network.classifier import num_classes
 from discrete_distribution_network.code_prior import CodePrior, fit_codes
 from discrete_distribution_network.data import Split, held_out, is_stream
 from discrete_distribution_network.ddn import DDN
-from discrete_distribution_network.errors import DataError, InvalidInput, ModelFileError
+from discrete_distribution_network.errors import (
+    DataError,
+    InvalidInput,
+    ModelFileError,
+    require_integer,
+    require_positive,
+    require_seed,
+)
 from discrete_distribution_network.fitting import FitCheckpoints, FitInterrupted, read_notes
 from discrete_distribution_network.loader import in_order
 from discrete_distribution_network.pretrained import MODEL, RELEASED
@@ -82,13 +88,13 @@ class Options:
         if self.by_class and self.kind == CODES:
             raise InvalidInput("expected a prior of another kind with --by-class, got codes, which knows no classes")
         if self.steps is not None:
-            check_count("--steps", self.steps)
+            require_integer(self.steps, "--steps")
         if self.minutes is not None:
-            check_positive("--minutes", self.minutes)
-        check_count("--dim", self.dim)
+            require_positive(self.minutes, "--minutes")
+        require_integer(self.dim, "--dim")
         if self.dim > MAX_DIM:
             raise InvalidInput(f"expected --dim of at most {MAX_DIM}, got {self.dim}")
-        check_seed(self.seed)
+        require_seed(self.seed)
 
 
 def fit_prior(asked: Asked) -> str:

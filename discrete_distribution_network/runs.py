@@ -22,14 +22,13 @@ import torch
 from huggingface_hub import constants
 
 from discrete_distribution_network.checkpoints import Checkpoints
-from discrete_distribution_network.checks import check_seed
 from discrete_distribution_network.classifier import Classifier, NoClasses, accuracy, train_classifier
 from discrete_distribution_network.classifier import num_classes as classes_of
 from discrete_distribution_network.code_transformer import CodeTransformer
 from discrete_distribution_network.config import CONFIG, TrainConfig, load_config
 from discrete_distribution_network.data import Split, is_stream, open_data
 from discrete_distribution_network.ddn import DDN
-from discrete_distribution_network.errors import DataError, InvalidInput, ModelFileError
+from discrete_distribution_network.errors import DataError, InvalidInput, ModelFileError, require_seed
 from discrete_distribution_network.fitting import as_bytes
 from discrete_distribution_network.frechet import FeatureNet, check_drawn, frechet_figures, inception
 from discrete_distribution_network.images import find_images, load_image
@@ -355,7 +354,7 @@ def evaluate_run(
         features: None for a classifier, where the data set has classes to train one, and else for no distance.
     """
     check_drawn(samples)
-    check_seed(seed)
+    require_seed(seed)
     if temperature is not None and not 0 <= temperature < math.inf:
         raise InvalidInput(f"expected --temperature of at least 0, got {temperature}")
     run = run or newest_run()

@@ -142,6 +142,10 @@ def test_the_fingerprint_is_of_the_weights_in_any_precision(tmp_path):
     assert fingerprint(ddn) != own
 
 
+EXACT, HALF, HALF_MEAN, BRAIN, BRAIN_MEAN = 5e-5, 0.1, 1e-3, 0.3, 5e-3
+"""What docs/codes.md promises: differences of pixels in float32 and float64, float16, bfloat16."""
+
+
 def test_any_batch_size_number_of_threads_and_precision_reads_the_same_codes():
     ddn, images = small_ddn().eval(), digits(40) / 255
     data = ImageCodec(ddn).compress_batch(images)
@@ -149,11 +153,30 @@ def test_any_batch_size_number_of_threads_and_precision_reads_the_same_codes():
     threads = torch.get_num_threads()
     for number in (1, 2, 3):
         torch.set_num_threads(number)
-        torch.testing.assert_close(ImageCodec(ddn, batch_size=number).decompress_batch(data), want, atol=1e-5, rtol=0)
+        back = ImageCodec(ddn, batch_size=number).decompress_batch(data)
+        torch.testing.assert_close(back, want, atol=EXACT, rtol=0)
     torch.set_num_threads(threads)
-    half = small_ddn().eval().bfloat16()
-    torch.testing.assert_close(ImageCodec(half).decompress_batch(data), want, atol=0.03, rtol=0)
-    torch.testing.assert_close(ImageCodec(small_ddn().eval().double()).decompress_batch(data), want, atol=1e-5, rtol=0)
+    for kind, limit in ((torch.float64, EXACT), (torch.float16, HALF), (torch.bfloat16, BRAIN)):
+        back = ImageCodec(small_ddn().eval().to(kind)).decompress_batch(data)
+        torch.testing.assert_close(back, want, atol=limit, rtol=0)
+
+
+@pytest.mark.parametrize("name", ["fashion-mnist", "fashion-mnist-by-class"])
+def test_released_models_draw_the_same_in_any_layout_and_nearly_in_any_precision(name):
+    """See benchmarks/numerics.py for the figures."""
+    ddn = DDN.from_pretrained(name).eval()
+    codes = torch.randint(256, (8, 64), generator=torch.Generator().manual_seed(0))
+    want = ImageCodec(ddn).decode(codes, (32, 32))
+    for kind, limit, mean in (
+        (torch.float32, EXACT, EXACT),
+        (torch.float64, EXACT, EXACT),
+        (torch.float16, HALF, HALF_MEAN),
+        (torch.bfloat16, BRAIN, BRAIN_MEAN),
+    ):
+        other = DDN.from_pretrained(name).eval().to(kind).to(memory_format=torch.channels_last)
+        apart = (ImageCodec(other, batch_size=3).decode(codes, (32, 32)) - want).abs()
+        assert float(apart.max()) < limit, kind
+        assert float(apart.mean()) < mean, kind
 
 
 def test_pixels_may_be_floats_or_uint8_and_nothing_else():
