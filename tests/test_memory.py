@@ -133,7 +133,7 @@ def test_thousands_of_files_are_encoded_and_decoded_in_batches(tmp_path):
 @pytest.mark.parametrize(
     ("height", "width", "most"), [(800, 1000, 0.3), pytest.param(3000, 4000, 0.75, marks=pytest.mark.slow)]
 )
-def test_a_photograph_in_tiles(tmp_path, height, width, most):
+def test_a_photograph_of_twelve_megapixels_in_tiles(tmp_path, height, width, most):
     """Of 12 megapixels, or, in seconds, of 1: there and back, range coded and uniformly."""
     rows, columns = np.linspace(0, 4, height)[:, None], np.linspace(0, 5, width)
     Image.fromarray((127 + 127 * np.sin(rows * columns)).astype(np.uint8)).save(tmp_path / "photo.png")
