@@ -92,12 +92,14 @@ class Budget:
             raise InvalidInput("expected steps or minutes, got neither; say how long to fit")
         if self.steps is not None:
             require_integer(self.steps, "steps")
+            self.steps = int(self.steps)  # NumPy's numbers are numbers too
         if self.minutes is not None:
             require_positive(self.minutes, "minutes")
         require_integer(self.batch_size, "batch_size")
         require_positive(self.learning_rate, "learning_rate")
         require_integer(self.evaluate_every, "evaluate_every")
         require_seed(self.seed)
+        self.batch_size, self.evaluate_every, self.seed = int(self.batch_size), int(self.evaluate_every), int(self.seed)
 
     @property
     def options(self) -> dict[str, Any]:

@@ -53,7 +53,7 @@ class Batch(NamedTuple):
 def key(*numbers: int) -> int:
     """A seed made of several numbers, each of which changes it thoroughly (splitmix64)."""
     state = 0
-    for number in map(int, numbers):
+    for number in numbers:
         state = (state ^ number) + 0x9E3779B97F4A7C15 & (1 << 64) - 1
         state = (state ^ state >> 30) * 0xBF58476D1CE4E5B9 & (1 << 64) - 1
         state = (state ^ state >> 27) * 0x94D049BB133111EB & (1 << 64) - 1
