@@ -16,6 +16,7 @@ import select
 import signal
 import sys
 import threading
+import warnings
 from collections.abc import Iterator
 from contextlib import ExitStack, contextmanager, suppress
 from types import FrameType
@@ -42,6 +43,7 @@ def command(program: str, failed: int = FAILED) -> Iterator[None]:
     with ExitStack() as stack:
         output = stack.enter_context(_lasting("stdout"))
         stack.enter_context(_lasting("stderr"))
+        stack.enter_context(_plain_warnings(program))
         stack.enter_context(_standard_input())
         received = stack.enter_context(_ended_by_signals())
         sentence = code = None
@@ -65,6 +67,17 @@ def command(program: str, failed: int = FAILED) -> Iterator[None]:
             print(f"{program}: {' '.join(sentence.split())}", file=sys.stderr)
     if code:
         raise SystemExit(code)
+
+
+@contextmanager
+def _plain_warnings(program: str) -> Iterator[None]:
+    """Warnings as one line each, without the line of code that raised them."""
+    before = warnings.formatwarning
+    warnings.formatwarning = lambda message, *_, **__: f"{program}: {' '.join(str(message).split())}\n"
+    try:
+        yield
+    finally:
+        warnings.formatwarning = before
 
 
 def _sentence(error: BaseException) -> str | None:

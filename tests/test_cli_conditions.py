@@ -11,6 +11,7 @@ import signal
 import subprocess
 import sys
 import typing
+import warnings
 from pathlib import Path
 
 import pytest
@@ -18,7 +19,7 @@ import torch
 from PIL import Image
 from small import small_ddn
 
-from discrete_distribution_network import cli
+from discrete_distribution_network import cli, exits
 from discrete_distribution_network.codec import ImageCodec
 from discrete_distribution_network.config import TrainConfig
 from discrete_distribution_network.training_run import with_preset
@@ -441,3 +442,10 @@ def test_a_process_that_is_interrupted(place, number, after):
     assert running.returncode in (128 + number, -number), said
     assert len(said.splitlines()) <= 1, said
     assert not list(place.glob(".saving-*"))
+
+
+def test_a_warning_is_one_line_of_the_command():
+    before = warnings.formatwarning
+    with exits.command("ddn"):
+        assert warnings.formatwarning("two\nlines", UserWarning, "file.py", 3) == "ddn: two lines\n"
+    assert warnings.formatwarning is before
