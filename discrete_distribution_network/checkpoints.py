@@ -12,6 +12,10 @@ from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
+import torch
+from torch import Tensor, nn
+from torch.optim import Optimizer
+
 from discrete_distribution_network import whole_folder
 from discrete_distribution_network.errors import InvalidInput, ModelFileError, require
 from discrete_distribution_network.whole_file import is_another_running, naming
@@ -141,3 +145,35 @@ def read_state(checkpoint: Path) -> dict[str, Any]:
     if not isinstance(state, dict):
         raise ModelFileError(f"expected an object in {checkpoint / STATE}, got {type(state).__name__}")
     return state
+
+
+def moments_of(module: nn.Module, optimizer: Optimizer) -> dict[str, Tensor]:
+    """An optimiser's state of a module's parameters, as tensors `optimizer/PARAMETER/FIELD`."""
+    return {
+        f"optimizer/{name}/{field}": torch.as_tensor(value)
+        for name, parameter in module.named_parameters()
+        for field, value in optimizer.state[parameter].items()
+    }
+
+
+def load_moments(module: nn.Module, optimizer: Optimizer, tensors: dict[str, Tensor], file: Path) -> None:
+    """Give an optimiser the state that `moments_of` gave, among these tensors of a file.
+
+    Raises:
+        ModelFileError: it is of parameters of another shape.
+    """
+    found: dict[str, dict[str, Tensor]] = {}
+    for path, value in tensors.items():
+        if path.startswith("optimizer/"):
+            name, _, field = path.removeprefix("optimizer/").rpartition("/")
+            found.setdefault(name, {})[field] = value
+    states = {}
+    for index, (name, parameter) in enumerate(module.named_parameters()):
+        fields = found.get(name, {})
+        if any(value.ndim and value.shape != parameter.shape for value in fields.values()):
+            raise ModelFileError(f"expected moments of shape {tuple(parameter.shape)} for {name} in {file}")
+        # in the parameter's own memory format
+        states[index] = {
+            field: torch.empty_like(parameter).copy_(value) if value.ndim else value for field, value in fields.items()
+        }
+    optimizer.load_state_dict({"state": states, "param_groups": optimizer.state_dict()["param_groups"]})

@@ -20,7 +20,7 @@ import torch
 from safetensors.torch import save
 from torch import Tensor, nn
 
-from discrete_distribution_network.checkpoints import STATE, Checkpoints, read_state
+from discrete_distribution_network.checkpoints import STATE, Checkpoints, load_moments, moments_of, read_state
 from discrete_distribution_network.errors import (
     DataError,
     DDNError,
@@ -352,13 +352,9 @@ class Fit(Generic[Batch]):
     # checkpoints
 
     def _save(self, checkpoint: FitCheckpoints) -> None:
-        moments = {
-            f"optimizer/{name}/{of}": torch.as_tensor(value)
-            for name, parameter in self.prior.named_parameters()
-            for of, value in self.optimizer.state[parameter].items()
-        }
         tensors = {f"weights/{name}": value for name, value in self.prior.state_dict().items()}
-        tensors |= {f"best/{name}": value for name, value in self.kept.items()} | moments
+        tensors |= {f"best/{name}": value for name, value in self.kept.items()}
+        tensors |= moments_of(self.prior, self.optimizer)
         state = {
             "step": self.step,
             "measured": self.measured,
@@ -389,21 +385,14 @@ class Fit(Generic[Batch]):
         except (KeyError, TypeError, ValueError) as error:
             raise ModelFileError(f"expected the state of a fit in {folder / STATE}, but {error!r}") from error
         path = folder / TENSORS
-        parts: dict[str, dict[str, Tensor]] = {"weights": {}, "best": {}, "optimizer": {}}
+        parts: dict[str, dict[str, Tensor]] = {"weights": {}, "best": {}}
         for name, value in tensors.items():
             part, _, rest = name.partition("/")
             parts.setdefault(part, {})[rest] = value
         load_strictly(self.prior, parts["best"], path)
         self.kept = self._weights()
         load_strictly(self.prior, parts["weights"], path)
-        moments: dict[int, dict[str, Tensor]] = {}
-        for index, (name, parameter) in enumerate(self.prior.named_parameters()):
-            own = {of.rpartition("/")[2]: v for of, v in parts["optimizer"].items() if of.rpartition("/")[0] == name}
-            if any(value.ndim and value.shape != parameter.shape for value in own.values()):
-                raise ModelFileError(f"expected moments of shape {tuple(parameter.shape)} for {name} in {path}")
-            moments[index] = own
-        groups = self.optimizer.state_dict()["param_groups"]
-        self.optimizer.load_state_dict({"state": {i: own for i, own in moments.items() if own}, "param_groups": groups})
+        load_moments(self.prior, self.optimizer, tensors, path)
 
 
 def digest(tensors: dict[str, Tensor]) -> str:

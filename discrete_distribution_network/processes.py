@@ -6,8 +6,7 @@ import atexit
 import gc
 import os
 import weakref
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from collections.abc import Callable
 from datetime import timedelta
 from pathlib import Path
 from typing import Any, Literal, get_args
@@ -105,26 +104,6 @@ def fast_precision(cpu: bool = False) -> Precision:
 def fast_autocast(device: torch.device) -> torch.autocast:
     """Autocast to bfloat16 where that is fast, else none. Enter it anew at every step: it keeps copies of weights."""
     return torch.autocast(device.type, torch.bfloat16, enabled=fast_precision(device.type == "cpu") == "bf16")
-
-
-@contextmanager
-def kept_random_numbers(device: torch.device) -> Iterator[None]:
-    """The generators of the CPU and of this device go on, after this context, as if nothing had been drawn."""
-    module = None if device.type == "cpu" else torch.get_device_module(device)
-    state = None if module is None else module.get_rng_state()
-    with torch.random.fork_rng(devices=[]):
-        try:
-            yield
-        finally:
-            if module is not None:
-                module.set_rng_state(state)
-
-
-def seed_random_numbers(seed: int, device: torch.device) -> None:
-    """Seed the generators of the CPU and of this device; `torch.manual_seed` would seed all other devices too."""
-    torch.default_generator.manual_seed(seed)
-    if device.type != "cpu":
-        torch.get_device_module(device).manual_seed(seed)
 
 
 class Processes:

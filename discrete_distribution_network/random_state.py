@@ -4,6 +4,8 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from functools import partial
+from typing import Any
 
 import torch
 
@@ -15,17 +17,26 @@ def own_random_state(device: str | torch.device = "cpu") -> Iterator[Callable[[i
     Afterwards both are as they were. No other device's is touched; `torch.manual_seed` would seed them all.
     """
     device = torch.device(device)
-    module = None if device.type == "cpu" else torch.get_device_module(device)
-
-    def seed(value: int) -> None:
-        torch.default_generator.manual_seed(value)
-        if module is not None:
-            module.set_rng_state(torch.Generator(device).manual_seed(value).get_state(), device)
-
     with torch.random.fork_rng(devices=[]):
-        before = None if module is None else module.get_rng_state(device)
+        module, where = _module_of(device)
+        before = None if module is None else module.get_rng_state(*where)
         try:
-            yield seed
+            yield partial(seed_random_state, device=device)
         finally:
             if module is not None:
-                module.set_rng_state(before, device)
+                module.set_rng_state(before, *where)
+
+
+def seed_random_state(value: int, device: torch.device) -> None:
+    """Seed the generators of the CPU and of this device alone."""
+    torch.default_generator.manual_seed(value)
+    module, where = _module_of(device)
+    if module is not None:
+        module.set_rng_state(torch.Generator(device).manual_seed(value).get_state(), *where)
+
+
+def _module_of(device: torch.device) -> tuple[Any, tuple[torch.device, ...]]:
+    """PyTorch's module of a device, None of the CPU, and how its functions are told the device: MPS has but one."""
+    if device.type == "cpu":
+        return None, ()
+    return torch.get_device_module(device), () if device.type == "mps" else (device,)

@@ -25,7 +25,7 @@ from PIL import Image
 from torch import Tensor, nn
 
 from discrete_distribution_network import whole_folder
-from discrete_distribution_network.checkpoints import STATE, Checkpoints, read_state
+from discrete_distribution_network.checkpoints import STATE, Checkpoints, load_moments, moments_of, read_state
 from discrete_distribution_network.data import ImageDataset, fingerprint, is_stream
 from discrete_distribution_network.ddn import DDN
 from discrete_distribution_network.errors import DDNError, InvalidInput, ModelFileError, require
@@ -40,9 +40,8 @@ from discrete_distribution_network.processes import (
     Precision,
     Processes,
     accelerator_for,
-    kept_random_numbers,
-    seed_random_numbers,
 )
+from discrete_distribution_network.random_state import own_random_state, seed_random_state
 from discrete_distribution_network.report import Report
 from discrete_distribution_network.schedule import learning_rate
 from discrete_distribution_network.shown_with import MakeCond, shown_with
@@ -329,7 +328,7 @@ class Trainer:
         report.total = self.num_train_steps if self.max_minutes is None else 60 * self.max_minutes
         report.done = self._done
         report.progress = self.progress and self.accelerator.is_local_main_process
-        with Signals() as signals, report, kept_random_numbers(self.processes.device):
+        with Signals() as signals, report, own_random_state(self.processes.device):
             return self._train(signals, report)
 
     def _train(self, signals: Signals, report: Report) -> Evaluation | None:
@@ -423,7 +422,7 @@ class Trainer:
         """One step of the optimiser, and the signal that any process has received (0: none)."""
         began, progress, model = time.monotonic(), self.progress_made, self.processes.model
         assert model is not None
-        seed_random_numbers(key(self.seed, self.step, self.processes.rank), self.processes.device)
+        seed_random_state(key(self.seed, self.step, self.processes.rank), self.processes.device)
         for group in self.optimizer.param_groups:
             group["lr"] = self.rate()
         self.optimizer.zero_grad()
@@ -694,7 +693,7 @@ class Trainer:
         state, training, given = read_state(found), read_tensors(found / TRAINING), read_tensors(found / WEIGHTS)
         own = {name.removeprefix("weights/"): value for name, value in training.items() if name.startswith("weights/")}
         load_strictly(self.ddn, own or given, found / (TRAINING if own else WEIGHTS))
-        self._load_optimizer(training, found / TRAINING)
+        load_moments(self.ddn, self.optimizer.optimizer, training, found / TRAINING)
         try:
             self.step, self.images = int(state["step"]), int(state["images"])
             self.seconds, self.splits = float(state["seconds"]), int(state["splits"])
@@ -744,31 +743,10 @@ class Trainer:
 
     def _training_state(self) -> dict[str, Tensor]:
         """The optimiser's state by parameter and, where the model file holds the moving average, the weights."""
-        state = self.optimizer.optimizer.state
-        tensors = {
-            f"optimizer/{name}/{field}": torch.as_tensor(value)
-            for name, parameter in self.ddn.named_parameters()
-            for field, value in state[parameter].items()
-        }
+        tensors = moments_of(self.ddn, self.optimizer.optimizer)
         if self.ema is not None:
             tensors |= {f"weights/{name}": value for name, value in self.ddn.state_dict().items()}
         return tensors
-
-    def _load_optimizer(self, training: dict[str, Tensor], file: Path) -> None:
-        optimizer, states = self.optimizer.optimizer, {}
-        for index, (name, parameter) in enumerate(self.ddn.named_parameters()):
-            prefix = f"optimizer/{name}/"
-            fields = {
-                field.removeprefix(prefix): value for field, value in training.items() if field.startswith(prefix)
-            }
-            if any(value.ndim and value.shape != parameter.shape for value in fields.values()):
-                raise ModelFileError(f"expected moments of shape {tuple(parameter.shape)} for {name} in {file}")
-            # in the parameter's own memory format
-            states[index] = {
-                field: torch.empty_like(parameter).copy_(value) if value.ndim else value
-                for field, value in fields.items()
-            }
-        optimizer.load_state_dict({"state": states, "param_groups": optimizer.state_dict()["param_groups"]})
 
 
 class LossByLevel(nn.Module):
