@@ -17,10 +17,10 @@ from typing import Any, ClassVar
 
 import tyro
 
-from discrete_distribution_network import exits
-from discrete_distribution_network.config import TrainConfig
+from discrete_distribution_network.cli import exits
+from discrete_distribution_network.cli.config import TrainConfig
+from discrete_distribution_network.cli.options import parsed
 from discrete_distribution_network.errors import DataError
-from discrete_distribution_network.options import parsed
 
 
 @dataclass
@@ -39,7 +39,7 @@ def parse(training: dict[str, Any]) -> Flowers:
 def main() -> None:
     with exits.command("train_oxford_flowers.py", failed=1):
         flowers = parsed(parse, sys.argv[1:])
-        from discrete_distribution_network.training_run import train  # imports torch, which --help need not wait for
+        from discrete_distribution_network.cli.train import train  # imports torch, which --help need not wait for
 
         try:
             train(flowers, flowers.name)

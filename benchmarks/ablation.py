@@ -30,15 +30,15 @@ from quality import DRAWN, as_bytes, classifier, data, distance, features
 from torch import Tensor, nn
 
 from discrete_distribution_network import DDN
-from discrete_distribution_network.candidates import Candidates
-from discrete_distribution_network.config import TrainConfig
-from discrete_distribution_network.data import Pixels, Split
-from discrete_distribution_network.ddn import Level, Walk
-from discrete_distribution_network.guided_sampler import GuidedSampler
-from discrete_distribution_network.metrics import usage_by_level
-from discrete_distribution_network.presets import preset
-from discrete_distribution_network.selection import Selection
-from discrete_distribution_network.training_run import trainer_for
+from discrete_distribution_network.cli.config import TrainConfig
+from discrete_distribution_network.cli.train import trainer_for
+from discrete_distribution_network.data.datasets import Pixels, Split
+from discrete_distribution_network.ddn import Level
+from discrete_distribution_network.evaluation.metrics import usage_by_level
+from discrete_distribution_network.model.candidates import Candidates
+from discrete_distribution_network.model.guided_sampler import GuidedSampler
+from discrete_distribution_network.model.walk import Selection, Walk
+from discrete_distribution_network.training.presets import preset
 
 RESULTS = ROOT / "benchmarks" / "results" / "ablation.json"
 NEVER = 10**9

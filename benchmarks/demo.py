@@ -17,9 +17,9 @@ from statistics import median
 from guided_sampler import machine
 from playwright.sync_api import Page, sync_playwright
 
+from discrete_distribution_network.cli.runs import EXAMPLE, demo_model
 from discrete_distribution_network.demo.page import serve
-from discrete_distribution_network.pretrained import RELEASED
-from discrete_distribution_network.runs import EXAMPLE, demo_model
+from discrete_distribution_network.io.pretrained import RELEASED
 
 ROOT = Path(__file__).resolve().parent.parent
 RESULTS, SHOTS = ROOT / "benchmarks" / "results" / "demo.json", ROOT / "docs" / "demo"

@@ -20,11 +20,11 @@ import torch
 from guided_sampler import ROOT, machine
 
 from discrete_distribution_network import DDN
-from discrete_distribution_network.config import TrainConfig
-from discrete_distribution_network.data import Pixels, Split
-from discrete_distribution_network.presets import preset
-from discrete_distribution_network.report import read_metrics
-from discrete_distribution_network.training_run import trainer_for
+from discrete_distribution_network.cli.config import TrainConfig
+from discrete_distribution_network.cli.train import trainer_for
+from discrete_distribution_network.data.datasets import Pixels, Split
+from discrete_distribution_network.training.presets import preset
+from discrete_distribution_network.training.report import read_metrics
 
 RESULTS = ROOT / "benchmarks" / "results" / "presets.json"
 SIZES = (32, 64, 128, 256)

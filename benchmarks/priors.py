@@ -21,10 +21,10 @@ import torch
 from guided_sampler import machine
 from quality import DRAWN, WORK, as_bytes, classifier, data, distance, features
 
-from discrete_distribution_network.code_transformer import CodeTransformer
-from discrete_distribution_network.data import Pixels
-from discrete_distribution_network.prior import Chain, Frequencies, LearnedPrior, Prior, fit, temperatures
-from discrete_distribution_network.runs import load_model, model_folder
+from discrete_distribution_network.cli.runs import load_model, model_folder
+from discrete_distribution_network.data.datasets import Pixels
+from discrete_distribution_network.prior.heads import Chain, Frequencies, LearnedPrior, Prior, fit, temperatures
+from discrete_distribution_network.prior.transformer import CodeTransformer
 
 RESULTS = Path(__file__).resolve().parent / "results" / "priors.json"
 HELD_OUT = 1000

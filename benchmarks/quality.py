@@ -31,12 +31,12 @@ from guided_sampler import machine
 from PIL import Image, ImageDraw, ImageFont
 from torch import Tensor
 
-from discrete_distribution_network.classifier import Classifier, accuracy, train_classifier
-from discrete_distribution_network.data import open_data
-from discrete_distribution_network.frechet import frechet_distance, statistics
-from discrete_distribution_network.loader import in_order, key
-from discrete_distribution_network.pictures import grid
-from discrete_distribution_network.pretrained import load_strictly, read_tensors, write_tensors
+from discrete_distribution_network.data.datasets import open_data
+from discrete_distribution_network.data.loader import in_order, key
+from discrete_distribution_network.evaluation.classifier import Classifier, accuracy, train_classifier
+from discrete_distribution_network.evaluation.frechet import frechet_distance, statistics
+from discrete_distribution_network.io.pretrained import load_strictly, read_tensors, write_tensors
+from discrete_distribution_network.viz.pictures import grid
 
 ROOT = Path(__file__).resolve().parent.parent
 WORK = ROOT / ".benchmark" / "quality"

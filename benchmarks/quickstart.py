@@ -15,8 +15,8 @@ from pathlib import Path
 import torch
 from guided_sampler import ROOT, machine
 
-from discrete_distribution_network import cli
-from discrete_distribution_network.report import read_metrics
+from discrete_distribution_network.cli import main as cli
+from discrete_distribution_network.training.report import read_metrics
 
 
 def main() -> None:

@@ -34,16 +34,16 @@ from torch import Tensor
 with suppress(ImportError):
     import pillow_jxl  # noqa: F401  (it teaches Pillow the format)
 
-from discrete_distribution_network.bitstream import Reader
-from discrete_distribution_network.code_prior import CodePrior
-from discrete_distribution_network.codec import ImageCodec
-from discrete_distribution_network.codes_run import code_prior_of
-from discrete_distribution_network.data import open_data
+from discrete_distribution_network.cli.codes import code_prior_of
+from discrete_distribution_network.cli.runs import load_model, model_folder
+from discrete_distribution_network.codec.bitstream import Reader
+from discrete_distribution_network.codec.entropy_model import EntropyModel
+from discrete_distribution_network.codec.image_codec import ImageCodec
+from discrete_distribution_network.data.datasets import open_data
+from discrete_distribution_network.data.loader import in_order
 from discrete_distribution_network.ddn import DDN
-from discrete_distribution_network.loader import in_order
-from discrete_distribution_network.metrics import psnr
-from discrete_distribution_network.pictures import to_pil
-from discrete_distribution_network.runs import load_model, model_folder
+from discrete_distribution_network.evaluation.metrics import psnr
+from discrete_distribution_network.viz.pictures import to_pil
 
 ROOT = Path(__file__).resolve().parent.parent
 RESULTS, PLOT = ROOT / "benchmarks" / "results" / "rate_distortion.json", ROOT / "docs" / "rate_distortion.png"
@@ -89,10 +89,10 @@ def ms_ssim(one: Tensor, other: Tensor, scales: Sequence[float] = SCALES, side: 
     return total
 
 
-def ours(ddn: DDN, prior: CodePrior | None, images: Tensor) -> list[dict[str, Any]]:
+def ours(ddn: DDN, prior: EntropyModel | None, images: Tensor) -> list[dict[str, Any]]:
     """Greedy and with beams; whole and by prefixes; range coded, and with a rate."""
     rows = []
-    ways: list[tuple[str, dict[str, Any], CodePrior | None, list[int]]] = [
+    ways: list[tuple[str, dict[str, Any], EntropyModel | None, list[int]]] = [
         ("greedy", {}, None, prefixes(ddn)),
         ("8 beams", {"beams": 8}, None, [ddn.num_levels]),
     ]

@@ -17,19 +17,19 @@ from typing import Any
 import torch
 from quality import classifier
 
-from discrete_distribution_network import whole_folder
-from discrete_distribution_network.code_prior import CODE_PRIOR, CodePrior
-from discrete_distribution_network.config import load_config
-from discrete_distribution_network.data import open_data
+from discrete_distribution_network.cli.config import load_config
+from discrete_distribution_network.cli.prior import codes_of
+from discrete_distribution_network.cli.runs import CARD, CLASSIFIER, EXAMPLE, load_prior, model_folder
+from discrete_distribution_network.codec.entropy_model import ENTROPY_MODEL, EntropyModel
+from discrete_distribution_network.data.datasets import open_data
+from discrete_distribution_network.data.loader import in_order
 from discrete_distribution_network.ddn import DDN
-from discrete_distribution_network.frechet import frechet_figures
-from discrete_distribution_network.loader import in_order
-from discrete_distribution_network.metrics import evaluate
-from discrete_distribution_network.pictures import to_pil
-from discrete_distribution_network.pretrained import RELEASED, read_tensors, write_tensors
-from discrete_distribution_network.prior import temperatures
-from discrete_distribution_network.prior_run import codes_of
-from discrete_distribution_network.runs import CARD, CLASSIFIER, EXAMPLE, load_prior, model_folder
+from discrete_distribution_network.evaluation.frechet import frechet_figures
+from discrete_distribution_network.evaluation.metrics import evaluate
+from discrete_distribution_network.io import atomic_folder
+from discrete_distribution_network.io.pretrained import RELEASED, read_tensors, write_tensors
+from discrete_distribution_network.prior.heads import temperatures
+from discrete_distribution_network.viz.pictures import to_pil
 
 LIMIT = 8 << 20
 CLASSES = ["t-shirt", "trouser", "pullover", "dress", "coat", "sandal", "shirt", "sneaker", "bag", "ankle boot"]
@@ -55,9 +55,9 @@ def main() -> None:
     shutil.copy(source / "config.json", out)
     for name in ("model.safetensors", "prior.safetensors"):
         write_tensors(out / name, halved(read_tensors(source / name)))
-    whole_folder.seal(out, ["model.safetensors"])
+    atomic_folder.write_manifest(out, ["model.safetensors"])
     prior_config = json.loads((source / "prior.json").read_text(encoding="utf-8"))
-    prior_config["model"] = whole_folder.sha256(out / "model.safetensors")
+    prior_config["model"] = atomic_folder.sha256(out / "model.safetensors")
     (out / "prior.json").write_text(json.dumps(prior_config, indent=2) + "\n", encoding="utf-8")
 
     ddn = DDN.from_pretrained(out).eval()
@@ -67,9 +67,9 @@ def main() -> None:
     (out / CARD).write_text(json.dumps({"classes": CLASSES}) + "\n", encoding="utf-8")
     to_pil(next(iter(in_order(split.test, ddn, 1))).images[0]).save(out / EXAMPLE)
     code_bits = ""
-    if (source / CODE_PRIOR).is_file():
-        shutil.copy(source / CODE_PRIOR, out)
-        bits = CodePrior.load(out, ddn).cost(codes_of(ddn, split.test))
+    if (source / ENTROPY_MODEL).is_file():
+        shutil.copy(source / ENTROPY_MODEL, out)
+        bits = EntropyModel.load(out, ddn).cost(codes_of(ddn, split.test))
         code_bits = f"\n- Range coded by the code prior beside it, codes of the test images take {bits:.0f} bits"
     prior = load_prior(ddn, out)
     assert prior is not None

@@ -19,11 +19,11 @@ import torch
 from guided_sampler import machine
 from torch import Tensor
 
-from discrete_distribution_network.data import open_data
+from discrete_distribution_network.cli.runs import load_model, model_folder
+from discrete_distribution_network.data.datasets import open_data
+from discrete_distribution_network.data.loader import in_order
 from discrete_distribution_network.ddn import DDN
-from discrete_distribution_network.loader import in_order
-from discrete_distribution_network.runs import load_model, model_folder
-from discrete_distribution_network.search import neighbours
+from discrete_distribution_network.evaluation.neighbours import neighbours
 
 RESULTS = Path(__file__).resolve().parent / "results" / "retrieval.json"
 LOOKED_THROUGH, QUERIES, NEAREST = 10_000, 1000, 10

@@ -17,12 +17,12 @@ import torch
 from torch import Tensor
 
 from discrete_distribution_network import DDN, ImageCodec, Prior
-from discrete_distribution_network.code_prior import CodePrior
-from discrete_distribution_network.conditions import Inpaint
-from discrete_distribution_network.data import open_data
-from discrete_distribution_network.loader import first_batch
-from discrete_distribution_network.pretrained import released
-from discrete_distribution_network.prior import temperatures
+from discrete_distribution_network.codec.entropy_model import EntropyModel
+from discrete_distribution_network.data.datasets import open_data
+from discrete_distribution_network.data.loader import first_batch
+from discrete_distribution_network.guidance.conditions import Inpaint
+from discrete_distribution_network.io.pretrained import released
+from discrete_distribution_network.prior.heads import temperatures
 
 
 def digest(value: Tensor | bytes) -> str:
@@ -58,7 +58,7 @@ def hashes(name: str) -> dict[str, str]:
         "inpainted with beams": ddn.guide(half, beams=4, generator=seeded(), labels=four).images,
     }
     if labels is None:
-        codes_prior = CodePrior.load(folder, ddn)
+        codes_prior = EntropyModel.load(folder, ddn)
         found |= {
             "encoded with beams": ddn.encode(images[:8], beams=4),
             "file": ImageCodec(ddn).compress_batch(images[:20]),

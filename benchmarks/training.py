@@ -29,12 +29,12 @@ from torch import nn
 from torch.profiler import ProfilerActivity, profile
 
 from discrete_distribution_network import DDN, Trainer
-from discrete_distribution_network.config import TrainConfig
-from discrete_distribution_network.data import ImageFiles, open_data
-from discrete_distribution_network.images import find_images
-from discrete_distribution_network.loader import Loader
+from discrete_distribution_network.cli.config import TrainConfig
+from discrete_distribution_network.cli.train import network
+from discrete_distribution_network.data.datasets import ImageFiles, open_data
+from discrete_distribution_network.data.image_folder import find_images
+from discrete_distribution_network.data.loader import Loader
 from discrete_distribution_network.signals import Signals
-from discrete_distribution_network.training_run import network
 
 
 def trainer_step(ddn: DDN, dataset: object, folder: str, **kwargs: object) -> Callable[[], None]:

@@ -9,7 +9,7 @@ import torch
 from discrete_distribution_network import DDN, Trainer
 
 PROCESSES = multiprocessing.get_context("forkserver")
-PROCESSES.set_forkserver_preload(["discrete_distribution_network.trainer"])
+PROCESSES.set_forkserver_preload(["discrete_distribution_network.training.trainer"])
 
 
 def digits(count=60, size=8):

@@ -10,9 +10,9 @@ import torch
 from PIL import Image
 from small import digits, small_ddn
 
-from discrete_distribution_network import pixels
-from discrete_distribution_network.conditions import (
-    Cheap,
+from discrete_distribution_network.conditioning import low
+from discrete_distribution_network.errors import InvalidInput
+from discrete_distribution_network.guidance.conditions import (
     Classifier,
     Colorize,
     ColorStrokes,
@@ -21,15 +21,15 @@ from discrete_distribution_network.conditions import (
     Inpaint,
     LowBit,
     Match,
+    RatePenalty,
     Style,
     SuperResolve,
     edges,
     grey,
 )
-from discrete_distribution_network.errors import InvalidInput
-from discrete_distribution_network.prior import Frequencies, Prior
-from discrete_distribution_network.selection import Nearest, Uniform
-from discrete_distribution_network.shown_with import low
+from discrete_distribution_network.model import pixels
+from discrete_distribution_network.model.selection import Nearest, Uniform
+from discrete_distribution_network.prior.heads import Frequencies, Prior
 
 BYTES = digits(3)
 IMAGES = BYTES / 255
@@ -80,9 +80,9 @@ DOORS = {
     "ColorStrokes": lambda ddn, x: ddn.guide(ColorStrokes(x, torch.ones(8, 8))).codes,
     "LowBit": lambda ddn, x: ddn.guide(LowBit(x)).codes,
     "Edges": lambda ddn, x: ddn.guide(Edges(x), generator=torch.Generator().manual_seed(0)).codes,
-    "Style": lambda ddn, x: ddn.guide(
-        Style(x, lambda images: images), generator=torch.Generator().manual_seed(0)
-    ).codes,
+    "Style": lambda ddn, x: (
+        ddn.guide(Style(x, lambda images: images), generator=torch.Generator().manual_seed(0)).codes
+    ),
     "edges": lambda ddn, x: edges(x),
     "grey": lambda ddn, x: grey(x),
     "low": lambda ddn, x: low(x),
@@ -198,7 +198,11 @@ def test_labels_that_nobody_knows_are_refused_everywhere():
             refused(lambda call=call, prior=prior: call(labels=LABELS, prior=prior), "num_classes", "prior by class")
     by_class = Prior(ddn, dim=4, num_classes=3).eval()
     assert ddn.guide(Match(IMAGES), labels=LABELS, prior=by_class).images.shape == IMAGES.shape
-    for call in (lambda: ddn.sample(2, prior=5), lambda: ddn.guide(Match(IMAGES), prior="x"), lambda: Cheap(None)):
+    for call in (
+        lambda: ddn.sample(2, prior=5),
+        lambda: ddn.guide(Match(IMAGES), prior="x"),
+        lambda: RatePenalty(None),
+    ):
         refused(call, "a prior")
 
 
@@ -297,14 +301,14 @@ def test_conditions_find_their_batch_size():
 def test_codes_that_prior_finds_likely_are_what_a_condition_by_it_takes():
     ddn = ddn_with_heads()
     prior = likely(ddn)
-    assert set(ddn.guide(Cheap(prior), 4).codes.unique().tolist()) == {3}
-    assert set(ddn.guide(Cheap(prior), 4, beams=2).codes.unique().tolist()) <= {3, 7}
+    assert set(ddn.guide(RatePenalty(prior), 4).codes.unique().tolist()) == {3}
+    assert set(ddn.guide(RatePenalty(prior), 4, beams=2).codes.unique().tolist()) <= {3, 7}
     # beside a black box it counts too: where it counts much, its codes are taken
-    both = ddn.guide([Cheap(prior, weight=1000.0), Custom(grey_mean)], 4)
+    both = ddn.guide([RatePenalty(prior, weight=1000.0), Custom(grey_mean)], 4)
     assert set(both.codes.unique().tolist()) == {3}
     corner = torch.zeros(8, 8)
     corner[:4, :4] = 1
-    codes = ddn.guide(Cheap(prior, region=corner), 300, generator=torch.Generator().manual_seed(0)).codes
+    codes = ddn.guide(RatePenalty(prior, region=corner), 300, generator=torch.Generator().manual_seed(0)).codes
     patches = codes[:, -4:]
     assert set(patches[:, 0].unique().tolist()) == {3}
     assert all(len(patches[:, place].unique()) == 8 for place in (1, 2, 3))

@@ -8,7 +8,7 @@ import torch
 
 from discrete_distribution_network import DDN
 from discrete_distribution_network.errors import InvalidInput
-from discrete_distribution_network.metrics import usage
+from discrete_distribution_network.evaluation.metrics import usage
 
 SMALL = {"dim": 8, "dim_max": 16, "num_resnet_blocks": 1}
 

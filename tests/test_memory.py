@@ -18,13 +18,13 @@ import json, resource, struct, sys, time, zlib
 import torch
 resource.setrlimit(resource.RLIMIT_DATA, (2 << 30, 2 << 30))
 torch.set_num_threads(1)
-from discrete_distribution_network.bitstream import MAGIC, RANGE, UNIFORM, CodeFileError, Header, Level
-from discrete_distribution_network.bitstream import _varint, write
-from discrete_distribution_network.codec import ImageCodec
-from discrete_distribution_network.codes_run import codec_of, read_codes, write_codes, write_images
+from discrete_distribution_network.codec.bitstream import MAGIC, RANGE, UNIFORM, CodeFileError, Header, Level
+from discrete_distribution_network.codec.bitstream import _varint, write
+from discrete_distribution_network.codec.image_codec import ImageCodec
+from discrete_distribution_network.cli.codes import codec_of, read_codes, write_codes, write_images
 from discrete_distribution_network.ddn import DDN
 from discrete_distribution_network.errors import InvalidInput
-from discrete_distribution_network.pretrained import released
+from discrete_distribution_network.io.pretrained import released
 from pathlib import Path
 
 folder = released("fashion-mnist")

@@ -8,13 +8,12 @@ import numpy as np
 import pytest
 import torch
 
-from discrete_distribution_network.classifier import Classifier
-from discrete_distribution_network.config import TrainConfig
-from discrete_distribution_network.guided_sampler import GuidedSampler
-from discrete_distribution_network.pretrained import RELEASED, load_strictly, read_tensors
-from discrete_distribution_network.runs import CLASSIFIER
-from discrete_distribution_network.split_and_prune import split_and_prune_
-from discrete_distribution_network.trainer import LossByLevel
+from discrete_distribution_network.cli.config import TrainConfig
+from discrete_distribution_network.cli.runs import CLASSIFIER
+from discrete_distribution_network.evaluation.classifier import Classifier
+from discrete_distribution_network.io.pretrained import RELEASED, load_strictly, read_tensors
+from discrete_distribution_network.model.guided_sampler import GuidedSampler, split_and_prune_
+from discrete_distribution_network.training.trainer import LossByLevel
 
 BENCHMARKS = Path(__file__).parent.parent / "benchmarks"
 

@@ -5,15 +5,22 @@ from pathlib import Path
 import pytest
 import torch
 
-from discrete_distribution_network import cli
-from discrete_distribution_network.code_prior import CodePrior
-from discrete_distribution_network.codec import ImageCodec
-from discrete_distribution_network.data import open_data
+from discrete_distribution_network.cli import main as cli
+from discrete_distribution_network.cli.runs import (
+    CLASSIFIER,
+    EXAMPLE,
+    classifier_of,
+    load_images,
+    load_prior,
+    model_folder,
+)
+from discrete_distribution_network.codec.entropy_model import EntropyModel
+from discrete_distribution_network.codec.image_codec import ImageCodec
+from discrete_distribution_network.data.datasets import open_data
+from discrete_distribution_network.data.loader import in_order
 from discrete_distribution_network.ddn import DDN
 from discrete_distribution_network.errors import DataError
-from discrete_distribution_network.loader import in_order
-from discrete_distribution_network.pretrained import RELEASED, released
-from discrete_distribution_network.runs import CLASSIFIER, EXAMPLE, classifier_of, load_images, load_prior, model_folder
+from discrete_distribution_network.io.pretrained import RELEASED, released
 
 NAMES = sorted(path.name for path in RELEASED.iterdir())
 
@@ -47,7 +54,7 @@ def test_its_codes_are_files():
     folder = released("fashion-mnist")
     ddn = DDN.from_pretrained("fashion-mnist").eval()
     images = ddn.sample(3, prior=load_prior(ddn, folder)).clamp(0, 1)
-    for own in (None, CodePrior.load(folder, ddn)):
+    for own in (None, EntropyModel.load(folder, ddn)):
         codec = ImageCodec(ddn, own)
         back = codec.decompress_batch(codec.compress_batch(images))
         assert float((back - images).square().mean()) < 0.004

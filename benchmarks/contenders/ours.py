@@ -14,10 +14,10 @@ from typing import Any
 import torch
 from common import Clock, Contender, Data, draw, main, save
 
-from discrete_distribution_network.config import TrainConfig
-from discrete_distribution_network.data import Pixels, Split
-from discrete_distribution_network.prior import Prior, fit, temperatures
-from discrete_distribution_network.training_run import network, trainer_for
+from discrete_distribution_network.cli.config import TrainConfig
+from discrete_distribution_network.cli.train import network, trainer_for
+from discrete_distribution_network.data.datasets import Pixels, Split
+from discrete_distribution_network.prior.heads import Prior, fit, temperatures
 
 
 class Ours(Contender):

@@ -23,7 +23,7 @@ from gradio.exceptions import ComponentProcessingError
 from discrete_distribution_network.demo.files import Files, own_folder
 from discrete_distribution_network.demo.guard import MAX_UPLOAD, Guard, Names, log, told
 from discrete_distribution_network.errors import DDNError, InvalidInput
-from discrete_distribution_network.whole_file import naming
+from discrete_distribution_network.io.atomic_file import naming
 
 PORTS = range(7860, 7960)
 """Where the page is served unless told, at the first that is free."""

@@ -18,28 +18,29 @@ import torch
 from PIL import Image
 from torch import Tensor
 
-from discrete_distribution_network.bitstream import Reader
-from discrete_distribution_network.classifier import Classifier as Net
-from discrete_distribution_network.code_prior import CodePrior
-from discrete_distribution_network.codec import ImageCodec
-from discrete_distribution_network.conditions import Classifier, ColorStrokes, Condition, Inpaint, SuperResolve
-from discrete_distribution_network.config import CONFIG
-from discrete_distribution_network.ddn import DDN, takes_labels
+from discrete_distribution_network.cli.config import CONFIG
+from discrete_distribution_network.cli.options import RUNS
+from discrete_distribution_network.codec.bitstream import Reader
+from discrete_distribution_network.codec.entropy_model import EntropyModel
+from discrete_distribution_network.codec.image_codec import ImageCodec
+from discrete_distribution_network.data.images import faults_named, load_image
+from discrete_distribution_network.data.loader import in_unit_range
+from discrete_distribution_network.ddn import DDN
 from discrete_distribution_network.demo.files import is_own, own_folder
 from discrete_distribution_network.demo.launch import Served, sentence, started
 from discrete_distribution_network.demo.walking import Codes, Walker
 from discrete_distribution_network.errors import DataError, InvalidInput, require
-from discrete_distribution_network.images import faults_named, load_image
-from discrete_distribution_network.loader import in_unit_range
-from discrete_distribution_network.metrics import psnr
-from discrete_distribution_network.pictures import MARGIN, grid, to_pil
-from discrete_distribution_network.prior import LearnedPrior, temperatures
-from discrete_distribution_network.report import read_metrics
-from discrete_distribution_network.runs import RUNS
-from discrete_distribution_network.selection import resize
+from discrete_distribution_network.evaluation.classifier import Classifier as Net
+from discrete_distribution_network.evaluation.metrics import psnr
+from discrete_distribution_network.guidance.conditions import Classifier, ColorStrokes, Condition, Inpaint, SuperResolve
+from discrete_distribution_network.io.atomic_file import write_bytes
+from discrete_distribution_network.model.code_distribution import takes_labels
+from discrete_distribution_network.model.tensors import resize
+from discrete_distribution_network.prior.heads import LearnedPrior, temperatures
 from discrete_distribution_network.signals import Interrupted, Signals
-from discrete_distribution_network.tree import whole_levels
-from discrete_distribution_network.whole_file import write_bytes
+from discrete_distribution_network.training.report import read_metrics
+from discrete_distribution_network.viz.pictures import MARGIN, grid, to_pil
+from discrete_distribution_network.viz.tree import whole_levels
 
 MAX_UPLOAD_PIXELS, MAX_DECODED_PIXELS, MAX_IMAGES, MAX_LAYERS = 25_000_000, 1 << 20, 100, 4
 MAX_CODES = 1 << 20
@@ -80,7 +81,7 @@ class Demo:
         classes: list[str] | None = None,
         example: Tensor | None = None,
         runs: Path = RUNS,
-        code_prior: CodePrior | None = None,
+        code_prior: EntropyModel | None = None,
     ):
         require(ddn.channels in (1, 3), "a model of grey or colour images", f"{ddn.channels} channels")
         require(ddn.cond_channels == 0, "a model that learnt without other images", "one that needs them")

@@ -12,12 +12,14 @@ from typing import Any, NamedTuple
 import torch
 from torch import Tensor
 
-from discrete_distribution_network.candidates import Candidates
 from discrete_distribution_network.ddn import DDN
 from discrete_distribution_network.errors import InvalidInput, require
-from discrete_distribution_network.guided_sampler import GuidedSampler
-from discrete_distribution_network.prior import Frequencies, temperatures
-from discrete_distribution_network.selection import Drawn, Given, Likely, Pick, SamplerOutput, drawn_by, resize
+from discrete_distribution_network.model.candidates import Candidates
+from discrete_distribution_network.model.code_distribution import CodeDistribution, Pick, draw_codes
+from discrete_distribution_network.model.guided_sampler import GuidedSampler, SamplerOutput
+from discrete_distribution_network.model.selection import FixedCodes, PriorSampling
+from discrete_distribution_network.model.tensors import resize
+from discrete_distribution_network.prior.heads import Frequencies, temperatures
 
 Codes = tuple[int, ...]
 
@@ -45,7 +47,7 @@ class Walker:
         label: class, for a network or a prior by class.
     """
 
-    def __init__(self, ddn: DDN, prior: Likely | None = None, label: int | None = None):
+    def __init__(self, ddn: DDN, prior: CodeDistribution | None = None, label: int | None = None):
         self.ddn, self.prior, self.label = ddn, prior, label
         self.starts = [sum(ddn.codes_per_level[:level]) for level in range(ddn.num_levels)]
 
@@ -172,8 +174,8 @@ class _Look:
     features: Tensor
     residual: Tensor | None
 
-    def __init__(self, codes: Sequence[Tensor], part: Codes, prior: Likely | None, labels: Tensor | None):
-        self.given, self.prior = Given(codes), prior
+    def __init__(self, codes: Sequence[Tensor], part: Codes, prior: CodeDistribution | None, labels: Tensor | None):
+        self.given, self.prior = FixedCodes(codes), prior
         self.part = _Part(part, lambda scores: scores.argmax(-1))
         self.state = None if prior is None else prior.begin(1, labels)
 
@@ -185,17 +187,17 @@ class _Look:
             return step
         self.sampler, self.features, self.residual = sampler, features, residual
         if self.prior is not None:
-            drawn_by(self.prior, level, features, self.state, self.part)
+            draw_codes(self.prior, level, features, self.state, self.part)
         return sampler.draw(features, torch.zeros(sampler.codes_shape(features), dtype=torch.long), residual)
 
     def candidates(self, patch: int | None) -> Candidates:
         return self.sampler.candidates(self.features, self.residual, patch)
 
 
-class _Finish(Drawn):
+class _Finish(PriorSampling):
     """A selection that takes the given codes, also of a part of a level, and draws the rest."""
 
-    def __init__(self, whole: Sequence[Tensor], part: Codes, prior: Likely, *how: Any):
+    def __init__(self, whole: Sequence[Tensor], part: Codes, prior: CodeDistribution, *how: Any):
         super().__init__(prior, 1, *how)
         self.given, self.part = whole, _Part(part, super()._pick)
 

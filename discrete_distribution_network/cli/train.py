@@ -1,0 +1,237 @@
+"""One training from its options to its pictures: data set, network, `Trainer`, figures."""
+
+from __future__ import annotations
+
+import sys
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager, suppress
+from dataclasses import replace
+from itertools import count
+from pathlib import Path
+from types import SimpleNamespace
+from typing import Any
+
+import torch
+
+from discrete_distribution_network.cli.config import CONFIG, TrainConfig, load_config
+from discrete_distribution_network.cli.options import RUNS, differences, require_out, run_folder
+from discrete_distribution_network.cli.runs import CHECKPOINTS, EVALUATION, place, write_figures
+from discrete_distribution_network.conditioning import CONDS, CondFn, cond_channels, conditioning_inputs
+from discrete_distribution_network.data.datasets import Split, from_torchvision, is_stream, open_data
+from discrete_distribution_network.data.loader import Augment, Batch, first_batch, in_order
+from discrete_distribution_network.ddn import DDN
+from discrete_distribution_network.errors import InvalidInput
+from discrete_distribution_network.evaluation.classifier import num_classes
+from discrete_distribution_network.evaluation.metrics import evaluate
+from discrete_distribution_network.io.atomic_file import naming
+from discrete_distribution_network.training.checkpoints import Checkpoints
+from discrete_distribution_network.training.presets import preset, recipe
+from discrete_distribution_network.training.report import read_metrics
+from discrete_distribution_network.training.trainer import Trainer
+from discrete_distribution_network.viz.pictures import grid, loss_curve, reconstructions, save_picture
+from discrete_distribution_network.viz.tree import tree_picture
+
+NETWORK = ("size", "channels", "dim", "dim_max", "codebook_size", "levels", "patches", "res_blocks", "by_class", "cond")
+"""Options that a training which is resumed cannot change."""
+
+
+def train(config: TrainConfig, name: str = "train") -> None:
+    """Train, save, evaluate, draw. SIGTERM and Ctrl-C save first."""
+    if config.channels not in (1, 3):
+        raise InvalidInput(f"expected --channels 1 (grey) or 3 (colour), got {config.channels}")
+    if config.steps is None and config.minutes <= 0:
+        raise InvalidInput(f"expected --minutes above 0, got {config.minutes}")
+    if not config.dataset:
+        raise InvalidInput("expected a data set, got none; give a folder of images or the name of one" + _taken(config))
+    place(config.device)  # says at once if it is not there
+    config = with_preset(config)  # so that the run's config.json repeats it, whatever later presets are
+    changed: dict[str, str] = {}
+    if config.resume:
+        config = replace(config, out=run_folder(config, name))
+        changed = _changed(config)
+    split = open_data(config.dataset, config.size, config.channels, config.test_share, config.streaming)
+    shape = SimpleNamespace(image_size=config.size, channels=config.channels)
+    classes = num_classes(split.train, shape, config.max_bad_images) if config.by_class else None
+    torch.manual_seed(config.seed)
+    ddn = network(config, classes)
+    with _folder(config, name) as out:
+        trainer = trainer_for(config, ddn, split, out)
+    if trainer.processes.is_main:
+        with naming(out):
+            out.mkdir(parents=True, exist_ok=True)
+            config.save(out / CONFIG)
+            (out / EVALUATION).unlink(missing_ok=True)  # of the model that this training replaces
+        images = "a stream of images" if is_stream(split.train) else f"{len(split.train)} images to learn from"
+        print(
+            f"{images}; {ddn.num_levels} levels of {ddn.codebook_sizes[0]} candidates, {ddn.bits_per_image:g} "
+            f"bits an image; {trainer.precision.replace('no', 'float32')} on {trainer.processes.device}; all goes to "
+            f"{out}"
+        )
+        print("".join(f"{line}\n" for line in changed.values()), end="", flush=True)
+    trainer()
+    if trainer.processes.is_main:
+        _finish(trainer.result, split, out, config)
+    trainer.accelerator.end_training()
+
+
+def _taken(config: TrainConfig) -> str:
+    """What to say where a list of options may have taken the data set that was given after it."""
+    lists = {"--augment": config.augment, "--trackers": config.trackers}
+    return "".join(
+        f"; {option} took {' '.join(values)}: a data set goes before it, as in ddn train FOLDER {option} {values[0]}"
+        for option, values in lists.items()
+        if values
+    )
+
+
+def _changed(config: TrainConfig) -> dict[str, str]:
+    """The options that differ from those of the run in `out` so far, each with what is said of it.
+
+    Raises:
+        InvalidInput: its network is another one, so it cannot be continued.
+    """
+    assert config.out is not None
+    if not (config.out / CONFIG).is_file():
+        return {}
+    before = TrainConfig(**load_config(config.out / CONFIG))
+    changed = differences(before, config)
+    discriminator = {"adversarial"} if (before.adversarial > 0) != (config.adversarial > 0) else set()
+    other = [line for name, line in changed.items() if name in discriminator.union(NETWORK)]
+    if other and Checkpoints(config.out / CHECKPOINTS).any():
+        raise InvalidInput(
+            f"expected the network of {config.out} to resume it, got another {', '.join(other)}; leave these options "
+            "out, or train anew without --resume"
+        )
+    return changed
+
+
+def trainer_for(config: TrainConfig, ddn: DDN, split: Split, out: Path) -> Trainer:
+    """The `Trainer` of a run, which writes into the folder `out`."""
+    return Trainer(
+        ddn,
+        dataset=split.train,
+        test_dataset=split.test,
+        num_train_steps=sys.maxsize if config.steps is None else config.steps,
+        max_minutes=config.minutes if config.steps is None else None,
+        **recipe(config),
+        augment=augmentation(config.augment),
+        cond_fn=make_cond_of(config),
+        max_bad_images=config.max_bad_images,
+        num_workers=config.workers,
+        compile=config.compile,
+        accelerate_kwargs={"cpu": place(config.device).type == "cpu"},
+        results_folder=out,
+        checkpoints_folder=out / CHECKPOINTS,
+        checkpoint_every=config.checkpoint_every,
+        max_checkpoints=config.max_checkpoints,
+        save_results_every=config.pictures_every,
+        evaluate_every=config.evaluate_every,
+        trackers=config.trackers,
+        resume=config.resume,
+        overwrite=config.overwrite,
+    )
+
+
+@contextmanager
+def _folder(config: TrainConfig, name: str) -> Iterator[Path]:
+    """The run's folder: the given one, or a new one under ./runs.
+
+    A new one is made at once, so that no other training takes it, and taken away if this one cannot begin.
+    """
+    if config.out is not None:
+        yield config.out
+        return
+    require_out()
+    with naming(RUNS):
+        RUNS.mkdir(exist_ok=True)
+        for number in count(1):
+            out = RUNS / (name if number == 1 else f"{name}-{number}")
+            try:
+                out.mkdir()
+                break
+            except FileExistsError:
+                continue
+    try:
+        yield out
+    except BaseException:
+        with suppress(OSError):  # it holds files, or others do
+            out.rmdir()
+            RUNS.rmdir()
+        raise
+
+
+def _finish(ddn: DDN, split: Split, out: Path, config: TrainConfig) -> None:
+    device, bad, cond_fn = ddn.start.device, config.max_bad_images, make_cond_of(config)
+    figures = evaluate(ddn, split.test, max_bad_images=bad, cond_fn=cond_fn)
+    write_figures(out, figures._asdict())
+    some = first_batch(split.test, ddn, 64, bad)
+    images = some.images.to(device)
+    given = conditioning_inputs(ddn, images, some.labels, cond_fn)
+    count = len(images) if given else 64
+    save_picture(grid(ddn.sample(count, generator=torch.Generator().manual_seed(0), **given)), out / "samples.png")
+    shown = Batch(images[:10], None if some.labels is None else some.labels[:10])
+    walk = ddn.encode_walk(shown.images, **conditioning_inputs(ddn, *shown[:2], cond_fn))
+    save_picture(reconstructions(ddn, walk, shown.images), out / "reconstructions.png")
+    if ddn.codes_per_level[0] == 1 and not given:
+        many = in_order(split.train, ddn, 100, limit=2000, max_bad_images=bad)
+        codes = torch.cat([ddn.encode(batch.images.to(device)) for batch in many])
+        tree_picture(ddn, codes, out / "tree.png")
+    lines = [line for line in read_metrics(out) if "loss" in line]
+    loss_curve([line["step"] for line in lines], [line["loss"] for line in lines], out / "loss.png")
+    print(
+        f"on {figures.images} test images: reconstruction error {figures.error:.5f} ({figures.psnr:.1f} dB), "
+        f"{min(figures.usage_by_level):.0%} of the nodes in use at the least used level; model and pictures in {out}"
+    )
+
+
+def with_preset(config: TrainConfig) -> TrainConfig:
+    """The options with all that is not given of the network as in the preset for images of this size."""
+    there = preset(config.size, config.channels)
+    named = {
+        "dim": there["dim"],
+        "dim_max": there["dim_max"],
+        "codebook_size": there["codebook_size"],
+        "levels": tuple(there["levels_per_resolution"]),
+        "patches": tuple(patch or 0 for patch in there["patch_size"]),
+        "res_blocks": there["num_resnet_blocks"],
+    }
+    return replace(config, **{name: value for name, value in named.items() if getattr(config, name) is None})
+
+
+def make_cond_of(config: TrainConfig) -> CondFn | None:
+    """What makes the images that a run's network is shown beside its own; None if it learns without."""
+    return CONDS.get(config.cond)
+
+
+def network(config: TrainConfig, num_classes: int | None = None) -> DDN:
+    config = with_preset(config)
+    arguments: dict[str, Any] = {
+        "dim": config.dim,
+        "dim_max": config.dim_max,
+        "image_size": list(config.size),
+        "channels": config.channels,
+        "codebook_size": config.codebook_size,
+        "num_resnet_blocks": config.res_blocks,
+        "levels_per_resolution": list(config.levels or ()),
+        "patch_size": [patch or None for patch in config.patches or ()],
+        "guided_sampler_kwargs": {"chain_dropout_prob": config.chain_dropout},
+        "use_adversarial_loss": config.adversarial > 0,
+        "adversarial_loss_weight": config.adversarial,
+        "num_classes": num_classes,
+        "cond_channels": 0 if config.cond == "none" else cond_channels(config.cond, config.channels),
+    }
+    return DDN(**arguments)
+
+
+def augmentation(names: Sequence[str]) -> Augment | None:
+    """The transforms of torchvision.transforms.v2 of these names, one after the other."""
+    if not names:
+        return None
+    v2 = from_torchvision("transforms.v2")
+    try:
+        return v2.Compose([getattr(v2, name)() for name in names])
+    except (AttributeError, TypeError) as error:
+        raise InvalidInput(
+            f"expected transforms of torchvision.transforms.v2 that need no arguments, got {' '.join(names)} "
+            f"({error}); a data set goes before --augment"
+        ) from error

@@ -1,0 +1,46 @@
+"""Zero-shot guidance: conditions, and walks that follow what they like best."""
+
+from discrete_distribution_network.guidance.conditions import (
+    Classifier,
+    Clip,
+    Colorize,
+    ColorStrokes,
+    Condition,
+    Custom,
+    Edges,
+    Inpaint,
+    LowBit,
+    Match,
+    Measured,
+    Measurement,
+    RatePenalty,
+    Scorer,
+    Style,
+    SuperResolve,
+    edges,
+    grey,
+)
+from discrete_distribution_network.guidance.guidance import Guidance, Guided
+
+__all__ = [
+    "Classifier",
+    "Clip",
+    "ColorStrokes",
+    "Colorize",
+    "Condition",
+    "Custom",
+    "Edges",
+    "Guidance",
+    "Guided",
+    "Inpaint",
+    "LowBit",
+    "Match",
+    "Measured",
+    "Measurement",
+    "RatePenalty",
+    "Scorer",
+    "Style",
+    "SuperResolve",
+    "edges",
+    "grey",
+]

@@ -1,0 +1,89 @@
+"""The adversarial term: a discriminator that tells images from what the last level draws of them, against blur.
+
+    generator       |d error / d y| / |d judged / d y| * judged,    judged = - mean D(y)
+    discriminator   mean relu(1 - D(x)) + mean relu(1 + D(y))  ( + R1 / 2 * mean |d D(x) / d x|^2 )
+
+x are the images, y what the walk gave for them. The factor of the first makes both gradients of y equally long (the
+adaptive weight of VQGAN, Esser et al., arXiv 2012.09841, taken at the image in place of the last layer); the second is
+the hinge loss with the gradient penalty of Mescheder et al., arXiv 1801.04406. Both are one sum with one backward pass:
+of the generator's part only the gradient at y is taken, and the discriminator's holds y fixed.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from contextlib import nullcontext
+from itertools import pairwise
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+from torch.nn.attention import SDPBackend, sdpa_kernel
+
+from discrete_distribution_network.model.blocks import AttentionBlock, ResidualBlock
+from discrete_distribution_network.model.tensors import resize
+
+R1 = 1.0
+"""Weight of the gradient penalty, for pixels in [0, 1]."""
+
+WIDEST = 16
+"""The widest features have so many times the channels of those at full resolution."""
+
+
+class Discriminator(nn.Module):
+    """Images (B, C, H, W) -> how real they look, (B,).
+
+    Args:
+        channels: C.
+        sizes: (height, width) of the resolutions it looks at, from the smallest to the full one.
+        dim: channels of the features at full resolution; they double with every halving.
+        attention: longer sides of the resolutions with an attention block.
+    """
+
+    def __init__(self, channels: int, sizes: Sequence[tuple[int, int]], dim: int, attention: Sequence[int]):
+        super().__init__()
+        self.sizes = list(reversed(sizes))
+        widths = [dim * min(WIDEST, 2**halvings) for halvings in range(len(sizes))]
+        self.entry = nn.Conv2d(channels, widths[0], 3, padding=1)
+        self.blocks = nn.ModuleList(
+            nn.Sequential(ResidualBlock(width), *([AttentionBlock(width)] if max(size) in attention else []))
+            for width, size in zip(widths, self.sizes, strict=True)
+        )
+        self.widen = nn.ModuleList(nn.Conv2d(narrow, wide, 1) for narrow, wide in pairwise(widths))
+        self.judge = nn.Linear(widths[-1], 1)
+
+    def forward(self, images: Tensor) -> Tensor:
+        features = self.blocks[0](self.entry(images))
+        for size, widen, block in zip(self.sizes[1:], self.widen, self.blocks[1:], strict=True):
+            features = block(widen(resize(features, size)))
+        judged: Tensor = self.judge(F.silu(features).mean((2, 3)))
+        return judged.squeeze(1).float()
+
+
+def adversarial_term(
+    discriminator: Discriminator, images: Tensor, drawn: Tensor, error_share: float, weight: float, penalty: bool
+) -> Tensor:
+    """What is added to the loss: the generator's part times `weight`, and the discriminator's.
+
+    Args:
+        images, drawn: x, and y with a gradient, (B, C, H, W).
+        error_share: of y's mean squared error in the loss.
+        penalty: whether the gradient penalty is added.
+    """
+    shown = drawn.detach().requires_grad_()
+    judged = -discriminator(shown).mean()
+    (slope,) = torch.autograd.grad(judged, shown)
+    slope = slope.float()
+    error_slope = (shown.detach() - images).float() * (2 * error_share / images.numel())
+    factor = error_slope.norm() / slope.norm().clamp_min(1e-12)
+    pulled = (drawn.float() * (factor * slope)).sum()  # for its gradient; the value follows
+    term = weight * (pulled - pulled.detach() + factor * judged.detach())
+
+    real = images.detach().requires_grad_(penalty)
+    with sdpa_kernel(SDPBackend.MATH) if penalty else nullcontext():  # the others have no second derivative
+        on_real = discriminator(real)
+    term = term + F.relu(1 - on_real).mean() + F.relu(1 + discriminator(shown.detach())).mean()
+    if penalty:
+        (slope,) = torch.autograd.grad(on_real.sum(), real, create_graph=True)
+        term = term + R1 / 2 * slope.float().square().flatten(1).sum(1).mean()
+    return term

@@ -1,0 +1,100 @@
+"""Networks for images of a size: how many levels each resolution has, and how finely they choose.
+
+`DDN(**preset(32, channels=1))` is what `ddn train` trains. Four choices of 256 for the whole image say what it is; from
+8x8 on the image is cut into patches that choose for themselves, since a level then brings as many bytes as there are
+patches for one look by the network, and each patch trains the level's nodes (docs/log.md has the figures). Sides that
+halve evenly, such as 32, 48 and 64, are cut best; a side like 37 hardly at all, which leaves fewer bytes.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any
+
+from discrete_distribution_network.cli.config import TrainConfig
+from discrete_distribution_network.model.network import resolutions
+
+CODEBOOK_SIZE = 256
+"""K: one code is one byte."""
+
+DIM, DIM_MAX = 16, 64
+"""Channels at full resolution, and most at any; twice as many take twice the time and were no better after minutes."""
+
+CHOICES_A_SIDE = (1, 2, 2, 4, 8)
+"""Into how many patches a side is cut, from the smallest resolution on; the last number holds for all above."""
+
+LEVELS = (4, 3, 4, 2, 1)
+"""Levels of each resolution, from the smallest on; the last number holds for all above."""
+
+
+def preset(image_size: int | Sequence[int], channels: int = 3) -> dict[str, Any]:
+    """Arguments of `DDN` for images of this size.
+
+    Args:
+        image_size: side of the square images, or (height, width).
+        channels: of the images.
+    """
+    size = (image_size, image_size) if isinstance(image_size, int) else (image_size[0], image_size[1])
+    sizes = resolutions(size)
+    return {
+        "dim": DIM,
+        "dim_max": DIM_MAX,
+        "image_size": list(size),
+        "channels": channels,
+        "codebook_size": CODEBOOK_SIZE,
+        "num_resnet_blocks": 1,
+        "levels_per_resolution": levels_for(len(sizes)),
+        "patch_size": patches_for(sizes),
+    }
+
+
+def recipe(config: TrainConfig | None = None) -> dict[str, Any]:
+    """How `ddn train` trains these networks: arguments of `Trainer`, whose own defaults are another package's.
+
+    `Trainer(DDN(**preset(32)), dataset=images, num_train_steps=5000, **recipe())`
+
+    Args:
+        config: options of `ddn train`; its defaults if not given.
+    """
+    config = TrainConfig() if config is None else config
+    return {
+        "batch_size": config.batch_size,
+        "grad_accum_every": config.grad_accum,
+        "learning_rate": config.learning_rate,
+        "weight_decay": config.weight_decay,
+        "adam_kwargs": {"betas": (0.9, 0.99)},
+        "warmup_steps": config.warmup_steps,
+        "decay": "cosine",
+        "hold": config.hold,
+        "max_grad_norm": config.max_grad_norm,
+        "split_every": config.split_every,
+        "split_until": config.split_until,
+        "use_ema": config.ema,
+        "mixed_precision": config.precision,
+        "seed": config.seed,
+    }
+
+
+def levels_for(count: int) -> list[int]:
+    """Levels at each of `count` resolutions, smallest first."""
+    return [LEVELS[min(place, len(LEVELS) - 1)] for place in range(count)]
+
+
+def patches_for(sizes: Sequence[tuple[int, int]]) -> list[int | None]:
+    """The patch size at each resolution, smallest first; None where one choice is made for the image.
+
+    A patch has to divide its resolution: the one is taken whose number a side is nearest to `CHOICES_A_SIDE`.
+    """
+    wanted = [CHOICES_A_SIDE[min(place, len(CHOICES_A_SIDE) - 1)] for place in range(len(sizes))]
+    return [_patch(size, number) for size, number in zip(sizes, wanted, strict=True)]
+
+
+def _patch(size: tuple[int, int], wanted: int) -> int | None:
+    if wanted == 1:
+        return None
+    shorter = min(size)
+    fitting = [side for side in range(2, shorter + 1) if all(length % side == 0 for length in size)]
+    if not fitting:
+        return None
+    patch = min(fitting, key=lambda side: abs(shorter / side - wanted))
+    return None if (patch, patch) == size else patch
