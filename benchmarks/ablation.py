@@ -33,10 +33,10 @@ from discrete_distribution_network import DDN
 from discrete_distribution_network.cli.config import TrainConfig
 from discrete_distribution_network.cli.train import trainer_for
 from discrete_distribution_network.data.datasets import Pixels, Split
-from discrete_distribution_network.ddn import Level
 from discrete_distribution_network.evaluation.metrics import usage_by_level
 from discrete_distribution_network.model.candidates import Candidates
 from discrete_distribution_network.model.guided_sampler import GuidedSampler
+from discrete_distribution_network.model.stages import Level
 from discrete_distribution_network.model.walk import Selection, Walk
 from discrete_distribution_network.training.presets import preset
 

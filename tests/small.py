@@ -23,12 +23,29 @@ def digits(count=60, size=8):
     return images
 
 
+SIZE = 16
+"""Side of the images of `colour_ddn`."""
+
+
 def small_ddn(sampler=(), seed=3, **kwargs):
     """A DDN that splits early, so that a few steps have many splits."""
     torch.manual_seed(seed)
     arguments = dict(dim=4, dim_max=8, image_size=8, channels=1, codebook_size=8, levels_per_resolution=2)
     sampler = {"min_total_count_before_split_prune": 16, **dict(sampler)}
     return DDN(**{**arguments, **kwargs}, guided_sampler_kwargs=sampler)
+
+
+def colour_ddn(**kwargs):
+    arguments = dict(channels=3, image_size=SIZE, codebook_size=32, patch_size=[None, 4, 8])
+    ddn = small_ddn(**{**arguments, **kwargs}).eval()
+    with torch.no_grad():  # so that candidates differ, and levels see what was chosen
+        for sampler in ddn.samplers:
+            sampler.keys.weight.normal_(0, 0.15)
+    return ddn
+
+
+def pictures(batch=4, channels=3):
+    return torch.rand(batch, channels, SIZE, SIZE, generator=torch.Generator().manual_seed(5))
 
 
 def trainer(folder, ddn=None, **kwargs):

@@ -32,7 +32,7 @@ def test_block(block, tmp_path, monkeypatch, request):
 
 def test_the_tests_that_prove_reliability_exist():
     named = re.findall(r"`(test_\w+)`", (README.parent / "docs" / "reliability.md").read_text(encoding="utf-8"))
-    tests = "".join(path.read_text(encoding="utf-8") for path in (README.parent / "tests").glob("test_*.py"))
+    tests = "".join(path.read_text(encoding="utf-8") for path in (README.parent / "tests").rglob("test_*.py"))
     assert len(named) > 30
     assert [name for name in named if f"def {name}(" not in tests] == []
 

@@ -186,11 +186,12 @@ class Network(nn.Module):
         if use_adversarial_loss:
             self.discriminator = Discriminator(channels, self.sizes, discr_base_dim, discr_attn_res_layers)
         self.codebook_sizes = codebook_sizes * recurrence
-        self.code_shapes: list[tuple[int, ...]] = [
+        shapes: list[tuple[int, ...]] = [
             () if patch is None else (side[0] // patch, side[1] // patch)
             for side, patch, levels in zip(self.sizes, patches, levels_at, strict=True)
             for _ in range(levels)
-        ] * recurrence
+        ]
+        self.code_shapes = shapes * recurrence
         self.codes_per_level = [math.prod(shape) for shape in self.code_shapes]
 
     def _levels_at(self, levels_per_resolution: int | Sequence[int] | None) -> list[int]:

@@ -11,8 +11,8 @@ from types import SimpleNamespace
 import numpy as np
 import pytest
 import torch
+from commands import refused, run
 from PIL import Image
-from test_cli import refused, run, trained  # noqa: F401
 
 from discrete_distribution_network.cli import codes as codes_run
 from discrete_distribution_network.cli.runs import load_images
@@ -25,7 +25,7 @@ def pixels(path):
     return np.asarray(Image.open(path), dtype=np.float32) / 255
 
 
-def test_one_file_for_many_images(trained, photograph_folder, capsys):  # noqa: F811
+def test_one_file_for_many_images(trained, photograph_folder, capsys):
     run("encode", photograph_folder)
     told = capsys.readouterr().out
     data = Path("codes.ddn").read_bytes()
@@ -47,7 +47,7 @@ def test_one_file_for_many_images(trained, photograph_folder, capsys):  # noqa: 
     assert "without 00000.png" in refused(capsys, "decode")
 
 
-def test_an_image_of_its_own_size(trained, photographs, capsys):  # noqa: F811
+def test_an_image_of_its_own_size(trained, photographs, capsys):
     photographs[0].crop((0, 0, 50, 30)).save("photo.png")
     run("encode", "photo.png", "--tile", "--beams", "2")
     run("decode")
@@ -56,7 +56,7 @@ def test_an_image_of_its_own_size(trained, photographs, capsys):  # noqa: F811
     assert "2 sizes" in refused(capsys, "encode", "photo.png", "other.png", "--tile")
 
 
-def test_standard_input_and_output(trained, photographs, monkeypatch, capsys):  # noqa: F811
+def test_standard_input_and_output(trained, photographs, monkeypatch, capsys):
     photographs[0].save("photo.png")
     run("encode", "photo.png", "-o", "direct.ddn")
     given, out = io.BytesIO(Path("photo.png").read_bytes()), io.BytesIO()
@@ -73,7 +73,7 @@ def test_standard_input_and_output(trained, photographs, monkeypatch, capsys):  
     assert picture.size == (12, 8)
 
 
-def test_a_code_prior_makes_files_smaller(trained, photograph_folder, capsys):  # noqa: F811
+def test_a_code_prior_makes_files_smaller(trained, photograph_folder, capsys):
     run("encode", photograph_folder, "-o", "plain.ddn")
     run("prior", trained, "--kind", "codes", "--minutes", "0.03", "--dim", "8")
     run("encode", photograph_folder, "-o", "ranged.ddn")
@@ -87,7 +87,7 @@ def test_a_code_prior_makes_files_smaller(trained, photograph_folder, capsys):  
     assert sum(map(len, Reader(Path("cheap.ddn").read_bytes()))) <= ranged
 
 
-def test_files_of_codes_that_cannot_be_read_are_told(trained, photograph_folder, tmp_path, capsys):  # noqa: F811
+def test_files_of_codes_that_cannot_be_read_are_told(trained, photograph_folder, tmp_path, capsys):
     run("encode", photograph_folder)
     data = Path("codes.ddn").read_bytes()
     other = DDN(dim=4, dim_max=8, image_size=(8, 12), codebook_size=4)
@@ -107,7 +107,7 @@ def written_json(images):
     Path("codes.json").write_text(images if isinstance(images, str) else json.dumps({"images": images}))
 
 
-def test_codes_for_people_there_and_back(trained, photograph_folder, capsys):  # noqa: F811
+def test_codes_for_people_there_and_back(trained, photograph_folder, capsys):
     run("encode", photograph_folder, "-o", "codes.json")
     ddn = DDN.from_pretrained(trained).eval()
     assert f"24 images, {ddn.bits_per_image / 8:g} bytes each" in capsys.readouterr().out
@@ -124,7 +124,7 @@ def test_codes_for_people_there_and_back(trained, photograph_folder, capsys):  #
     assert "levels from 1 to 1, those of short.json" in refused(capsys, "decode", "short.json", "--levels", "2")
 
 
-def test_names_in_a_file_become_names_of_files(trained, capsys):  # noqa: F811
+def test_names_in_a_file_become_names_of_files(trained, capsys):
     ddn = DDN.from_pretrained(trained)
     codes = [0] * sum(ddn.codes_per_level)
     names = ["../x", "/etc/passwd", "a\u0000b", "", "..", "x" * 5000, "\U0001f600" * 300, "\ud800", "c:\\d"]
@@ -140,7 +140,7 @@ def test_names_in_a_file_become_names_of_files(trained, capsys):  # noqa: F811
     }
 
 
-def test_names_that_are_no_utf8_go_there_and_back(trained, photographs, capsys):  # noqa: F811
+def test_names_that_are_no_utf8_go_there_and_back(trained, photographs, capsys):
     name = os.fsdecode(b"caf\xe9")
     try:
         photographs[0].save(f"{name}.png", format="PNG")
@@ -169,7 +169,7 @@ def wrong_codes():
     yield '{"images": [{"name": "a", "codes": [0]}, {"name": "b", "codes": [0, 0]}]}'
 
 
-def test_wrong_codes_are_one_sentence(trained, capsys):  # noqa: F811
+def test_wrong_codes_are_one_sentence(trained, capsys):
     for told in wrong_codes():
         written_json(told)
         assert len(refused(capsys, "decode", "codes.json")) < 400, told[:80]
@@ -178,7 +178,7 @@ def test_wrong_codes_are_one_sentence(trained, capsys):  # noqa: F811
     assert "codes.json" in refused(capsys, "decode", "codes.json")
 
 
-def test_files_that_cannot_be_read_or_written_are_named(trained, photograph_folder, capsys):  # noqa: F811
+def test_files_that_cannot_be_read_or_written_are_named(trained, photograph_folder, capsys):
     assert "none.ddn" in refused(capsys, "decode", "none.ddn")
     assert str(photograph_folder) in refused(capsys, "decode", photograph_folder)
     run("encode", photograph_folder)
@@ -192,7 +192,7 @@ def test_files_that_cannot_be_read_or_written_are_named(trained, photograph_fold
         assert str(out) in refused(capsys, "encode", photograph_folder, "-o", out)
 
 
-def test_what_was_written_before_stays(trained, photographs, capsys, monkeypatch):  # noqa: F811
+def test_what_was_written_before_stays(trained, photographs, capsys, monkeypatch):
     photographs[0].save("good.png")
     Path("bad.png").write_bytes(b"no image")
     run("encode", "good.png")
@@ -206,7 +206,7 @@ def test_what_was_written_before_stays(trained, photographs, capsys, monkeypatch
     assert not list(Path().glob(".saving-*"))
 
 
-def test_images_go_through_in_batches(trained, photograph_folder, monkeypatch, capsys):  # noqa: F811
+def test_images_go_through_in_batches(trained, photograph_folder, monkeypatch, capsys):
     run("encode", photograph_folder, "-o", "at_once.ddn")
     told = capsys.readouterr().out
     sizes, encode = [], ImageCodec.encode
@@ -220,7 +220,7 @@ def test_images_go_through_in_batches(trained, photograph_folder, monkeypatch, c
     assert Path("in_parts.ddn").read_bytes() == Path("at_once.ddn").read_bytes()
 
 
-def test_a_closed_standard_input_is_told(trained, capsys, monkeypatch):  # noqa: F811
+def test_a_closed_standard_input_is_told(trained, capsys, monkeypatch):
     monkeypatch.setattr(sys, "stdin", None)
     assert "standard input" in refused(capsys, "encode", "-")
     assert "standard input" in refused(capsys, "decode", "-")

@@ -221,8 +221,8 @@ def told_options(name):
 @pytest.mark.parametrize("name", PICTURES)
 def test_places_that_cannot_be_written(place, ends, name, monkeypatch):
     monkeypatch.setattr("discrete_distribution_network.cli.runs.load_model", None)  # told before any work
-    for run in ("images_run", "guide_run", "tree_run"):
-        monkeypatch.setattr(f"discrete_distribution_network.{run}.load_model", None)
+    for run in ("images", "guide", "tree"):
+        monkeypatch.setattr(f"discrete_distribution_network.cli.{run}.load_model", None)
     Path("folder.png").mkdir()
     for out in ("nowhere/x.png", "images", "folder.png", "picture", "picture.txt", "images/a.png/x.png", ".", "\0.png"):
         code, told = ends(name, *COMMANDS[name], "--out", out)

@@ -6,9 +6,9 @@ from pathlib import Path
 
 import pytest
 import torch
+from commands import refused, run
 from PIL import Image
 from small import digits, small_ddn
-from test_cli import refused, run
 from torch.utils.data import TensorDataset
 
 from discrete_distribution_network.cli import runs

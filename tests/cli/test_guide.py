@@ -6,8 +6,8 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
+from commands import FAST, refused, run
 from PIL import Image
-from test_cli import FAST, refused, run, trained  # noqa: F401
 
 from discrete_distribution_network.cli.guide import known_part
 from discrete_distribution_network.ddn import DDN
@@ -38,7 +38,7 @@ def stroke(tmp_path):
         ("inpaint+colorize+edges", []),
     ],
 )
-def test_guides_by_what_files_show(trained, photograph_folder, capsys, kinds, options):  # noqa: F811
+def test_guides_by_what_files_show(trained, photograph_folder, capsys, kinds, options):
     two = files(photograph_folder)
     run("guide", kinds, *two, "--num", "3", "--seed", "1", "--folder", "each", *options)
     assert "6 images in guided.png" in capsys.readouterr().out
@@ -51,7 +51,7 @@ def test_guides_by_what_files_show(trained, photograph_folder, capsys, kinds, op
     assert Path("guided.png").read_bytes() == first
 
 
-def test_guides_by_strokes_and_masks(trained, stroke, photograph_folder, tmp_path, capsys):  # noqa: F811
+def test_guides_by_strokes_and_masks(trained, stroke, photograph_folder, tmp_path, capsys):
     run("guide", "strokes", stroke, "--num", "2")
     Image.fromarray(np.pad(np.full((4, 12), 255, np.uint8), ((0, 4), (0, 0)))).save(tmp_path / "mask.png")
     assert known_part(str(tmp_path / "mask.png"), (8, 12))[0, 0].mean(1).tolist() == [0.0] * 4 + [1.0] * 4
@@ -60,7 +60,7 @@ def test_guides_by_strokes_and_masks(trained, stroke, photograph_folder, tmp_pat
     assert "no-such.png" in refused(capsys, "guide", "inpaint", stroke, "--missing", "no-such.png")
 
 
-def test_bad_options_are_told(trained, photograph_folder, capsys):  # noqa: F811
+def test_bad_options_are_told(trained, photograph_folder, capsys):
     assert "got paint" in refused(capsys, "guide", "paint")
     assert "at least one image file" in refused(capsys, "guide", "inpaint")
     assert "--label" in refused(capsys, "guide", "classify")

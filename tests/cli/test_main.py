@@ -13,9 +13,9 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
+from commands import FAST, refused, run
 from PIL import Image
 
-from discrete_distribution_network.cli import main as cli
 from discrete_distribution_network.cli.config import TrainConfig, configured, load_config
 from discrete_distribution_network.cli.runs import model_folder
 from discrete_distribution_network.cli.train import _folder
@@ -23,8 +23,6 @@ from discrete_distribution_network.ddn import DDN
 from discrete_distribution_network.errors import InvalidInput
 from discrete_distribution_network.training.report import read_metrics
 
-FAST = ["--steps", "6", "--dim", "4", "--dim-max", "8", "--codebook-size", "4", "--batch-size", "8", "--device", "cpu"]
-FAST += ["--size", "8", "12"]
 PICTURES = {"samples.png", "reconstructions.png", "tree.png", "loss.png"}
 COMMANDS = [
     "quickstart",
@@ -39,28 +37,6 @@ COMMANDS = [
     "demo",
     "info",
 ]
-
-
-def run(*arguments):
-    cli.main([str(argument) for argument in arguments])
-
-
-def refused(capsys, *arguments):
-    with pytest.raises(SystemExit) as stop:
-        run(*arguments)
-    assert stop.value.code == 2
-    error = capsys.readouterr().err.strip()
-    assert "\n" not in error
-    return error
-
-
-@pytest.fixture
-def trained(photograph_folder, tmp_path, monkeypatch, capsys):
-    """A run under ./runs, and the folder of its photographs."""
-    monkeypatch.chdir(tmp_path)
-    run("train", photograph_folder, *FAST)
-    capsys.readouterr()
-    return Path("runs/train")
 
 
 def test_a_run_keeps_everything(trained, photograph_folder):

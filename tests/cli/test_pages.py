@@ -8,9 +8,9 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
+from commands import refused, run
 from PIL import Image
 from small import digits, small_ddn
-from test_cli import refused, run
 
 from discrete_distribution_network.cli import runs
 from discrete_distribution_network.cli.runs import batch_size

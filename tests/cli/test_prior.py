@@ -10,9 +10,9 @@ import sys
 from pathlib import Path
 
 import pytest
+from commands import refused, run
 from PIL import Image
 from small import digits, small_ddn
-from test_cli import refused, run
 
 from discrete_distribution_network.cli import prior as prior_run
 from discrete_distribution_network.cli.prior import to_fit

@@ -6,7 +6,7 @@ import sys
 from pathlib import Path
 
 import pytest
-from test_cli import FAST, refused, run
+from commands import FAST, refused, run
 
 from discrete_distribution_network.cli import main as cli
 from discrete_distribution_network.cli.config import TrainConfig, load_config
@@ -141,7 +141,7 @@ def test_several_processes_must_name_the_run(tmp_path, monkeypatch, capsys):
 
 
 def test_the_flowers_script_too(tmp_path):
-    script = Path(__file__).parent.parent / "train_oxford_flowers.py"
+    script = Path(__file__).parents[2] / "train_oxford_flowers.py"
     folder = tmp_path / "runs" / "oxford-flowers"
     folder.mkdir(parents=True)
     TrainConfig("photos", size=(16, 16), minutes=1.0).save(folder / "config.json")

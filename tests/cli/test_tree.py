@@ -5,8 +5,8 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+from commands import FAST, refused, run
 from PIL import Image
-from test_cli import FAST, refused, run, trained  # noqa: F401
 
 from discrete_distribution_network.ddn import DDN
 
@@ -15,7 +15,7 @@ def files(folder, count):
     return sorted(folder.rglob("*.jpg"))[:count]
 
 
-def test_the_tree_in_every_way(trained, photograph_folder, capsys):  # noqa: F811
+def test_the_tree_in_every_way(trained, photograph_folder, capsys):
     run("tree", "--out", "grids.png")
     width, height = Image.open("grids.png").size
     assert width == height == 32 * 27
@@ -29,7 +29,7 @@ def test_the_tree_in_every_way(trained, photograph_folder, capsys):  # noqa: F81
     assert "got none" in refused(capsys, "tree", "--kind", "path")
 
 
-def test_grids_show_images_and_shares(trained):  # noqa: F811
+def test_grids_show_images_and_shares(trained):
     run("tree", "--out", "grids.png")
     pixels = np.asarray(Image.open("grids.png")).astype(int)
     orange = (np.abs(pixels - np.array([214, 90, 20])).sum(-1) < 10).sum()
@@ -37,7 +37,7 @@ def test_grids_show_images_and_shares(trained):  # noqa: F811
     assert pixels.std() > 20
 
 
-def test_between_two_images(trained, photograph_folder, capsys):  # noqa: F811
+def test_between_two_images(trained, photograph_folder, capsys):
     two = files(photograph_folder, 2)
     run("interpolate", *two, "--steps", "4", "--beams", "2")
     width, height = Image.open("between.png").size
@@ -45,7 +45,7 @@ def test_between_two_images(trained, photograph_folder, capsys):  # noqa: F811
     assert "--steps of at least 3" in refused(capsys, "interpolate", *two, "--steps", "2")
 
 
-def test_neighbours_and_clusters(trained, photograph_folder, capsys):  # noqa: F811
+def test_neighbours_and_clusters(trained, photograph_folder, capsys):
     image = files(photograph_folder, 5)[4]
     run("neighbours", image, photograph_folder, "--num", "3")
     lines = capsys.readouterr().out.splitlines()

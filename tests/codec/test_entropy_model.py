@@ -5,8 +5,8 @@ import math
 
 import pytest
 import torch
-from small import small_ddn
-from test_guidance import colour_ddn
+from entropy import SHAPES, any_codes, any_prior, fixed_prior
+from small import colour_ddn, small_ddn
 
 from discrete_distribution_network.codec.entropy_model import (
     ENTROPY_MODEL,
@@ -19,27 +19,6 @@ from discrete_distribution_network.codec.entropy_model import (
 )
 from discrete_distribution_network.errors import InvalidInput, ModelFileError
 from discrete_distribution_network.model.tensors import by_level
-
-SHAPES, SIZES = [(), (), (2, 2), (4, 4)], [5, 9, 16, 300]
-
-
-def any_prior(seed=0):
-    """One whose weights are all there, also those that begin as nothing."""
-    torch.manual_seed(seed)
-    prior = EntropyModel(SHAPES, SIZES, dim=12, hidden=20)
-    with torch.no_grad():
-        for parameter in prior.parameters():
-            parameter.normal_(0, 0.2)
-    return prior
-
-
-def any_codes(count, seed=0):
-    generator = torch.Generator().manual_seed(seed)
-    parts = [
-        torch.randint(size, (count, math.prod(shape)), generator=generator)
-        for shape, size in zip(SHAPES, SIZES, strict=True)
-    ]
-    return torch.cat(parts, 1)
 
 
 def all_counts(prior, codes):
@@ -116,16 +95,6 @@ def test_golden_counts():
 
 
 GOLDEN = "f536f728de37e6179a66a735bf6ff215dec4ad10a5da6a6ed3bf7cfec37a50a4"
-
-
-def fixed_prior():
-    """Weights made of integers, without a random number."""
-    prior = EntropyModel(SHAPES, SIZES, dim=12, hidden=20).exact()
-    with torch.no_grad():
-        for index, parameter in enumerate(prior.parameters()):
-            number = torch.arange(parameter.numel()).reshape(parameter.shape) * (7919 + index)
-            parameter.copy_((number % 4001 - 2000).double() * WEIGHT)
-    return prior
 
 
 def test_it_learns_which_codes_follow_which():

@@ -10,8 +10,7 @@ import zlib
 
 import pytest
 import torch
-from small import digits, small_ddn
-from test_guidance import colour_ddn
+from small import colour_ddn, digits, small_ddn
 
 from discrete_distribution_network.codec import image_codec as codec_module
 from discrete_distribution_network.codec.bitstream import (
@@ -117,7 +116,7 @@ def test_five_faults_five_errors():
     flipped[-1] ^= 4
     with pytest.raises(DamagedCodes):
         codec.decompress(bytes(flipped))
-    from test_bitstream import sealed
+    from tests.codec.test_bitstream import sealed
 
     with pytest.raises(NewerCodes):
         codec.decompress(sealed(data, _4=9))

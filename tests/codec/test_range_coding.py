@@ -5,9 +5,9 @@ import math
 
 import pytest
 import torch
+from entropy import SIZES, any_codes, any_prior, fixed_prior
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from test_code_prior import SIZES, any_codes, any_prior, fixed_prior
 
 from discrete_distribution_network.codec import range_coding
 from discrete_distribution_network.codec.bitstream import DamagedCodes

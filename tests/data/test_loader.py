@@ -9,6 +9,7 @@ import sys
 import time
 import warnings
 from itertools import islice
+from pathlib import Path
 
 import datasets
 import numpy as np
@@ -463,7 +464,7 @@ made()
 @pytest.mark.parametrize(("number", "code"), [(signal.SIGTERM, 143), (signal.SIGINT, 130)])
 def test_a_training_whose_whole_group_is_asked_to_end_saves_first(tmp_path, number, code):
     process = subprocess.Popen(
-        [sys.executable, "-c", TRAINING, str(tmp_path), os.path.dirname(__file__)],
+        [sys.executable, "-c", TRAINING, str(tmp_path), str(Path(__file__).parents[1])],
         stdout=subprocess.PIPE,
         stderr=subprocess.PIPE,
         text=True,

@@ -1,7 +1,6 @@
 import pytest
 import torch
-from small import digits, small_ddn
-from test_guidance import colour_ddn, pictures
+from small import colour_ddn, digits, pictures, small_ddn
 
 from discrete_distribution_network.demo.walking import Walker
 from discrete_distribution_network.errors import InvalidInput

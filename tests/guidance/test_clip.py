@@ -2,7 +2,7 @@
 
 import pytest
 import torch
-from test_guidance import colour_ddn, pictures
+from small import colour_ddn, pictures
 
 from discrete_distribution_network.guidance.conditions import Clip
 

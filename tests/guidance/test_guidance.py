@@ -1,7 +1,7 @@
 import pytest
 import torch
 import torch.nn.functional as F
-from small import digits, small_ddn
+from small import SIZE, colour_ddn, digits, pictures, small_ddn
 
 from discrete_distribution_network.errors import InvalidInput
 from discrete_distribution_network.guidance.conditions import (
@@ -20,21 +20,6 @@ from discrete_distribution_network.guidance.conditions import (
 from discrete_distribution_network.guidance.guidance import Guidance
 from discrete_distribution_network.model.tensors import gather_state, resize
 from discrete_distribution_network.prior.heads import Frequencies, Prior
-
-SIZE = 16
-
-
-def colour_ddn(**kwargs):
-    arguments = dict(channels=3, image_size=SIZE, codebook_size=32, patch_size=[None, 4, 8])
-    ddn = small_ddn(**{**arguments, **kwargs}).eval()
-    with torch.no_grad():  # so that candidates differ, and levels see what was chosen
-        for sampler in ddn.samplers:
-            sampler.keys.weight.normal_(0, 0.15)
-    return ddn
-
-
-def pictures(batch=4, channels=3):
-    return torch.rand(batch, channels, SIZE, SIZE, generator=torch.Generator().manual_seed(5))
 
 
 def half():

@@ -288,7 +288,7 @@ def test_accelerate_launch_trains_in_its_precision(tmp_path):
     script = tmp_path / "script.py"
     script.write_text(
         "import sys\nfrom pathlib import Path\n"
-        f"sys.path[:0] = {[str(folder) for folder in Path(__file__).parents[:2]]}\nfrom small import trainer\n"
+        f"sys.path[:0] = {[str(folder) for folder in Path(__file__).parents[1:3]]}\nfrom small import trainer\n"
         f"made = trainer(Path({str(tmp_path)!r}), num_train_steps=2)\nmade()\nprint(made.precision)\n"
     )
     launch = [
