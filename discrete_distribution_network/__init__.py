@@ -3,7 +3,8 @@
 The names below are imported when first used, so that `ddn --help` need not wait for PyTorch.
 """
 
-from typing import TYPE_CHECKING
+from importlib import import_module
+from typing import TYPE_CHECKING, Any
 
 from discrete_distribution_network import _moved
 from discrete_distribution_network._lazy import lazy
@@ -18,7 +19,7 @@ if TYPE_CHECKING:
 __all__ = ["DDN", "GuidedSampler", "ImageCodec", "Prior", "SamplerOutput", "Trainer", "split_and_prune_"]
 
 _moved.install()
-__getattr__ = lazy(
+_get = lazy(
     __name__,
     {
         "DDN": "ddn",
@@ -30,3 +31,7 @@ __getattr__ = lazy(
         "split_and_prune_": "model",
     },
 )
+
+
+def __getattr__(name: str) -> Any:
+    return import_module(f"{__name__}.{name}") if name in _moved.MODULES else _get(name)

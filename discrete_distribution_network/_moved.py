@@ -1,6 +1,7 @@
 """Modules that stood flat in this package until version 0.3: their old paths work for one release, with a warning.
 
-`import discrete_distribution_network.presets` gives the module `discrete_distribution_network.training.presets`.
+`from discrete_distribution_network.presets import preset` gives what stands in `discrete_distribution_network.training`
+now, and old names what they are called now.
 """
 
 from __future__ import annotations
@@ -12,6 +13,7 @@ from importlib import import_module
 from importlib.abc import Loader, MetaPathFinder
 from importlib.machinery import ModuleSpec
 from types import ModuleType
+from typing import Any
 
 PACKAGE = __name__.rpartition(".")[0]
 
@@ -24,7 +26,7 @@ MODULES = {
     "classifier": "evaluation.classifier",
     "code_prior": "codec.entropy_model",
     "code_transformer": "prior.transformer",
-    "conditions": "guidance.conditions",
+    "conditions": "guidance",
     "config": "cli.config",
     "frechet": "evaluation.frechet",
     "guided_sampler": "model.guided_sampler",
@@ -41,14 +43,34 @@ MODULES = {
     "runs": "cli.runs",
     "schedule": "training.schedule",
     "search": "evaluation.neighbours",
-    "selection": "model.selection",
+    "selection": "model",
     "shown_with": "conditioning",
     "split_and_prune": "model.split_and_prune",
     "trainer": "training.trainer",
     "tree": "viz.tree",
     "whole_folder": "io.atomic_folder",
 }
-"""Old name -> new one, both below the package."""
+"""Old module -> the module or package that has its names now."""
+
+NAMES = {
+    "CODE_PRIOR": "ENTROPY_MODEL",
+    "Cheap": "RatePenalty",
+    "CodePrior": "EntropyModel",
+    "Contrasted": "ClassifierFreeGuidance",
+    "Drawn": "PriorSampling",
+    "Given": "FixedCodes",
+    "InOrder": "AutoregressiveDistribution",
+    "Likely": "CodeDistribution",
+    "MakeCond": "CondFn",
+    "alike": "projected_weights",
+    "check": "verify",
+    "drawn_by": "draw_codes",
+    "fit_codes": "fit_entropy_model",
+    "seal": "write_manifest",
+    "shown_with": "conditioning_inputs",
+    "write": "write_atomically",
+}
+"""Old name -> new one, in those modules."""
 
 
 class _Finder(MetaPathFinder, Loader):
@@ -58,15 +80,21 @@ class _Finder(MetaPathFinder, Loader):
         package, _, name = fullname.rpartition(".")
         return ModuleSpec(fullname, self) if package == PACKAGE and name in MODULES else None
 
-    def create_module(self, spec: ModuleSpec) -> ModuleType:
-        new = f"{PACKAGE}.{MODULES[spec.name.rpartition('.')[2]]}"
-        warnings.warn(f"{spec.name} is now {new}; the old path goes in the next release", DeprecationWarning, 2)
-        module = import_module(new)
-        self._kept = module.__spec__
-        return module
-
     def exec_module(self, module: ModuleType) -> None:
-        module.__spec__ = self._kept  # the import system has put the old name there
+        """Let a module hand on the names of the one that stands in its place."""
+        old = module.__name__
+        new = import_module(f"{PACKAGE}.{MODULES[old.rpartition('.')[2]]}")
+        warnings.warn(f"{old} is {new.__name__} now; the old path goes in the next release", DeprecationWarning, 2)
+
+        def get(name: str) -> Any:
+            found = NAMES.get(name, name)
+            if found.startswith("__") or not hasattr(new, found):
+                raise AttributeError(f"module {old!r} has no attribute {name!r}")
+            if found != name:
+                warnings.warn(f"{name} is {found} now; the old name goes in the next release", DeprecationWarning, 2)
+            return getattr(new, found)
+
+        module.__getattr__ = get  # type: ignore[method-assign]
 
 
 def install() -> None:
