@@ -117,7 +117,7 @@ def seen(ddn: DDN) -> None:
     reconstructions(ddn, walk, IMAGES)
     nested_grids(ddn, codes, depth=1)
     path_picture(ddn, IMAGES[0], codes)
-    neighbours(ddn, codes[:2], codes)
+    neighbours(ddn, codes[0], codes)
 
 
 if __name__ == "__main__":
