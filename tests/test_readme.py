@@ -23,7 +23,7 @@ BLOCKS = [
 
 
 def commands_in(text: str) -> list[list[str]]:
-    """The arguments of each `ddn` command of indented lines and in backquotes; `COMMAND` stands for any."""
+    """The arguments of each `ddn` command of indented lines and in backquotes, but those for help or the version."""
     lines = re.findall(r"^    (.*)$", re.sub(r"```.*?```", "", text, flags=re.DOTALL), re.MULTILINE)
     lines += [" ".join(code.split()) for code in re.findall(r"`(ddn [^`]+)`", text)]
     found = []
@@ -33,7 +33,7 @@ def commands_in(text: str) -> list[list[str]]:
             if word not in ("&&", "|", "<", ">", ";"):
                 words.append(word)
                 continue
-            if words and words[0] in ("ddn", ".venv/bin/ddn") and words[1] != "COMMAND":
+            if words and words[0] in ("ddn", ".venv/bin/ddn") and not {"--help", "--version"} & set(words):
                 found.append(words[1:])
             words = []
     return found
@@ -43,6 +43,7 @@ COMMANDS = [
     pytest.param(command, id=f"{name}: {' '.join(command)}")
     for name, text in TEXTS.items()
     for command in commands_in(text)
+    if name != "docs/log.md"  # history
 ]
 
 
@@ -76,10 +77,7 @@ def test_commands_are_found():
 
 @pytest.mark.parametrize("command", COMMANDS)
 def test_command_parses(command):
-    try:
-        parse(command, {})
-    except SystemExit as end:  # --help
-        assert end.code == 0
+    parse(command, {})
 
 
 def test_the_tests_that_prove_reliability_exist():
