@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 import torch
 
-from discrete_distribution_network.cli.main import parse
+from discrete_distribution_network.cli.main import main, parse
 from discrete_distribution_network.viz import to_pil
 
 ROOT = Path(__file__).parent.parent
@@ -57,14 +57,31 @@ def test_the_readme_is_a_door():
     assert len(README.read_text(encoding="utf-8").splitlines()) <= 150
 
 
-@pytest.mark.parametrize("block", BLOCKS)
-def test_block(block, tmp_path, monkeypatch, request):
+@pytest.fixture
+def pictures(tmp_path, monkeypatch):
+    """The folder of the reader of the tutorial, in the working directory."""
     monkeypatch.chdir(tmp_path)
-    if '"pictures"' in block:  # the reader's own folder
-        (tmp_path / "pictures").mkdir()
-        for number in range(20):
-            to_pil(torch.rand(3, 40, 48)).save(tmp_path / "pictures" / f"{number}.png")
+    (tmp_path / "pictures").mkdir()
+    for name in ("one", "two", *range(18)):
+        to_pil(torch.rand(3, 40, 48)).save(tmp_path / "pictures" / f"{name}.png")
+
+
+@pytest.mark.parametrize("block", BLOCKS)
+def test_block(block, pictures, request):
     exec(compile(block, request.node.callspec.id, "exec"), {"__name__": "__main__"})
+
+
+def test_the_tutorial_can_be_followed(pictures):
+    """All its commands but those that open a page, with steps in place of minutes."""
+    for command in commands_in(TEXTS["docs/tutorial.md"]):
+        if command[0] in ("quickstart", "demo"):
+            continue
+        if "--minutes" in command:
+            place = command.index("--minutes")
+            command[place : place + 2] = ["--steps", "2"]
+        main([*command, "--batch-size", "4"] if command[0] == "train" else command)
+    assert Path("guided.png").is_file()
+    assert Path("smaller.ddn").stat().st_size > 0
 
 
 def test_commands_are_found():
