@@ -1,16 +1,49 @@
-"""The Python blocks of the README and of the documentation run as they stand; links lead to files."""
+"""The Python blocks of the README and of the documentation run as they stand, commands parse, links lead to files."""
 
 import re
+import shlex
 from pathlib import Path
 
 import pytest
+import torch
 
-README = Path(__file__).parent.parent / "README.md"
-PAGES = [README, *sorted((README.parent / "docs").glob("*.md"))]
+from discrete_distribution_network.cli.main import main, parse
+from discrete_distribution_network.viz import to_pil
+
+ROOT = Path(__file__).parent.parent
+README = ROOT / "README.md"
+PAGES = [README, ROOT / "CONTRIBUTING.md", *sorted((ROOT / "docs").rglob("*.md"))]
+TEXTS = {page.relative_to(ROOT).as_posix(): page.read_text(encoding="utf-8") for page in PAGES}
+
 BLOCKS = [
-    pytest.param(block, id=f"{page.name}-{number}")
-    for page in PAGES
-    for number, block in enumerate(re.findall(r"```python\n(.*?)```", page.read_text(encoding="utf-8"), re.DOTALL))
+    pytest.param(block, id=f"{name}-{number}")
+    for name, text in TEXTS.items()
+    for number, block in enumerate(re.findall(r"```python\n(.*?)```", text, re.DOTALL))
+]
+
+
+def commands_in(text: str) -> list[list[str]]:
+    """The arguments of each `ddn` command of indented lines and in backquotes, but those for help or the version."""
+    lines = re.findall(r"^    (.*)$", re.sub(r"```.*?```", "", text, flags=re.DOTALL), re.MULTILINE)
+    lines += [" ".join(code.split()) for code in re.findall(r"`(ddn [^`]+)`", text)]
+    found = []
+    for line in lines:
+        words: list[str] = []
+        for word in [*shlex.split(line.replace("[...]", ""), comments=True), "&&"] if "ddn " in line else []:
+            if word not in ("&&", "|", "<", ">", ";"):
+                words.append(word)
+                continue
+            if words and words[0] in ("ddn", ".venv/bin/ddn") and not {"--help", "--version"} & set(words):
+                found.append(words[1:])
+            words = []
+    return found
+
+
+COMMANDS = [
+    pytest.param(command, id=f"{name}: {' '.join(command)}")
+    for name, text in TEXTS.items()
+    for command in commands_in(text)
+    if name != "docs/log.md"  # history
 ]
 
 
@@ -24,21 +57,55 @@ def test_the_readme_is_a_door():
     assert len(README.read_text(encoding="utf-8").splitlines()) <= 150
 
 
-@pytest.mark.parametrize("block", BLOCKS)
-def test_block(block, tmp_path, monkeypatch, request):
+@pytest.fixture
+def pictures(tmp_path, monkeypatch):
+    """The folder of the reader of the tutorial, in the working directory."""
     monkeypatch.chdir(tmp_path)
-    exec(compile(block, request.node.callspec.id, "exec"), {})
+    (tmp_path / "pictures").mkdir()
+    for name in ("one", "two", *range(18)):
+        to_pil(torch.rand(3, 40, 48)).save(tmp_path / "pictures" / f"{name}.png")
+
+
+@pytest.mark.parametrize("block", BLOCKS)
+def test_block(block, pictures, request):
+    exec(compile(block, request.node.callspec.id, "exec"), {"__name__": "__main__"})
+
+
+def test_the_tutorial_can_be_followed(pictures):
+    """All its commands but those that open a page, with steps in place of minutes."""
+    for command in commands_in(TEXTS["docs/tutorial.md"]):
+        if command[0] in ("quickstart", "demo"):
+            continue
+        if "--minutes" in command:
+            place = command.index("--minutes")
+            command[place : place + 2] = ["--steps", "2"]
+        main([*command, "--batch-size", "4"] if command[0] == "train" else command)
+    assert Path("guided.png").is_file()
+    assert Path("smaller.ddn").stat().st_size > 0
+
+
+def test_commands_are_found():
+    assert commands_in("    ddn train FOLDER --size 64 64  # that\n\n`ddn COMMAND --help`, `ddn info`") == [
+        ["train", "FOLDER", "--size", "64", "64"],
+        ["info"],
+    ]
+    assert len(COMMANDS) > 60
+
+
+@pytest.mark.parametrize("command", COMMANDS)
+def test_command_parses(command):
+    parse(command, {})
 
 
 def test_the_tests_that_prove_reliability_exist():
-    named = re.findall(r"`(test_\w+)`", (README.parent / "docs" / "reliability.md").read_text(encoding="utf-8"))
-    tests = "".join(path.read_text(encoding="utf-8") for path in (README.parent / "tests").rglob("test_*.py"))
+    named = re.findall(r"`(test_\w+)`", (ROOT / "docs" / "reliability.md").read_text(encoding="utf-8"))
+    tests = "".join(path.read_text(encoding="utf-8") for path in (ROOT / "tests").rglob("test_*.py"))
     assert len(named) > 30
     assert [name for name in named if f"def {name}(" not in tests] == []
 
 
-@pytest.mark.parametrize("page", PAGES, ids=lambda page: page.name)
+@pytest.mark.parametrize("page", PAGES, ids=TEXTS)
 def test_linked_files_are_kept(page):
-    links = re.findall(r"\]\(([^)#]+)\)", page.read_text(encoding="utf-8"))
+    links = re.findall(r"\]\(([^)#]+)(?:#[^)]*)?\)", page.read_text(encoding="utf-8"))
     own = [link for link in links if "://" not in link]
     assert [link for link in own if not (page.parent / link).is_file()] == []
