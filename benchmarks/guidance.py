@@ -32,8 +32,9 @@ from discrete_distribution_network import DDN
 from discrete_distribution_network.cli.config import TEMPERATURE
 from discrete_distribution_network.cli.guide import known_part
 from discrete_distribution_network.cli.runs import load_model, load_prior, model_folder
-from discrete_distribution_network.data.datasets import Split, open_data
+from discrete_distribution_network.data.datasets import Split
 from discrete_distribution_network.data.loader import in_order
+from discrete_distribution_network.data.sources import open_data
 from discrete_distribution_network.evaluation.classifier import Classifier as Net
 from discrete_distribution_network.evaluation.classifier import accuracy, train_classifier
 from discrete_distribution_network.evaluation.frechet import frechet_distance, statistics

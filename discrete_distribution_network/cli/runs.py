@@ -25,10 +25,11 @@ from discrete_distribution_network.cli.config import CONFIG, TrainConfig, load_c
 from discrete_distribution_network.cli.options import RUNS as RUNS
 from discrete_distribution_network.cli.options import newest_run
 from discrete_distribution_network.conditioning import CONDS
-from discrete_distribution_network.data.datasets import Split, is_stream, open_data
+from discrete_distribution_network.data.datasets import Split, is_stream
 from discrete_distribution_network.data.image_folder import find_images
 from discrete_distribution_network.data.images import load_image
 from discrete_distribution_network.data.loader import in_unit_range
+from discrete_distribution_network.data.sources import open_data
 from discrete_distribution_network.ddn import DDN
 from discrete_distribution_network.errors import DataError, InvalidInput, ModelFileError, require_seed
 from discrete_distribution_network.evaluation.classifier import Classifier, NoClasses, accuracy, train_classifier

@@ -17,8 +17,11 @@ from discrete_distribution_network.cli.config import CONFIG, TrainConfig, load_c
 from discrete_distribution_network.cli.options import RUNS, differences, require_out, run_folder
 from discrete_distribution_network.cli.runs import CHECKPOINTS, EVALUATION, place, write_figures
 from discrete_distribution_network.conditioning import CONDS, CondFn, cond_channels, conditioning_inputs
-from discrete_distribution_network.data.datasets import Split, from_torchvision, is_stream, open_data
-from discrete_distribution_network.data.loader import Augment, Batch, first_batch, in_order
+from discrete_distribution_network.data.datasets import Split, is_stream
+from discrete_distribution_network.data.decoding import Augment
+from discrete_distribution_network.data.loader import Batch, first_batch, in_order
+from discrete_distribution_network.data.sources import open_data
+from discrete_distribution_network.data.sources.torchvision import import_torchvision
 from discrete_distribution_network.ddn import DDN
 from discrete_distribution_network.errors import InvalidInput
 from discrete_distribution_network.evaluation.classifier import num_classes
@@ -227,7 +230,7 @@ def augmentation(names: Sequence[str]) -> Augment | None:
     """The transforms of torchvision.transforms.v2 of these names, one after the other."""
     if not names:
         return None
-    v2 = from_torchvision("transforms.v2")
+    v2 = import_torchvision("transforms.v2")
     try:
         return v2.Compose([getattr(v2, name)() for name in names])
     except (AttributeError, TypeError) as error:

@@ -23,7 +23,6 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from discrete_distribution_network.data.loader import key
 from discrete_distribution_network.ddn import DDN
 from discrete_distribution_network.errors import InvalidInput, ModelFileError, require
 from discrete_distribution_network.io.atomic_file import write_bytes
@@ -32,6 +31,7 @@ from discrete_distribution_network.model.blocks import zero_
 from discrete_distribution_network.model.tensors import by_level
 from discrete_distribution_network.prior.fitting import Budget, Fit, FitCheckpoints, as_bytes, digest
 from discrete_distribution_network.prior.heads import projected_weights
+from discrete_distribution_network.random_state import mix_seed
 from discrete_distribution_network.training.processes import fast_autocast
 
 ENTROPY_MODEL = "code_prior.safetensors"
@@ -345,7 +345,7 @@ def fit_entropy_model(
 
     def batches(start: int) -> Iterator[Tensor]:
         for step in count(start):
-            generator = torch.Generator().manual_seed(key(budget.seed, step, 1))
+            generator = torch.Generator().manual_seed(mix_seed(budget.seed, step, 1))
             yield codes[torch.randint(len(codes), (budget.batch_size,), generator=generator)].long()
 
     def bits(batch: Tensor) -> Tensor:

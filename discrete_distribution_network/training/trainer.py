@@ -25,9 +25,10 @@ from PIL import Image
 from torch import Tensor, nn
 
 from discrete_distribution_network.conditioning import CondFn, conditioning_inputs
-from discrete_distribution_network.data.datasets import ImageDataset, fingerprint, is_stream
+from discrete_distribution_network.data.datasets import ImageDataset, is_stream
+from discrete_distribution_network.data.fingerprint import fingerprint
 from discrete_distribution_network.data.images import to_pixels
-from discrete_distribution_network.data.loader import Augment, Batch, Loader, first_batch, in_unit_range, key
+from discrete_distribution_network.data.loader import Augment, Batch, Loader, first_batch, in_unit_range
 from discrete_distribution_network.ddn import DDN
 from discrete_distribution_network.errors import DDNError, InvalidInput, ModelFileError, require
 from discrete_distribution_network.evaluation.metrics import Evaluation, evaluate, usage
@@ -35,7 +36,7 @@ from discrete_distribution_network.io import atomic_folder
 from discrete_distribution_network.io.atomic_file import atomic_file, naming, remove_unfinished
 from discrete_distribution_network.io.pretrained import MODEL, load_strictly, read_tensors, write_tensors
 from discrete_distribution_network.model.pixels import as_pixels
-from discrete_distribution_network.random_state import own_random_state, seed_random_state
+from discrete_distribution_network.random_state import mix_seed, own_random_state, seed_random_state
 from discrete_distribution_network.signals import Interrupted, Signals
 from discrete_distribution_network.training.checkpoints import STATE, Checkpoints, load_moments, moments_of, read_state
 from discrete_distribution_network.training.moving_average import MovingAverage
@@ -422,7 +423,7 @@ class Trainer:
         """One step of the optimiser, and the signal that any process has received (0: none)."""
         began, progress, model = time.monotonic(), self.progress_made, self.processes.model
         assert model is not None
-        seed_random_state(key(self.seed, self.step, self.processes.rank), self.processes.device)
+        seed_random_state(mix_seed(self.seed, self.step, self.processes.rank), self.processes.device)
         for group in self.optimizer.param_groups:
             group["lr"] = self.rate()
         self.optimizer.zero_grad()
