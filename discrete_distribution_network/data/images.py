@@ -5,6 +5,7 @@ from __future__ import annotations
 import warnings
 from collections.abc import Iterator
 from contextlib import contextmanager
+from io import BytesIO
 from pathlib import Path
 from typing import BinaryIO
 
@@ -37,7 +38,7 @@ OUTLIERS = 1000
 
 
 def load_image(
-    file: str | Path | BinaryIO,
+    file: str | Path | BinaryIO | BytesIO,
     size: tuple[int, int],
     channels: int,
     background: int = 255,
@@ -63,7 +64,7 @@ def load_image(
 
 
 def load_whole(
-    file: str | Path | BinaryIO, channels: int, background: int = 255, name: object = None
+    file: str | Path | BinaryIO | BytesIO, channels: int, background: int = 255, name: object = None
 ) -> UInt8[Tensor, "channels height width"]:
     """One image file as uint8 (C, H, W) at its own size; see `load_image`."""
     register_readers()

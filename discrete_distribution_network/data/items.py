@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
-import io
 import operator
 from collections.abc import Mapping
+from io import BytesIO
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -51,7 +51,7 @@ def as_item(value: Any, size: tuple[int, int], channels: int, name: object) -> I
         image = to_pixels(value, size, channels, name=name)
     elif _is_encoded(value):
         with decoding_errors(name):
-            file = io.BytesIO(value["bytes"]) if value["bytes"] is not None else value["path"]
+            file = BytesIO(value["bytes"]) if value["bytes"] is not None else value["path"]
             image = load_image(file, size, channels, name=name)
     elif isinstance(value, Tensor):
         image = value
