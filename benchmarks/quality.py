@@ -35,7 +35,7 @@ from discrete_distribution_network.data.loader import in_order
 from discrete_distribution_network.data.sources import open_data
 from discrete_distribution_network.evaluation.classifier import Classifier, accuracy, train_classifier
 from discrete_distribution_network.evaluation.frechet import frechet_distance, statistics
-from discrete_distribution_network.io.pretrained import load_strictly, read_tensors, write_tensors
+from discrete_distribution_network.io.safetensors_file import load_strictly, read_tensors, write_tensors
 from discrete_distribution_network.random_state import mix_seed
 from discrete_distribution_network.viz.pictures import grid
 

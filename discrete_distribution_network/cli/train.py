@@ -26,7 +26,7 @@ from discrete_distribution_network.ddn import DDN
 from discrete_distribution_network.errors import InvalidInput
 from discrete_distribution_network.evaluation.classifier import num_classes
 from discrete_distribution_network.evaluation.metrics import evaluate
-from discrete_distribution_network.io.atomic_file import naming
+from discrete_distribution_network.io.atomic_file import output_errors
 from discrete_distribution_network.training.checkpoints import Checkpoints
 from discrete_distribution_network.training.presets import preset, recipe
 from discrete_distribution_network.training.report import read_metrics
@@ -60,7 +60,7 @@ def train(config: TrainConfig, name: str = "train") -> None:
     with _folder(config, name) as out:
         trainer = trainer_for(config, ddn, split, out)
     if trainer.processes.is_main:
-        with naming(out):
+        with output_errors(out):
             out.mkdir(parents=True, exist_ok=True)
             config.save(out / CONFIG)
             (out / EVALUATION).unlink(missing_ok=True)  # of the model that this training replaces
@@ -145,7 +145,7 @@ def _folder(config: TrainConfig, name: str) -> Iterator[Path]:
         yield config.out
         return
     require_out()
-    with naming(RUNS):
+    with output_errors(RUNS):
         RUNS.mkdir(exist_ok=True)
         for number in count(1):
             out = RUNS / (name if number == 1 else f"{name}-{number}")

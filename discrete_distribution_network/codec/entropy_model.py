@@ -26,7 +26,7 @@ from torch import Tensor, nn
 from discrete_distribution_network.ddn import DDN
 from discrete_distribution_network.errors import InvalidInput, ModelFileError, require
 from discrete_distribution_network.io.atomic_file import write_bytes
-from discrete_distribution_network.io.pretrained import Shapes, compare, load_strictly, read_tensors
+from discrete_distribution_network.io.safetensors_file import Shapes, compare_with_header, load_strictly, read_tensors
 from discrete_distribution_network.model.blocks import zero_
 from discrete_distribution_network.model.tensors import by_level
 from discrete_distribution_network.prior.fitting import Budget, Fit, FitCheckpoints, as_bytes, digest
@@ -233,7 +233,7 @@ class EntropyModel(nn.Module):
             hidden, dim = shapes["levels.0.first.weight"][:2]
             return cls(ddn.code_shapes, ddn.codebook_sizes, dim, hidden).double()
 
-        shapes = compare(make, ddn, path, f"the weights of a code prior in {path}", stored=torch.int16)
+        shapes = compare_with_header(make, ddn, path, f"the weights of a code prior in {path}", stored=torch.int16)
         prior: Self = make(shapes, ddn)
         load_strictly(prior, {name: value.double() * WEIGHT for name, value in read_tensors(path).items()}, path)
         return prior.exact()

@@ -29,7 +29,7 @@ from discrete_distribution_network.errors import (
     require_positive,
     require_seed,
 )
-from discrete_distribution_network.io.pretrained import load_strictly, read_tensors
+from discrete_distribution_network.io.safetensors_file import load_strictly, read_tensors
 from discrete_distribution_network.random_state import mix_seed, own_random_state
 from discrete_distribution_network.signals import Interrupted, Signals
 from discrete_distribution_network.training.checkpoints import STATE, Checkpoints, load_moments, moments_of, read_state

@@ -33,8 +33,9 @@ from discrete_distribution_network.ddn import DDN
 from discrete_distribution_network.errors import DDNError, InvalidInput, ModelFileError, require
 from discrete_distribution_network.evaluation.metrics import Evaluation, evaluate, usage
 from discrete_distribution_network.io import atomic_folder
-from discrete_distribution_network.io.atomic_file import atomic_file, naming, remove_unfinished
-from discrete_distribution_network.io.pretrained import MODEL, load_strictly, read_tensors, write_tensors
+from discrete_distribution_network.io.atomic_file import atomic_file, output_errors, remove_unfinished
+from discrete_distribution_network.io.pretrained import MODEL
+from discrete_distribution_network.io.safetensors_file import load_strictly, read_tensors, write_tensors
 from discrete_distribution_network.model.pixels import as_pixels
 from discrete_distribution_network.random_state import mix_seed, own_random_state, seed_random_state
 from discrete_distribution_network.signals import Interrupted, Signals
@@ -336,7 +337,7 @@ class Trainer:
         self.processes.require_equal("step to continue from", self.step, "resume from a folder that all can read")
         self.processes.on_main(self._require_room)
         if self.trackers:
-            with naming(self.results_folder):
+            with output_errors(self.results_folder):
                 self.accelerator.init_trackers("ddn")
             report.trackers = self.accelerator.trackers
         if self.step:
@@ -379,7 +380,7 @@ class Trainer:
     def _require_room(self) -> None:
         """Make the folders to write into, so that a refusal is told now; remove what a kill has left in them."""
         for folder in (self.checkpoints.folder, self.results_folder):
-            with naming(folder):
+            with output_errors(folder):
                 folder.mkdir(parents=True, exist_ok=True)
                 with tempfile.TemporaryFile(dir=folder):
                     pass
@@ -576,7 +577,7 @@ class Trainer:
         self.processes.on_main(lambda: self._write_model(self.results_folder / MODEL))
 
     def _write_model(self, folder: Path) -> None:
-        with naming(folder), warnings.catch_warnings():
+        with output_errors(folder), warnings.catch_warnings():
             warnings.filterwarnings("ignore", ".* cannot hold ")  # it was said when the training began
             self.result.save_pretrained(folder)
 
@@ -797,7 +798,7 @@ def _as_picture(images: Any) -> Image.Image:
 
 def _save(picture: Image.Image, path: Path) -> None:
     """Write a picture whole or not at all; its folder is made if needed."""
-    with naming(path):
+    with output_errors(path):
         path.parent.mkdir(parents=True, exist_ok=True)
     with atomic_file(path) as staging:
         picture.save(staging)

@@ -21,7 +21,7 @@ from torch import nn
 from discrete_distribution_network import DDN
 from discrete_distribution_network.errors import InvalidInput, ModelFileError, OutputError
 from discrete_distribution_network.io.plain_values import not_saved, to_plain
-from discrete_distribution_network.io.pretrained import write_tensors
+from discrete_distribution_network.io.safetensors_file import write_tensors
 
 ARGUMENTS = {
     "dim": 8,
@@ -429,8 +429,8 @@ def test_a_folder_that_cannot_be_written_is_named_and_stays(saved, tmp_path, mon
         raise PermissionError(13, "Permission denied")
 
     for name, fail, number in (
-        ("discrete_distribution_network.io.pretrained.save_file", full, 28),
-        ("discrete_distribution_network.io.atomic_folder.flush", read_only, 13),
+        ("discrete_distribution_network.io.safetensors_file.save_file", full, 28),
+        ("discrete_distribution_network.io.atomic_folder.fsync", read_only, 13),
         ("pathlib.Path.mkdir", read_only, 13),
         ("pathlib.Path.write_text", read_only, 13),
     ):
