@@ -291,11 +291,17 @@ class Loader:
         for batch in iterate(self._torch_loader(start)):
             self.faults |= dict.fromkeys(batch.faults)
             if len(self.faults) > self.max_bad_images or not len(batch.images):
-                last = next(reversed(self.faults))
-                bad = f"more than {self.max_bad_images}" if len(self.faults) > self.max_bad_images else "all"
-                raise DataError(f"{bad} images are bad: {last}" if self.max_bad_images else last)
+                raise DataError(self._message())
             check(batch.images)
             yield batch
+
+    def _message(self) -> str:
+        last = next(reversed(self.faults))
+        if self.max_bad_images == 0:
+            return last
+        if len(self.faults) > self.max_bad_images:
+            return f"expected at most {self.max_bad_images} bad images, got {len(self.faults)}, the last: {last}"
+        return f"expected at least one good image, got {len(self.faults)} bad ones, the last: {last}"
 
 
 class _RangeCheck:

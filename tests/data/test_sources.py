@@ -1,6 +1,7 @@
 """Data sets by their names: folders, IDX files, torchvision, digits."""
 
 import gzip
+import pkgutil
 import struct
 from pathlib import Path
 
@@ -10,6 +11,7 @@ import pytest
 import torch
 from PIL import Image
 
+from discrete_distribution_network.data import sources
 from discrete_distribution_network.data.items import as_item
 from discrete_distribution_network.data.sources import idx, open_data
 from discrete_distribution_network.data.sources.folder import folder_split
@@ -137,3 +139,8 @@ def test_no_message_of_the_library_names_an_option(monkeypatch):
     with pytest.raises(DataError, match="or give a folder of images") as error:
         open_data("nobody/nothing", SIZE, 3)
     assert "--" not in str(error.value)
+
+
+def test_every_source_is_asked():
+    modules = {name for _, name, _ in pkgutil.iter_modules(sources.__path__)} - {"request"}
+    assert {source.__module__.rpartition(".")[2] for source in sources.SOURCES} == modules
