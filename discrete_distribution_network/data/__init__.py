@@ -10,6 +10,7 @@ from discrete_distribution_network.data.datasets import (
     is_stream,
     split_indices,
 )
+from discrete_distribution_network.data.fingerprint import fingerprint
 from discrete_distribution_network.data.image_folder import find_images
 from discrete_distribution_network.data.images import load_image, to_pixels
 from discrete_distribution_network.data.items import Item
@@ -29,6 +30,7 @@ __all__ = [
     "Loader",
     "Split",
     "find_images",
+    "fingerprint",
     "folder_split",
     "hugging_face_split",
     "idx_split",

@@ -116,7 +116,8 @@ class _IndexedItems(Dataset[_Prepared]):
 
     def __getitem__(self, place: tuple[int, int]) -> _Prepared:
         epoch, index = place
-        options, faults = self.options, list[str]()
+        options = self.options
+        faults: list[str] = []
         for offset in range(len(self.dataset) if options.max_bad_images else 1):
             other = (index + offset) % len(self.dataset)
             with own_random_state() as seed:
