@@ -189,7 +189,7 @@ def test_a_full_disk_names_the_folder_and_keeps_what_was_there(tmp_path, monkeyp
     stopped("heads", folder, monkeypatch)
     before = sorted(folder.rglob("*"))
     with monkeypatch.context() as patch:
-        patch.setattr(atomic_folder, "flush", full_disk)
+        patch.setattr(atomic_folder, "fsync", full_disk)
         with pytest.raises(OutputError, match="fitting"):
             fitted("heads", FitCheckpoints(folder, resume=True, every=0.0))
     assert sorted(folder.rglob("*")) == before
