@@ -32,14 +32,15 @@ from discrete_distribution_network import DDN
 from discrete_distribution_network.cli.config import TEMPERATURE
 from discrete_distribution_network.cli.guide import known_part
 from discrete_distribution_network.cli.runs import load_model, load_prior, model_folder
-from discrete_distribution_network.data.datasets import Split, open_data
+from discrete_distribution_network.data.datasets import Split
 from discrete_distribution_network.data.loader import in_order
+from discrete_distribution_network.data.sources import open_data
 from discrete_distribution_network.evaluation.classifier import Classifier as Net
 from discrete_distribution_network.evaluation.classifier import accuracy, train_classifier
 from discrete_distribution_network.evaluation.frechet import frechet_distance, statistics
 from discrete_distribution_network.evaluation.metrics import psnr
 from discrete_distribution_network.guidance.conditions import Classifier, Inpaint, SuperResolve
-from discrete_distribution_network.io.pretrained import load_strictly, read_tensors, write_tensors
+from discrete_distribution_network.io.safetensors_file import load_strictly, read_tensors, write_tensors
 from discrete_distribution_network.prior.heads import LearnedPrior, temperatures
 
 RESULTS = Path(__file__).resolve().parent / "results" / "guidance.json"

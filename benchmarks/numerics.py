@@ -17,8 +17,8 @@ import torch
 from torch import Tensor
 
 from discrete_distribution_network import DDN
-from discrete_distribution_network.data.datasets import open_data
 from discrete_distribution_network.data.loader import first_batch
+from discrete_distribution_network.data.sources import open_data
 
 RESULTS = Path(__file__).parent / "results" / "numerics.json"
 

@@ -31,11 +31,12 @@ from guided_sampler import machine
 from PIL import Image, ImageDraw, ImageFont
 from torch import Tensor
 
-from discrete_distribution_network.data.datasets import open_data
-from discrete_distribution_network.data.loader import in_order, key
+from discrete_distribution_network.data.loader import in_order
+from discrete_distribution_network.data.sources import open_data
 from discrete_distribution_network.evaluation.classifier import Classifier, accuracy, train_classifier
 from discrete_distribution_network.evaluation.frechet import frechet_distance, statistics
-from discrete_distribution_network.io.pretrained import load_strictly, read_tensors, write_tensors
+from discrete_distribution_network.io.safetensors_file import load_strictly, read_tensors, write_tensors
+from discrete_distribution_network.random_state import mix_seed
 from discrete_distribution_network.viz.pictures import grid
 
 ROOT = Path(__file__).resolve().parent.parent
@@ -79,7 +80,7 @@ def data() -> Path:
     for name, part in (("train", split.train), ("test", split.test)):
         images = torch.cat([batch.images for batch in in_order(part, Shape(), 500)])
         np.save(folder / f"{name}.npy", as_bytes(images))
-    generators = [torch.Generator().manual_seed(key(0, epoch)) for epoch in range(EPOCHS)]
+    generators = [torch.Generator().manual_seed(mix_seed(0, epoch)) for epoch in range(EPOCHS)]
     orders = [torch.randperm(len(split.train), generator=generator) for generator in generators]
     np.save(folder / "order.npy", torch.stack(orders).int().numpy())
     return folder

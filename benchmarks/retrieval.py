@@ -20,8 +20,8 @@ from guided_sampler import machine
 from torch import Tensor
 
 from discrete_distribution_network.cli.runs import load_model, model_folder
-from discrete_distribution_network.data.datasets import open_data
 from discrete_distribution_network.data.loader import in_order
+from discrete_distribution_network.data.sources import open_data
 from discrete_distribution_network.ddn import DDN
 from discrete_distribution_network.evaluation.neighbours import neighbours
 

@@ -31,9 +31,10 @@ from torch.profiler import ProfilerActivity, profile
 from discrete_distribution_network import DDN, Trainer
 from discrete_distribution_network.cli.config import TrainConfig
 from discrete_distribution_network.cli.train import network
-from discrete_distribution_network.data.datasets import ImageFiles, open_data
+from discrete_distribution_network.data.datasets import ImageFiles
 from discrete_distribution_network.data.image_folder import find_images
 from discrete_distribution_network.data.loader import Loader
+from discrete_distribution_network.data.sources import open_data
 from discrete_distribution_network.signals import Signals
 
 

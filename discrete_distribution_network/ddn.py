@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from importlib import import_module
-from typing import TYPE_CHECKING, Any, Literal, overload
+from typing import TYPE_CHECKING, Any, ClassVar, Literal, overload
 
 import torch
 import torch.nn.functional as F
@@ -51,6 +51,8 @@ class DDN(
 
     Its arguments are those of `Network`.
     """
+
+    nested_arguments: ClassVar[dict[str, type]] = {"guided_sampler_kwargs": GuidedSampler}
 
     def encode(
         self, images: Tensor, *, labels: Tensor | None = None, cond: Tensor | None = None, beams: int = 1

@@ -73,6 +73,11 @@ def is_number(value: object) -> TypeGuard[float]:
     return isinstance(value, (int, float, Real)) and not isinstance(value, bool) and math.isfinite(value)
 
 
+def one_line(error: BaseException) -> str:
+    """The message of any error on one line of at most 300 characters."""
+    return f"{' '.join(str(error).split()):.300}" or type(error).__name__
+
+
 def shown(value: object) -> str:
     """Any value in a line of an error: shortened, and of a tensor or an array its shape."""
     shape = getattr(value, "shape", None)

@@ -10,6 +10,17 @@ from typing import Any
 import torch
 
 
+def mix_seed(*numbers: int) -> int:
+    """A seed below 2^63 made of several numbers, each bit of which changes it thoroughly (splitmix64)."""
+    state = 0
+    for number in numbers:
+        state = (state ^ number) + 0x9E3779B97F4A7C15 & (1 << 64) - 1
+        state = (state ^ state >> 30) * 0xBF58476D1CE4E5B9 & (1 << 64) - 1
+        state = (state ^ state >> 27) * 0x94D049BB133111EB & (1 << 64) - 1
+        state ^= state >> 31
+    return state & (1 << 63) - 1
+
+
 @contextmanager
 def own_random_state(device: str | torch.device = "cpu") -> Iterator[Callable[[int], None]]:
     """PyTorch's own generators of the CPU and of `device` may be seeded, by the function that this gives.

@@ -11,7 +11,8 @@ import torch
 from discrete_distribution_network.cli.config import TrainConfig
 from discrete_distribution_network.cli.runs import CLASSIFIER
 from discrete_distribution_network.evaluation.classifier import Classifier
-from discrete_distribution_network.io.pretrained import RELEASED, load_strictly, read_tensors
+from discrete_distribution_network.io.pretrained import RELEASED
+from discrete_distribution_network.io.safetensors_file import load_strictly, read_tensors
 from discrete_distribution_network.model.guided_sampler import GuidedSampler, split_and_prune_
 from discrete_distribution_network.training.trainer import LossByLevel
 

@@ -16,8 +16,8 @@ from discrete_distribution_network.cli.runs import (
 )
 from discrete_distribution_network.codec.entropy_model import EntropyModel
 from discrete_distribution_network.codec.image_codec import ImageCodec
-from discrete_distribution_network.data.datasets import open_data
 from discrete_distribution_network.data.loader import in_order
+from discrete_distribution_network.data.sources import open_data
 from discrete_distribution_network.ddn import DDN
 from discrete_distribution_network.errors import DataError
 from discrete_distribution_network.io.pretrained import RELEASED, released

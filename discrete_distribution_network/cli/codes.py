@@ -24,7 +24,7 @@ from discrete_distribution_network.data.loader import in_unit_range
 from discrete_distribution_network.ddn import DDN
 from discrete_distribution_network.errors import DataError, InvalidInput, require
 from discrete_distribution_network.evaluation.metrics import psnr
-from discrete_distribution_network.io.atomic_file import atomic_file, naming
+from discrete_distribution_network.io.atomic_file import atomic_file, output_errors
 
 NAME_BYTES = 200
 """Of a file's name as much is kept, since file systems take 255 bytes at most."""
@@ -246,7 +246,7 @@ def write_images(stored: Stored, out: Path) -> None:
         InvalidInput: a file of that name is there; nothing is written.
         OutputError: the folder or a file cannot be written; those before it stay.
     """
-    with naming(out):
+    with output_errors(out):
         out.mkdir(parents=True, exist_ok=True)
         there = set(os.listdir(out))
     if taken := next((name for place in range(stored.number) if (name := f"{stored.name(place)}.png") in there), None):

@@ -24,7 +24,7 @@ from discrete_distribution_network.cli.runs import (
     model_folder,
     parts,
 )
-from discrete_distribution_network.data.images import faults_named, load_image
+from discrete_distribution_network.data.images import decoding_errors, load_image
 from discrete_distribution_network.ddn import DDN
 from discrete_distribution_network.errors import InvalidInput, require
 from discrete_distribution_network.guidance.conditions import (
@@ -237,7 +237,7 @@ def opaque(path: Path, size: tuple[int, int]) -> Tensor:
     Raises:
         InvalidInput: it has no transparency.
     """
-    with faults_named(path), Image.open(path) as image:
+    with decoding_errors(path), Image.open(path) as image:
         if "A" not in image.getbands():
             raise InvalidInput(f"expected strokes on a transparent ground in {path}, got a picture without; use PNG")
         alpha = image.getchannel("A").resize((size[1], size[0]), Image.Resampling.BOX)

@@ -18,7 +18,7 @@ from torch.utils.data import Subset
 from discrete_distribution_network.cli.options import newest_run
 from discrete_distribution_network.cli.runs import PRIORS, _config_of, _data_of, load_model, model_folder, place
 from discrete_distribution_network.codec.entropy_model import EntropyModel, fit_entropy_model
-from discrete_distribution_network.data.datasets import Split, held_out, is_stream
+from discrete_distribution_network.data.datasets import Split, is_stream, split_indices
 from discrete_distribution_network.data.loader import in_order
 from discrete_distribution_network.ddn import DDN
 from discrete_distribution_network.errors import (
@@ -198,7 +198,7 @@ def to_fit(split: Split) -> Split:
     count = len(split.train)
     if count < 2:
         raise DataError(f"expected at least 2 images, one to fit a prior to and one to keep it by, got {count}")
-    return Split(*(Subset(split.train, part) for part in held_out(count, min(0.1, KEPT_BY / count))))
+    return Split(*(Subset(split.train, part) for part in split_indices(count, min(0.1, KEPT_BY / count))))
 
 
 # the folder, and what is kept there

@@ -25,10 +25,11 @@ from discrete_distribution_network.cli.config import CONFIG, TrainConfig, load_c
 from discrete_distribution_network.cli.options import RUNS as RUNS
 from discrete_distribution_network.cli.options import newest_run
 from discrete_distribution_network.conditioning import CONDS
-from discrete_distribution_network.data.datasets import Split, is_stream, open_data
+from discrete_distribution_network.data.datasets import Split, is_stream
 from discrete_distribution_network.data.image_folder import find_images
 from discrete_distribution_network.data.images import load_image
 from discrete_distribution_network.data.loader import in_unit_range
+from discrete_distribution_network.data.sources import open_data
 from discrete_distribution_network.ddn import DDN
 from discrete_distribution_network.errors import DataError, InvalidInput, ModelFileError, require_seed
 from discrete_distribution_network.evaluation.classifier import Classifier, NoClasses, accuracy, train_classifier
@@ -37,12 +38,8 @@ from discrete_distribution_network.evaluation.frechet import FeatureNet, check_d
 from discrete_distribution_network.evaluation.metrics import evaluate
 from discrete_distribution_network.io.atomic_file import check_writable, write_bytes, write_text
 from discrete_distribution_network.io.atomic_folder import MANIFEST
-from discrete_distribution_network.io.pretrained import (
-    MODEL,
-    Shapes,
-    load_checked,
-    released,
-)
+from discrete_distribution_network.io.pretrained import MODEL, released
+from discrete_distribution_network.io.safetensors_file import Shapes, load_checked
 from discrete_distribution_network.prior.fitting import as_bytes
 from discrete_distribution_network.prior.heads import CONFIG as PRIOR
 from discrete_distribution_network.prior.heads import LearnedPrior, Prior, read_config, temperatures

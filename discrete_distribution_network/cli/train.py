@@ -17,13 +17,16 @@ from discrete_distribution_network.cli.config import CONFIG, TrainConfig, load_c
 from discrete_distribution_network.cli.options import RUNS, differences, require_out, run_folder
 from discrete_distribution_network.cli.runs import CHECKPOINTS, EVALUATION, place, write_figures
 from discrete_distribution_network.conditioning import CONDS, CondFn, cond_channels, conditioning_inputs
-from discrete_distribution_network.data.datasets import Split, from_torchvision, is_stream, open_data
-from discrete_distribution_network.data.loader import Augment, Batch, first_batch, in_order
+from discrete_distribution_network.data.datasets import Split, is_stream
+from discrete_distribution_network.data.decoding import Augment
+from discrete_distribution_network.data.loader import Batch, first_batch, in_order
+from discrete_distribution_network.data.sources import open_data
+from discrete_distribution_network.data.sources.torchvision import import_torchvision
 from discrete_distribution_network.ddn import DDN
 from discrete_distribution_network.errors import InvalidInput
 from discrete_distribution_network.evaluation.classifier import num_classes
 from discrete_distribution_network.evaluation.metrics import evaluate
-from discrete_distribution_network.io.atomic_file import naming
+from discrete_distribution_network.io.atomic_file import output_errors
 from discrete_distribution_network.training.checkpoints import Checkpoints
 from discrete_distribution_network.training.presets import preset, recipe
 from discrete_distribution_network.training.report import read_metrics
@@ -57,7 +60,7 @@ def train(config: TrainConfig, name: str = "train") -> None:
     with _folder(config, name) as out:
         trainer = trainer_for(config, ddn, split, out)
     if trainer.processes.is_main:
-        with naming(out):
+        with output_errors(out):
             out.mkdir(parents=True, exist_ok=True)
             config.save(out / CONFIG)
             (out / EVALUATION).unlink(missing_ok=True)  # of the model that this training replaces
@@ -142,7 +145,7 @@ def _folder(config: TrainConfig, name: str) -> Iterator[Path]:
         yield config.out
         return
     require_out()
-    with naming(RUNS):
+    with output_errors(RUNS):
         RUNS.mkdir(exist_ok=True)
         for number in count(1):
             out = RUNS / (name if number == 1 else f"{name}-{number}")
@@ -227,7 +230,7 @@ def augmentation(names: Sequence[str]) -> Augment | None:
     """The transforms of torchvision.transforms.v2 of these names, one after the other."""
     if not names:
         return None
-    v2 = from_torchvision("transforms.v2")
+    v2 = import_torchvision("transforms.v2")
     try:
         return v2.Compose([getattr(v2, name)() for name in names])
     except (AttributeError, TypeError) as error:

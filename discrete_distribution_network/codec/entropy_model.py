@@ -23,15 +23,15 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from discrete_distribution_network.data.loader import key
 from discrete_distribution_network.ddn import DDN
 from discrete_distribution_network.errors import InvalidInput, ModelFileError, require
 from discrete_distribution_network.io.atomic_file import write_bytes
-from discrete_distribution_network.io.pretrained import Shapes, compare, load_strictly, read_tensors
+from discrete_distribution_network.io.safetensors_file import Shapes, compare_with_header, load_strictly, read_tensors
 from discrete_distribution_network.model.blocks import zero_
 from discrete_distribution_network.model.tensors import by_level
 from discrete_distribution_network.prior.fitting import Budget, Fit, FitCheckpoints, as_bytes, digest
 from discrete_distribution_network.prior.heads import projected_weights
+from discrete_distribution_network.random_state import mix_seed
 from discrete_distribution_network.training.processes import fast_autocast
 
 ENTROPY_MODEL = "code_prior.safetensors"
@@ -233,7 +233,7 @@ class EntropyModel(nn.Module):
             hidden, dim = shapes["levels.0.first.weight"][:2]
             return cls(ddn.code_shapes, ddn.codebook_sizes, dim, hidden).double()
 
-        shapes = compare(make, ddn, path, f"the weights of a code prior in {path}", stored=torch.int16)
+        shapes = compare_with_header(make, ddn, path, f"the weights of a code prior in {path}", stored=torch.int16)
         prior: Self = make(shapes, ddn)
         load_strictly(prior, {name: value.double() * WEIGHT for name, value in read_tensors(path).items()}, path)
         return prior.exact()
@@ -345,7 +345,7 @@ def fit_entropy_model(
 
     def batches(start: int) -> Iterator[Tensor]:
         for step in count(start):
-            generator = torch.Generator().manual_seed(key(budget.seed, step, 1))
+            generator = torch.Generator().manual_seed(mix_seed(budget.seed, step, 1))
             yield codes[torch.randint(len(codes), (budget.batch_size,), generator=generator)].long()
 
     def bits(batch: Tensor) -> Tensor:

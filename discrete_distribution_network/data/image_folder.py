@@ -1,4 +1,4 @@
-"""Folders of images: which of their files are read, and what is left out, counted by reason and said in a warning."""
+"""Folders of images: which of their files are read, and a warning about those that are left out, by reason."""
 
 from __future__ import annotations
 
@@ -15,37 +15,38 @@ from PIL import Image
 
 from discrete_distribution_network.errors import DataError, printable
 
-NO_PICTURES = {"BUFR", "EPS", "GRIB", "HDF5", "IPTC", "MPEG", "PCD", "PDF", "WMF"}
-"""Formats that Pillow has readers for whose files are documents, films, measurements or, with PCD, point clouds."""
+NOT_IMAGES = {"BUFR", "EPS", "GRIB", "HDF5", "IPTC", "MPEG", "PCD", "PDF", "WMF"}
+"""Formats of Pillow whose files are documents, films, measurements or, with PCD, point clouds."""
 
 PLUG_INS = {".avif": "pillow_avif", ".heic": "pillow_heif", ".jxl": "pillow_jxl"}
-"""Packages that teach Pillow to read these, if they are installed."""
+"""Packages that add a reader to Pillow for these extensions, if they are installed."""
 
-PICTURES = {
+IMAGE_EXTENSIONS = {
     *(".avif", ".avifs", ".heic", ".heif", ".hif", ".jxl", ".webp", ".jp2", ".jxr", ".wdp", ".exr", ".hdr", ".svg"),
     *(".xcf", ".raw", ".dng", ".cr2", ".cr3", ".nef", ".arw", ".raf", ".orf", ".rw2", ".pef", ".srw"),
 }
-"""Endings of pictures for which there may be no reader."""
+"""Extensions of images for which Pillow may have no reader."""
 
 SYSTEM_FOLDERS = {"__MACOSX", "@eaDir", "#recycle", "$RECYCLE.BIN", "System Volume Information", "lost+found"}
-"""What archives, network disks and systems put among people's files; other such names begin with a dot."""
+"""Folders that archives, network disks and operating systems create; others like them begin with a dot."""
 
 RUN_OUTPUT = {"checkpoints", "model", "pictures", "samples.png", "reconstructions.png", "tree.png", "loss.png"}
-"""What a training writes into its folder, beside metrics.jsonl and config.json."""
+"""Files that a training writes into its folder, beside metrics.jsonl and config.json."""
 
 Identity = tuple[int, int] | str
+"""Device and inode of a folder; its path where it cannot be read."""
 
-NAMED = 3
-"""Names in a warning for each reason."""
+NAMES_SHOWN = 3
+"""File names in a warning for each reason."""
 
 
 class Found(NamedTuple):
-    """What a search of a folder found.
+    """The image files of a folder.
 
     Attributes:
-        images: the image files, sorted.
-        files: how many files there are in all.
-        left_out: by reason, the paths of what was not read, relative to the folder.
+        images: their paths, sorted.
+        files: number of files of any kind.
+        left_out: paths that are not read, relative to the folder, by reason.
     """
 
     images: list[Path]
@@ -54,13 +55,13 @@ class Found(NamedTuple):
 
 
 def find_images(folder: str | Path) -> list[Path]:
-    """The image files in a folder and the folders below it, sorted; a warning says what was left out.
+    """The image files in a folder and its subfolders, sorted; a warning lists what is left out.
 
-    Links are followed. Hidden and system files, the output of trainings, folders that may not be read and pictures
-    without a reader are left out.
+    Links are followed. Hidden and system files, the output of trainings, unreadable folders and images without a reader
+    are left out.
 
     Raises:
-        DataError: there is no such folder, it may not be read, or there is no image in it.
+        DataError: there is no such folder, it cannot be read, or there is no image in it.
     """
     found = search(folder)
     if not found.images:
@@ -74,15 +75,15 @@ def find_images(folder: str | Path) -> list[Path]:
 
 
 def search(folder: str | Path) -> Found:
-    """The image files in a folder and the folders below it, and what is left out of them.
+    """The image files in a folder and its subfolders, and what is left out.
 
     Raises:
-        DataError: there is no such folder, or it may not be read.
+        DataError: there is no such folder, or it cannot be read.
     """
     folder = Path(folder)
     if not os.path.isdir(folder):
         raise DataError(f"expected a folder of images, found no folder {folder}; check the path")
-    readable = endings()
+    readable = readable_extensions()
     images: list[Path] = []
     left_out: dict[str, list[str]] = {}
     files = 0
@@ -111,15 +112,15 @@ def search(folder: str | Path) -> Found:
             continue
         for entry in entries:
             hidden = entry.name.startswith(".") or entry.name in SYSTEM_FOLDERS
-            ending = os.path.splitext(entry.name)[1].lower()
+            extension = os.path.splitext(entry.name)[1].lower()
             kind = _kind(entry)
             files += kind == "file"
             if kind is None:
                 if entry.is_symlink() and not hidden:
                     leave_out("links that lead nowhere", entry.path)
-            elif kind == "file" and ending not in readable:
-                if ending in PICTURES and not hidden:
-                    leave_out(_without_reader(ending), entry.path)
+            elif kind == "file" and extension not in readable:
+                if extension in IMAGE_EXTENSIONS and not hidden:
+                    leave_out(_without_reader(extension), entry.path)
             elif hidden:
                 leave_out(f"hidden {kind}s", entry.path)
             elif entry.name in made_here:
@@ -133,50 +134,50 @@ def search(folder: str | Path) -> Found:
     return Found(sorted(images), files, left_out)
 
 
-def endings() -> frozenset[str]:
-    """Endings of files that hold pictures and for which Pillow has a reader, with a dot and in small letters."""
-    plug_in()
+def readable_extensions() -> frozenset[str]:
+    """Extensions of the image files that Pillow can read, with a dot and in lower case."""
+    register_readers()
     return frozenset(
-        ending
-        for ending, format in Image.registered_extensions().items()
-        if format in Image.OPEN and format not in NO_PICTURES
+        extension
+        for extension, format in Image.registered_extensions().items()
+        if format in Image.OPEN and format not in NOT_IMAGES
     )
 
 
 @cache
-def plug_in() -> None:
-    """Let Pillow know of the readers that are installed for formats that it does not read by itself."""
+def register_readers() -> None:
+    """Register the installed readers of `PLUG_INS` with Pillow."""
     known = Image.registered_extensions()
-    for ending, package in PLUG_INS.items():
-        if ending not in known:
+    for extension, package in PLUG_INS.items():
+        if extension not in known:
             with suppress(Exception):  # not installed, or not for this Pillow
                 getattr(import_module(package), "register_heif_opener", lambda: None)()
 
 
 def counted(left_out: dict[str, list[str]]) -> str:
-    """How much was left out for each reason, with the first names."""
-    return "; ".join(f"{reason}: {len(paths)} ({some(paths)})" for reason, paths in sorted(left_out.items()))
+    """The number of files that are left out for each reason, with the first names."""
+    return "; ".join(f"{reason}: {len(paths)} ({first_names(paths)})" for reason, paths in sorted(left_out.items()))
 
 
-def some(paths: Iterable[object]) -> str:
-    """The first few of some paths."""
+def first_names(paths: Iterable[object]) -> str:
+    """The first `NAMES_SHOWN` of the paths."""
     shown = sorted(str(path) for path in paths)
-    return printable(", ".join(shown[:NAMED]) + (", ..." if len(shown) > NAMED else ""))
+    return printable(", ".join(shown[:NAMES_SHOWN]) + (", ..." if len(shown) > NAMES_SHOWN else ""))
 
 
 def warn_left_out(folder: str | Path, left_out: dict[str, list[str]]) -> None:
-    """Warn, in one sentence, of what is not read of a folder."""
+    """Warn, in one sentence, of the files of a folder that are not read."""
     if left_out:
         warnings.warn(printable(f"left out of the images in {folder}: {counted(left_out)}"), stacklevel=2)
 
 
-def _without_reader(ending: str) -> str:
-    package = PLUG_INS.get({".heif": ".heic", ".hif": ".heic", ".avifs": ".avif"}.get(ending, ending))
+def _without_reader(extension: str) -> str:
+    package = PLUG_INS.get({".heif": ".heic", ".hif": ".heic", ".avifs": ".avif"}.get(extension, extension))
     return "pictures without a reader" + (f", which {package.replace('_', '-')} is" if package else "")
 
 
 def _kind(entry: os.DirEntry[str]) -> str | None:
-    """Whether this is a folder or a file, or a link to one; None if it is neither or cannot be reached."""
+    """ "folder" or "file", also of a link to one; None if it is neither or cannot be reached."""
     try:
         return "folder" if entry.is_dir() else "file" if entry.is_file() else None
     except OSError:
@@ -184,19 +185,19 @@ def _kind(entry: os.DirEntry[str]) -> str | None:
 
 
 def _is_run(names: set[str]) -> bool:
-    """Whether a folder with files of these names is one that a training wrote, or a model's."""
+    """Whether a folder with files of these names was written by a training, or holds a model."""
     return "metrics.jsonl" in names or (
         "config.json" in names and not names.isdisjoint({"checkpoints", "model", "model.safetensors"})
     )
 
 
 def _identity(path: str | Path) -> Identity:
-    """What is the same for all paths of one folder; of one that cannot be reached, its path."""
+    """The same for all paths of one folder."""
     try:
-        there = os.stat(path)
+        status = os.stat(path)
     except OSError:
         return str(path)
-    return there.st_dev, there.st_ino
+    return status.st_dev, status.st_ino
 
 
 def _with_parents(folder: Path) -> frozenset[Identity]:

@@ -1,23 +1,23 @@
-"""Image files as tensors: decoded as a person would see them, and checked."""
+"""Image files as tensors: upright, flattened onto a background, converted to 8 bits, resized and cropped."""
 
 from __future__ import annotations
 
 import warnings
 from collections.abc import Iterator
 from contextlib import contextmanager
+from io import BytesIO
 from pathlib import Path
 from typing import BinaryIO
 
 import numpy as np
 import torch
+from jaxtyping import UInt8
 from PIL import ExifTags, Image, ImageOps
 from PIL.TiffImagePlugin import TiffImageFile
 from torch import Tensor
 
-from discrete_distribution_network.data.image_folder import find_images, plug_in
-from discrete_distribution_network.errors import DataError, DDNError
-
-__all__ = ["faults_named", "find_images", "load_image", "load_whole", "reason", "to_pixels"]
+from discrete_distribution_network.data.image_folder import register_readers
+from discrete_distribution_network.errors import DataError, DDNError, one_line
 
 UPRIGHT = {
     2: Image.Transpose.FLIP_LEFT_RIGHT,
@@ -28,69 +28,75 @@ UPRIGHT = {
     7: Image.Transpose.TRANSVERSE,
     8: Image.Transpose.ROTATE_90,
 }
-"""How an image of each EXIF orientation is turned upright."""
+"""Transpositions that turn an image upright, by its EXIF orientation."""
 
 OVERSHOOT = 1.5
-"""Floating-point pixels of up to so many times white are those of an image that was sharpened or resized."""
+"""Factor above white that floating-point pixels may reach, as those of a sharpened or resized image do."""
 
 OUTLIERS = 1000
-"""One pixel in so many, at least one, may be far brighter than white and does not set the scale."""
+"""One pixel in this many, at least one, may be far brighter than white and does not set the scale."""
 
 
 def load_image(
-    file: str | Path | BinaryIO,
+    file: str | Path | BinaryIO | BytesIO,
     size: tuple[int, int],
     channels: int,
     background: int = 255,
     name: object = None,
-) -> Tensor:
-    """One image file as uint8 (C, H, W), turned and converted as a person would (see `to_pixels`).
+) -> UInt8[Tensor, "channels height width"]:
+    """One image file as uint8 (C, H, W); see `to_pixels`.
 
     Args:
         file: its path, or the open file.
-        size: (height, width); the image is resized to cover it and cropped at the centre: never squashed.
+        size: (height, width); the image is resized to cover it and cropped at the centre.
         channels: 1 for grey, 3 for RGB.
-        background: what transparency lets through, 0 (black) to 255 (white).
+        background: grey value behind transparent pixels, 0 (black) to 255 (white).
         name: what an error calls it; its path if None.
 
     Raises:
         DataError: the file cannot be read or decoded, or has so many pixels that it may be a decompression bomb.
     """
-    plug_in()
-    with faults_named(file if name is None else name), Image.open(file) as image:
+    register_readers()
+    with decoding_errors(file if name is None else name), Image.open(file) as image:
         side = 2 * max(size)
         image.draft(None, (side, side))  # a far larger JPEG is decoded at a half, a quarter or an eighth
         return _pixels(image, size, channels, background)
 
 
-def load_whole(file: str | Path | BinaryIO, channels: int, background: int = 255, name: object = None) -> Tensor:
-    """One image file as uint8 (C, H, W) in its own size; see `load_image`."""
-    plug_in()
-    with faults_named(file if name is None else name), Image.open(file) as image:
+def load_whole(
+    file: str | Path | BinaryIO | BytesIO, channels: int, background: int = 255, name: object = None
+) -> UInt8[Tensor, "channels height width"]:
+    """One image file as uint8 (C, H, W) at its own size; see `load_image`."""
+    register_readers()
+    with decoding_errors(file if name is None else name), Image.open(file) as image:
         return _pixels(image, None, channels, background)
 
 
 def to_pixels(
     image: Image.Image, size: tuple[int, int], channels: int, background: int = 255, name: object = "an image"
-) -> Tensor:
-    """A Pillow image as uint8 (C, H, W).
+) -> UInt8[Tensor, "channels height width"]:
+    """The first frame of a Pillow image as uint8 (C, H, W), upright by EXIF, with 16 bits scaled to 8.
 
-    The first frame, upright by EXIF, transparency over a grey `background` (0 to 255), 16 bits scaled to 8, resized
-    so that it covers `size` (height, width) and cropped to it at the centre.
+    Args:
+        image: of any mode.
+        size: (height, width); the image is resized to cover it and cropped at the centre.
+        channels: 1 for grey, 3 for RGB.
+        background: grey value behind transparent pixels, 0 (black) to 255 (white).
+        name: what an error calls it.
 
     Raises:
-        DataError: it cannot be decoded; the message calls it `name`.
+        DataError: it cannot be decoded.
     """
-    with faults_named(name):
+    with decoding_errors(name):
         return _pixels(image, size, channels, background)
 
 
 @contextmanager
-def faults_named(name: object) -> Iterator[None]:
-    """Whatever is raised while an image is opened and decoded as a `DataError` that names it; our own errors pass."""
+def decoding_errors(name: object) -> Iterator[None]:
+    """Convert any error of opening and decoding an image into a `DataError` that names it; our own errors pass."""
     try:
         with warnings.catch_warnings():
-            warnings.filterwarnings("ignore", module="PIL")  # of what it mended, such as a torn EXIF block
+            warnings.filterwarnings("ignore", module="PIL")  # of what it repaired, such as a truncated EXIF block
             warnings.simplefilter("error", Image.DecompressionBombWarning)
             yield
     except DDNError:
@@ -103,13 +109,8 @@ def faults_named(name: object) -> Iterator[None]:
         raise DataError(f"expected an image, found no file {name}; check the path") from error
     except Exception as error:  # each format's decoder raises its own
         raise DataError(
-            f"expected an image, got {name}, which cannot be decoded ({reason(error)}); remove it"
+            f"expected an image, got {name}, which cannot be decoded ({one_line(error)}); remove it"
         ) from error
-
-
-def reason(error: BaseException) -> str:
-    """What an error says, on one line."""
-    return " ".join(str(error).split()) or type(error).__name__
 
 
 def _pixels(image: Image.Image, size: tuple[int, int] | None, channels: int, background: int) -> Tensor:
@@ -117,17 +118,17 @@ def _pixels(image: Image.Image, size: tuple[int, int] | None, channels: int, bac
     if isinstance(image, TiffImageFile):
         _load_tiff(image)
     image.load()
-    turn = _turn(image)
+    transposition = _transposition(image)
     upright = _to_mode(image, channels, background)
-    if turn is not None:
-        upright = upright.transpose(turn)
+    if transposition is not None:
+        upright = upright.transpose(transposition)
     height, width = size or (upright.height, upright.width)
     fitted = ImageOps.fit(upright, (width, height), Image.Resampling.BICUBIC)
     return torch.from_numpy(np.array(np.asarray(fitted).reshape(height, width, channels).transpose(2, 0, 1)))
 
 
 def _load_tiff(image: TiffImageFile) -> None:
-    """Load a TIFF file, which Pillow turns upright by itself."""
+    """Load a TIFF file, which Pillow itself turns upright."""
     if not isinstance(image.info.get("xmp", b""), bytes):
         del image.info["xmp"]  # Pillow expects bytes
     name, image.filename = image.filename, ""  # of a file that has a name Pillow maps pixels as if they were upright
@@ -137,8 +138,8 @@ def _load_tiff(image: TiffImageFile) -> None:
         image.filename = name
 
 
-def _turn(image: Image.Image) -> Image.Transpose | None:
-    """What turns an image upright by its orientation, whatever else its EXIF block holds; None if nothing is to do."""
+def _transposition(image: Image.Image) -> Image.Transpose | None:
+    """The transposition that turns an image upright, whatever else its EXIF block holds; None if it is upright."""
     try:
         return UPRIGHT.get(image.getexif()[ExifTags.Base.Orientation])
     except Exception:  # no tag of a broken block can be read
@@ -150,8 +151,8 @@ def _to_mode(image: Image.Image, channels: int, background: int) -> Image.Image:
         image = Image.fromarray(_to_bytes(image))
     if image.mode in ("LA", "PA", "RGBA", "La", "RGBa") or "transparency" in image.info:
         image = image.convert("RGBA")
-        below = Image.new("RGBA", image.size, (background, background, background, 255))
-        image = Image.alpha_composite(below, image)
+        backdrop = Image.new("RGBA", image.size, (background, background, background, 255))
+        image = Image.alpha_composite(backdrop, image)
     return image.convert("L" if channels == 1 else "RGB")
 
 
@@ -168,11 +169,11 @@ def _to_bytes(image: Image.Image) -> np.ndarray:
 
 
 SAMPLE_FORMAT, UNSIGNED = 339, 1
-"""The tag of a TIFF file that says what its numbers are, and its value for integers without a sign."""
+"""The TIFF tag of the type of numbers, and its value for unsigned integers."""
 
 
 def _white(values: np.ndarray, floats: bool) -> float:
-    """The value that stands for white: the least of 1 (of floats), 255, 65535 and 2^n - 1 above nearly all."""
+    """The value of white: the least of 1 (of floats), 255, 65535 and 2^n - 1 that is above nearly all pixels."""
     finite = np.sort(values[np.isfinite(values)], axis=None)
     outliers = min(max(1, len(finite) // OUTLIERS), len(finite) // 2)
     brightest = finite[-1 - outliers] if len(finite) else 0.0

@@ -23,7 +23,7 @@ from gradio.exceptions import ComponentProcessingError
 from discrete_distribution_network.demo.files import Files, own_folder
 from discrete_distribution_network.demo.guard import MAX_UPLOAD, Guard, Names, log, told
 from discrete_distribution_network.errors import DDNError, InvalidInput
-from discrete_distribution_network.io.atomic_file import naming
+from discrete_distribution_network.io.atomic_file import output_errors
 
 PORTS = range(7860, 7960)
 """Where the page is served unless told, at the first that is free."""
@@ -69,7 +69,7 @@ def started(
     """Make a page, and serve it from a thread; see `page.serve`."""
     listening = bound(host, port)
     folder = Path(own_folder().name)
-    with naming(folder):
+    with output_errors(folder):
         blocks = make()
     fonts = ["system-ui", "sans-serif"]  # those of the visitor: nothing is fetched
     inner = gr.mount_gradio_app(

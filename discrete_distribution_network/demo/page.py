@@ -23,7 +23,7 @@ from discrete_distribution_network.cli.options import RUNS
 from discrete_distribution_network.codec.bitstream import Reader
 from discrete_distribution_network.codec.entropy_model import EntropyModel
 from discrete_distribution_network.codec.image_codec import ImageCodec
-from discrete_distribution_network.data.images import faults_named, load_image
+from discrete_distribution_network.data.images import decoding_errors, load_image
 from discrete_distribution_network.data.loader import in_unit_range
 from discrete_distribution_network.ddn import DDN
 from discrete_distribution_network.demo.files import is_own, own_folder
@@ -319,7 +319,7 @@ def look_at(path: Path, most: int = MAX_UPLOAD_PIXELS) -> None:
     Raises:
         DataError: it is one.
     """
-    with faults_named("the file"), Image.open(path) as image:
+    with decoding_errors("the file"), Image.open(path) as image:
         if image.format not in FORMATS:
             raise DataError(f"expected an image such as a PNG or JPEG, got one of {image.format}; convert it")
         width, height = image.size
@@ -353,7 +353,7 @@ def opened_pictures(editor: dict[str, Any] | None) -> dict[str, Any] | None:
         path = file["path"]
         require(is_own(path), "a picture that was uploaded", "another file")
         look_at(Path(path), MAX_DECODED_PIXELS)
-        with faults_named("the picture"), Image.open(path) as image:
+        with decoding_errors("the picture"), Image.open(path) as image:
             return image.convert("RGBA")
 
     below = editor.get("background")

@@ -10,7 +10,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from discrete_distribution_network.data.datasets import is_stream
-from discrete_distribution_network.data.loader import Batch, Loader, Sized, in_order, in_unit_range
+from discrete_distribution_network.data.loader import Batch, ImageShape, Loader, in_order, in_unit_range
 from discrete_distribution_network.errors import DataError, require, require_integer, require_positive, require_seed
 from discrete_distribution_network.random_state import own_random_state
 
@@ -53,7 +53,7 @@ class Classifier(nn.Module):
 
 def train_classifier(
     dataset: Any,
-    shape: Sized,
+    shape: ImageShape,
     classes: int | None = None,
     *,
     epochs: int = 3,
@@ -104,7 +104,7 @@ def train_classifier(
     return classifier.eval().requires_grad_(False)
 
 
-def num_classes(dataset: Any, shape: Sized, max_bad_images: int = 0) -> int:
+def num_classes(dataset: Any, shape: ImageShape, max_bad_images: int = 0) -> int:
     """One more than the largest label of a data set, of which every item is looked at.
 
     Raises:
@@ -120,7 +120,7 @@ def num_classes(dataset: Any, shape: Sized, max_bad_images: int = 0) -> int:
 
 
 @torch.no_grad()
-def accuracy(classifier: Classifier, dataset: Any, shape: Sized, max_bad_images: int = 0) -> float:
+def accuracy(classifier: Classifier, dataset: Any, shape: ImageShape, max_bad_images: int = 0) -> float:
     """The share of a data set's images whose label it says; up to `max_bad_images` that cannot be decoded left out."""
     right = count = 0
     device = next(classifier.parameters()).device

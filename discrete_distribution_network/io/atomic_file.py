@@ -13,17 +13,19 @@ from pathlib import Path
 from discrete_distribution_network.errors import OutputError
 
 STAGING = ".saving-"
-"""What the name of a file or folder that is being written begins with."""
+"""Prefix of the name of a file or folder that is being written."""
 
 _numbers = count()
 _UNFINISHED = re.compile(re.escape(STAGING) + r"(?P<process>\d+)-\d+(\.[^.]*)?")
-_own: set[str] = set()
-_searched: set[Path] = set()
+_own_names: set[str] = set()
+"""Names that this process is writing under."""
+_cleaned: set[Path] = set()
+"""Folders in which this process has removed unfinished files."""
 
 
 @contextmanager
-def naming(path: str | Path) -> Iterator[None]:
-    """Whatever the system says of writing as an `OutputError` that names the path."""
+def output_errors(path: str | Path) -> Iterator[None]:
+    """Convert any `OSError` of writing into an `OutputError` that names the path."""
     try:
         yield
     except OutputError:
@@ -34,62 +36,62 @@ def naming(path: str | Path) -> Iterator[None]:
 
 @contextmanager
 def atomic_file(path: str | Path) -> Iterator[Path]:
-    """A path beside `path`, of the same ending, to write to; it takes the place of `path` once it is on the disk.
+    """A path beside `path`, with the same extension, to write to; renamed to `path` once it is on the disk.
 
-    If the body raises, what was there before stays and the new file is removed. A link is followed, and a file that is
-    replaced keeps its permissions; what is no regular file, such as /dev/stdout, is written directly.
+    If the body raises, the new file is removed and an old one stays. Links are followed, a replaced file keeps its
+    permissions, and what is no regular file, such as /dev/stdout, is written directly.
 
     Raises:
         OutputError: the disk is full or cannot be written; it names `path`.
     """
     path = Path(path)
-    with naming(path):
+    with output_errors(path):
         try:
             target = Path(os.path.realpath(path))
-        except ValueError as error:  # no name that a file can have
+        except ValueError as error:  # a null byte in the name
             raise OSError(str(error)) from error
         if target.exists() and not target.is_file():
             if target.is_dir():
                 raise IsADirectoryError(21, "it is a folder")
             yield path
             return
-        if target.parent not in _searched:  # once in a process: a folder may hold many files
-            _searched.add(target.parent)
+        if target.parent not in _cleaned:  # once per process: a folder may hold many files
+            _cleaned.add(target.parent)
             remove_unfinished(target.parent)
         with staging_in(target.parent, target.suffix) as staging:
             yield staging
             if target.exists():
                 staging.chmod(target.stat().st_mode & 0o7777)
-            flush(staging)
+            fsync(staging)
             staging.replace(target)
-        flush(target.parent)
+        fsync(target.parent)
 
 
 @contextmanager
 def staging_in(folder: Path, suffix: str = "") -> Iterator[Path]:
-    """A path inside `folder` where nothing is yet, for a file or a folder; what is left there in the end is removed."""
+    """An unused path inside `folder`, for a file or a folder, which is removed at the end if it is still there."""
     staging = folder / f"{STAGING}{os.getpid()}-{next(_numbers)}{suffix if len(suffix) < 32 else ''}"
-    _own.add(staging.name)
+    _own_names.add(staging.name)
     try:
         yield staging
     finally:
         _remove(staging)
-        _own.discard(staging.name)
+        _own_names.discard(staging.name)
 
 
 def remove_unfinished(folder: Path) -> None:
-    """Remove what writers in `folder` that were killed have left of `staging_in`."""
-    for left in folder.glob(f"{STAGING}*"):
-        found = _UNFINISHED.fullmatch(left.name)
-        if found and left.name not in _own and not is_another_running(int(found["process"])):
-            _remove(left)
+    """Remove the files and folders of `staging_in` that killed processes have left in `folder`."""
+    for path in folder.glob(f"{STAGING}*"):
+        found = _UNFINISHED.fullmatch(path.name)
+        if found and path.name not in _own_names and not is_another_running(int(found["process"])):
+            _remove(path)
 
 
 def is_another_running(process: int) -> bool:
-    """Whether a process of this number runs here, other than this one."""
+    """Whether a process of this number runs on this machine, other than this one."""
     if process == os.getpid():
         return False
-    if os.name == "nt":  # where there is no asking without a signal
+    if os.name == "nt":  # where os.kill(process, 0) is no question but a signal
         return True
     try:
         os.kill(process, 0)
@@ -109,12 +111,12 @@ def _remove(path: Path) -> None:
 
 
 def check_writable(folder: str | Path) -> None:
-    """Make a hidden file in a folder and remove it, to find out before work is done that it can be written.
+    """Create and remove a hidden file in a folder, to fail before any work is done.
 
     Raises:
-        OutputError: it cannot; it names the folder.
+        OutputError: the folder cannot be written; it names it.
     """
-    with naming(folder), staging_in(Path(folder)) as probe:
+    with output_errors(folder), staging_in(Path(folder)) as probe:
         probe.touch(exist_ok=False)
 
 
@@ -129,8 +131,8 @@ def write_text(path: str | Path, text: str) -> None:
     write_bytes(path, text.encode("utf-8", errors="surrogateescape"))
 
 
-def flush(path: Path) -> None:
-    """Let the disk have what was written of a file or a folder."""
+def fsync(path: Path) -> None:
+    """Wait until a file, or the names in a folder, are on the disk."""
     if os.name == "nt" and path.is_dir():  # Windows opens no folders
         return
     descriptor = os.open(path, os.O_RDONLY)

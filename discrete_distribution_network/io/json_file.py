@@ -1,4 +1,4 @@
-"""Files that hold a JSON object, read so that no content of theirs costs more than their length."""
+"""Untrusted files of a JSON object, read within limits of time and memory."""
 
 from __future__ import annotations
 
@@ -8,13 +8,13 @@ from typing import Any
 
 from discrete_distribution_network.errors import ModelFileError
 
-MOST_BYTES = 1 << 20
-"""Longest file that is read."""
+MAX_BYTES = 1 << 20
+"""Size of the largest file that is read."""
 
-DEEPEST = 32
-"""Deepest nesting of lists and objects."""
+MAX_DEPTH = 32
+"""Nesting of lists and objects."""
 
-LARGEST = 1 << 63
+MAX_NUMBER = 1 << 63
 """Numbers below it in magnitude are read; infinity and NaN are not."""
 
 
@@ -33,11 +33,11 @@ def read_object(path: Path, content: str) -> dict[str, Any]:
                 f"expected {content} in {path}, found {'no regular file' if path.exists() else 'none'}; copy it again"
             )
         with path.open("rb") as file:
-            data = file.read(MOST_BYTES + 1)
-        if len(data) > MOST_BYTES:
-            raise ValueError(f"it has more than {MOST_BYTES} bytes")
+            data = file.read(MAX_BYTES + 1)
+        if len(data) > MAX_BYTES:
+            raise ValueError(f"it has more than {MAX_BYTES} bytes")
         value = json.loads(data.decode("utf-8"), object_pairs_hook=_object)
-        _check(value, DEEPEST)
+        _check(value, MAX_DEPTH)
     except RecursionError as error:
         raise ModelFileError(f"expected {content} in {path}, got JSON nested too deeply; copy it again") from error
     except (OSError, ValueError) as error:  # also text that is no UTF-8
@@ -51,16 +51,16 @@ def _object(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
     value: dict[str, Any] = {}
     for name, one in pairs:
         if name in value:
-            raise ValueError(f"{name!r:.80} stands there twice")
+            raise ValueError(f"{name!r:.80} occurs twice")
         value[name] = one
     return value
 
 
-def _check(value: Any, deepest: int) -> None:
-    if isinstance(value, int | float) and not abs(value) < LARGEST:
+def _check(value: Any, depth_left: int) -> None:
+    if isinstance(value, int | float) and not abs(value) < MAX_NUMBER:
         raise ValueError("a number in it is too large, or NaN")
     if isinstance(value, list | dict):
-        if deepest == 0:
+        if depth_left == 0:
             raise RecursionError
         for one in value.values() if isinstance(value, dict) else value:
-            _check(one, deepest - 1)
+            _check(one, depth_left - 1)

@@ -20,7 +20,6 @@ import torch
 from safetensors.torch import save
 from torch import Tensor, nn
 
-from discrete_distribution_network.data.loader import key
 from discrete_distribution_network.errors import (
     DataError,
     DDNError,
@@ -30,8 +29,8 @@ from discrete_distribution_network.errors import (
     require_positive,
     require_seed,
 )
-from discrete_distribution_network.io.pretrained import load_strictly, read_tensors
-from discrete_distribution_network.random_state import own_random_state
+from discrete_distribution_network.io.safetensors_file import load_strictly, read_tensors
+from discrete_distribution_network.random_state import mix_seed, own_random_state
 from discrete_distribution_network.signals import Interrupted, Signals
 from discrete_distribution_network.training.checkpoints import STATE, Checkpoints, load_moments, moments_of, read_state
 from discrete_distribution_network.training.report import Bar
@@ -300,7 +299,7 @@ class Fit(Generic[Batch]):
             self._step(next(batches), done, seed)
 
     def _step(self, batch: Batch, done: float, seed: Callable[[int], None]) -> None:
-        seed(key(self.budget.seed, self.step))
+        seed(mix_seed(self.budget.seed, self.step))
         for group in self.optimizer.param_groups:
             group["lr"] = rate_at(self.budget.learning_rate, self.step, WARMUP_STEPS, done)
         bits = self.bits(batch)

@@ -18,7 +18,7 @@ from torch.optim import Optimizer
 
 from discrete_distribution_network.errors import InvalidInput, ModelFileError, require
 from discrete_distribution_network.io import atomic_folder
-from discrete_distribution_network.io.atomic_file import is_another_running, naming
+from discrete_distribution_network.io.atomic_file import is_another_running, output_errors
 
 STATE = "training.json"
 """The file of a checkpoint that says how far the training was."""
@@ -69,7 +69,7 @@ class Checkpoints:
         if self.keep is not None and name is None:
             for _, old in there[: max(0, len(there) + 1 - self.keep)]:
                 # renamed first: a kill while it is deleted leaves nothing that looks like a checkpoint
-                with naming(old):
+                with output_errors(old):
                     doomed = old.rename(self.folder / f"{atomic_folder.STAGING}deleted-{old.name}")
                 shutil.rmtree(doomed, ignore_errors=True)
         return target

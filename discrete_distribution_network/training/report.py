@@ -16,7 +16,7 @@ import numpy as np
 from PIL import Image
 from tqdm import tqdm
 
-from discrete_distribution_network.io.atomic_file import naming
+from discrete_distribution_network.io.atomic_file import output_errors
 
 METRICS = "metrics.jsonl"
 
@@ -133,7 +133,7 @@ class Report:
     def begin(self) -> None:
         """Take away the file that is to be replaced."""
         if self.folder is not None and self.replace:
-            with naming(self.folder / METRICS):
+            with output_errors(self.folder / METRICS):
                 (self.folder / METRICS).unlink(missing_ok=True)
         self.replace = False
 
@@ -178,7 +178,7 @@ class Report:
 
     def _append(self, path: Path, line: str) -> None:
         self.begin()
-        with naming(path):
+        with output_errors(path):
             path.parent.mkdir(parents=True, exist_ok=True)
             new = not path.exists()
             with path.open("ab", buffering=0) as file:
@@ -194,7 +194,7 @@ class Report:
                     raise
 
     def _naming(self) -> AbstractContextManager[None]:
-        return nullcontext() if self.folder is None else naming(self.folder)
+        return nullcontext() if self.folder is None else output_errors(self.folder)
 
 
 def _ends_a_line(path: Path) -> bool:

@@ -25,17 +25,19 @@ from PIL import Image
 from torch import Tensor, nn
 
 from discrete_distribution_network.conditioning import CondFn, conditioning_inputs
-from discrete_distribution_network.data.datasets import ImageDataset, fingerprint, is_stream
+from discrete_distribution_network.data.datasets import ImageDataset, is_stream
+from discrete_distribution_network.data.fingerprint import fingerprint
 from discrete_distribution_network.data.images import to_pixels
-from discrete_distribution_network.data.loader import Augment, Batch, Loader, first_batch, in_unit_range, key
+from discrete_distribution_network.data.loader import Augment, Batch, Loader, first_batch, in_unit_range
 from discrete_distribution_network.ddn import DDN
 from discrete_distribution_network.errors import DDNError, InvalidInput, ModelFileError, require
 from discrete_distribution_network.evaluation.metrics import Evaluation, evaluate, usage
 from discrete_distribution_network.io import atomic_folder
-from discrete_distribution_network.io.atomic_file import atomic_file, naming, remove_unfinished
-from discrete_distribution_network.io.pretrained import MODEL, load_strictly, read_tensors, write_tensors
+from discrete_distribution_network.io.atomic_file import atomic_file, output_errors, remove_unfinished
+from discrete_distribution_network.io.pretrained import MODEL
+from discrete_distribution_network.io.safetensors_file import load_strictly, read_tensors, write_tensors
 from discrete_distribution_network.model.pixels import as_pixels
-from discrete_distribution_network.random_state import own_random_state, seed_random_state
+from discrete_distribution_network.random_state import mix_seed, own_random_state, seed_random_state
 from discrete_distribution_network.signals import Interrupted, Signals
 from discrete_distribution_network.training.checkpoints import STATE, Checkpoints, load_moments, moments_of, read_state
 from discrete_distribution_network.training.moving_average import MovingAverage
@@ -335,7 +337,7 @@ class Trainer:
         self.processes.require_equal("step to continue from", self.step, "resume from a folder that all can read")
         self.processes.on_main(self._require_room)
         if self.trackers:
-            with naming(self.results_folder):
+            with output_errors(self.results_folder):
                 self.accelerator.init_trackers("ddn")
             report.trackers = self.accelerator.trackers
         if self.step:
@@ -378,7 +380,7 @@ class Trainer:
     def _require_room(self) -> None:
         """Make the folders to write into, so that a refusal is told now; remove what a kill has left in them."""
         for folder in (self.checkpoints.folder, self.results_folder):
-            with naming(folder):
+            with output_errors(folder):
                 folder.mkdir(parents=True, exist_ok=True)
                 with tempfile.TemporaryFile(dir=folder):
                     pass
@@ -422,7 +424,7 @@ class Trainer:
         """One step of the optimiser, and the signal that any process has received (0: none)."""
         began, progress, model = time.monotonic(), self.progress_made, self.processes.model
         assert model is not None
-        seed_random_state(key(self.seed, self.step, self.processes.rank), self.processes.device)
+        seed_random_state(mix_seed(self.seed, self.step, self.processes.rank), self.processes.device)
         for group in self.optimizer.param_groups:
             group["lr"] = self.rate()
         self.optimizer.zero_grad()
@@ -575,7 +577,7 @@ class Trainer:
         self.processes.on_main(lambda: self._write_model(self.results_folder / MODEL))
 
     def _write_model(self, folder: Path) -> None:
-        with naming(folder), warnings.catch_warnings():
+        with output_errors(folder), warnings.catch_warnings():
             warnings.filterwarnings("ignore", ".* cannot hold ")  # it was said when the training began
             self.result.save_pretrained(folder)
 
@@ -796,7 +798,7 @@ def _as_picture(images: Any) -> Image.Image:
 
 def _save(picture: Image.Image, path: Path) -> None:
     """Write a picture whole or not at all; its folder is made if needed."""
-    with naming(path):
+    with output_errors(path):
         path.parent.mkdir(parents=True, exist_ok=True)
     with atomic_file(path) as staging:
         picture.save(staging)

@@ -14,7 +14,7 @@ from torch import Tensor
 
 from discrete_distribution_network.ddn import DDN
 from discrete_distribution_network.errors import InvalidInput, OutputError, require
-from discrete_distribution_network.io.atomic_file import atomic_file, naming
+from discrete_distribution_network.io.atomic_file import atomic_file, output_errors
 from discrete_distribution_network.model.tensors import resize
 from discrete_distribution_network.model.walk import Walk
 
@@ -147,7 +147,7 @@ def save_each(images: Tensor, names: Sequence[str], folder: Path | None) -> None
 def make_folder(folder: Path | None) -> None:
     """The folder of `save_each`, made before there is anything to write."""
     if folder is not None:
-        with naming(folder):
+        with output_errors(folder):
             folder.mkdir(parents=True, exist_ok=True)
 
 

@@ -98,7 +98,7 @@ def test_a_full_disk_leaves_the_figures_that_were_there(monkeypatch, capsys):
         raise OSError(errno.ENOSPC, "No space left on device")
 
     with monkeypatch.context() as patch:
-        patch.setattr(atomic_file, "flush", full)
+        patch.setattr(atomic_file, "fsync", full)
         assert "evaluation.json: No space left" in refused(capsys, "evaluate", "--features", "none")
     assert figures() == before
     run("info", RUN)
@@ -183,7 +183,7 @@ def test_a_classifier_is_kept_whole_or_not_at_all(monkeypatch):
     ddn = small_ddn().eval()
     path = RUN / "model" / CLASSIFIER
     with monkeypatch.context() as patch:
-        patch.setattr(atomic_file, "flush", read_only)
+        patch.setattr(atomic_file, "fsync", read_only)
         with pytest.raises(OSError, match=r"cannot write .*classifier.safetensors"):
             classifier_of(ddn, RUN)
     assert not path.exists()

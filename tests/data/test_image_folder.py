@@ -8,9 +8,8 @@ import pytest
 import torch
 from PIL import Image
 
-from discrete_distribution_network.data import image_folder
-from discrete_distribution_network.data.datasets import folder_split, open_data
-from discrete_distribution_network.data.image_folder import endings, find_images, search
+from discrete_distribution_network.data import folder_split, image_folder, open_data
+from discrete_distribution_network.data.image_folder import find_images, readable_extensions, search
 from discrete_distribution_network.data.images import load_image
 from discrete_distribution_network.errors import DataError
 
@@ -93,7 +92,7 @@ def test_folders_that_cannot_be_read_are_counted(tmp_path, monkeypatch):
 
 def test_pictures_of_all_endings_that_pillow_reads(tmp_path):
     for index, ending in enumerate(("jfif", "jpe", "JPG", "avif", "tga", "qoi", "jp2", "pcx", "dds", "sgi", "apng")):
-        if f".{ending.lower()}" in endings():
+        if f".{ending.lower()}" in readable_extensions():
             picture(tmp_path / f"{index:02d}.{ending}")
     expected = len(list(tmp_path.iterdir()))
     assert expected >= 8
@@ -110,7 +109,7 @@ def test_pictures_without_a_reader_are_counted(tmp_path, monkeypatch):
     picture(tmp_path / "1.png")
     for name in ("2.HEIC", "3.heic", "4.cr2"):
         (tmp_path / name).write_bytes(b"....ftypheic")
-    if ".heic" not in endings():
+    if ".heic" not in readable_extensions():
         names, (sentence,) = found(tmp_path)
         assert names == ["1.png"]
         assert "pictures without a reader, which pillow-heif is: 2 (2.HEIC, 3.heic)" in sentence
@@ -135,10 +134,10 @@ def test_a_reader_that_is_installed_is_used(tmp_path, monkeypatch):
     )
     monkeypatch.setattr(Image, "OPEN", dict(Image.OPEN))
     monkeypatch.delitem(sys.modules, "pillow_heif", raising=False)
-    image_folder.plug_in.cache_clear()
-    assert ".heic" in endings()
+    image_folder.register_readers.cache_clear()
+    assert ".heic" in readable_extensions()
     del sys.modules["pillow_heif"]
-    image_folder.plug_in.cache_clear()
+    image_folder.register_readers.cache_clear()
 
 
 def test_own_output_is_never_read(tmp_path, monkeypatch):

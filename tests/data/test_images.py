@@ -9,8 +9,8 @@ import pytest
 import torch
 from PIL import Image, PngImagePlugin
 
-from discrete_distribution_network.data.image_folder import endings, find_images
-from discrete_distribution_network.data.images import faults_named, load_image, load_whole, to_pixels
+from discrete_distribution_network.data.image_folder import find_images, readable_extensions
+from discrete_distribution_network.data.images import decoding_errors, load_image, load_whole, to_pixels
 from discrete_distribution_network.errors import DataError, InvalidInput
 
 GREY = np.linspace(0, 255, 64, dtype=np.uint8).reshape(8, 8)
@@ -227,7 +227,7 @@ FORMATS = ("png", "jpg", "webp", "tif", "gif", "bmp", "avif", "qoi", "dds", "ico
 
 @pytest.mark.parametrize("ending", FORMATS)
 def test_a_damaged_file_of_any_format_and_ending_is_named(tmp_path, ending):
-    if f".{ending}" not in endings() or Image.registered_extensions()[f".{ending}"] not in Image.SAVE:
+    if f".{ending}" not in readable_extensions() or Image.registered_extensions()[f".{ending}"] not in Image.SAVE:
         pytest.skip(f"this Pillow does not write .{ending}")
     noise = np.random.default_rng(0).integers(0, 256, (20, 20, 3), dtype=np.uint8)
     Image.fromarray(noise).save(tmp_path / f"whole.{ending}")
@@ -267,11 +267,11 @@ def test_whatever_a_decoder_raises_names_the_file(tmp_path, monkeypatch, error):
 
 
 def test_errors_of_our_own_pass_and_missing_files_are_said(tmp_path):
-    with pytest.raises(InvalidInput, match=r"^strokes$"), faults_named("a file"):
+    with pytest.raises(InvalidInput, match=r"^strokes$"), decoding_errors("a file"):
         raise InvalidInput("strokes")
     with pytest.raises(DataError, match=r"found no file .*nothing\.png"):
         load_image(tmp_path / "nothing.png", (4, 4), 1)
     for error in (FileNotFoundError, ValueError):
-        with pytest.raises(DataError) as raised, faults_named(os.fsdecode(b"caf\xe9.png")):
+        with pytest.raises(DataError) as raised, decoding_errors(os.fsdecode(b"caf\xe9.png")):
             raise error("no")
         assert "caf\\udce9.png" in str(raised.value).encode("utf-8").decode()

@@ -18,8 +18,9 @@ import torch
 from PIL import Image, ImageOps
 from torch.utils.data import Dataset, IterableDataset
 
-from discrete_distribution_network.data.loader import Loader, Order, first_batch, in_order, key
+from discrete_distribution_network.data.loader import Loader, ResumableBatchSampler, first_batch, in_order
 from discrete_distribution_network.errors import DataError, InvalidInput
+from discrete_distribution_network.random_state import mix_seed
 
 
 class Shape:
@@ -100,16 +101,16 @@ def test_random_numbers_of_the_training_are_left_alone():
     assert torch.equal(torch.rand(3), expected)
 
 
-def test_keys_are_apart():
-    keys = {key(seed, epoch, index) for seed in range(10) for epoch in range(10) for index in range(100)}
-    assert len(keys) == 10_000
-    assert all(0 <= one < 1 << 63 for one in keys)
-    assert key(1, 2) != key(2, 1)
+def test_mixed_seeds_are_apart():
+    seeds = {mix_seed(seed, epoch, index) for seed in range(10) for epoch in range(10) for index in range(100)}
+    assert len(seeds) == 10_000
+    assert all(0 <= one < 1 << 63 for one in seeds)
+    assert mix_seed(1, 2) != mix_seed(2, 1)
 
 
 def test_fewer_images_than_a_batch():
     with pytest.raises(DataError, match="batch of 12 images, got 11"):
-        Order(11, 6, 0, ranks=2)
+        ResumableBatchSampler(11, 6, 0, ranks=2)
     with pytest.raises(InvalidInput, match="batch_size"):
         Loader(numbered(4), Shape, 0)
 
@@ -128,12 +129,24 @@ def test_a_broken_image_is_an_error_that_names_it():
         list(islice(Loader(Faulty(), Shape, 5, workers=1).batches(), 2))
 
 
+def test_images_that_are_all_broken_are_an_error():
+    def fail():
+        raise DataError("all broken")
+
+    class Broken(Decoding):
+        def __getitem__(self, index):
+            return fail()
+
+    with pytest.raises(DataError, match=r"^expected at least one good image, got 1 bad ones, the last: all broken$"):
+        next(Loader(Broken(fail), Shape, 5, max_bad_images=20).batches())
+
+
 @pytest.mark.parametrize("workers", [0, 1])
 def test_broken_images_are_replaced_and_counted(workers):
     loader = Loader(Faulty(), Shape, 5, max_bad_images=2, workers=workers)
     assert sorted(sum(taken(loader, 2), [])) == [0, 1, 2, 5, 5, 5, 6, 7, 8, 9]
     assert sorted(loader.faults) == ["file 3 is broken", "file 4 is broken"]
-    with pytest.raises(DataError, match="more than 1 images"):
+    with pytest.raises(DataError, match="at most 1 bad images, got 2, the last: file"):
         taken(Loader(Faulty(), Shape, 5, max_bad_images=1, workers=workers), 2)
 
 

@@ -8,7 +8,7 @@ import pytest
 import torch
 from small import digits, small_ddn
 
-from discrete_distribution_network.data.datasets import mnist_digits
+from discrete_distribution_network.data.sources.mnist_digits import mnist_digits
 from discrete_distribution_network.errors import DataError, InvalidInput, ModelFileError
 from discrete_distribution_network.evaluation.classifier import Classifier, accuracy, train_classifier
 from discrete_distribution_network.evaluation.frechet import (

@@ -21,7 +21,8 @@ from torch import nn
 from discrete_distribution_network import DDN
 from discrete_distribution_network.errors import InvalidInput, ModelFileError, OutputError
 from discrete_distribution_network.io.plain_values import not_saved, to_plain
-from discrete_distribution_network.io.pretrained import write_tensors
+from discrete_distribution_network.io.pretrained import Pretrained
+from discrete_distribution_network.io.safetensors_file import write_tensors
 
 ARGUMENTS = {
     "dim": 8,
@@ -286,6 +287,35 @@ def test_a_subclass_that_passes_arguments_on(tmp_path):
     assert Named.from_pretrained(tmp_path, title="y").codebook_sizes == [5] * 4
 
 
+class Inner:
+    def __init__(self, width: int = 1, fn: object = None):
+        self.width, self.fn = width, fn
+
+
+class Outer(nn.Module, Pretrained):
+    nested_arguments = {"inner": Inner}  # noqa: RUF012
+
+    def __init__(self, inner: dict | None = None):
+        super().__init__()
+        self.inner, self.weight = Inner(**(inner or {})), nn.Parameter(torch.ones(1))
+
+
+def test_any_module_may_have_nested_arguments(tmp_path):
+    with pytest.warns(UserWarning, match=r"cannot hold inner\.fn"):
+        Outer(inner={"width": 3, "fn": furthest}).save_pretrained(tmp_path)
+    with pytest.raises(ModelFileError, match=r'give from_pretrained also inner=\{"fn": \.\.\.\}'):
+        Outer.from_pretrained(tmp_path)
+    loaded = Outer.from_pretrained(tmp_path, inner={"fn": furthest})
+    assert (loaded.inner.width, loaded.inner.fn) == (3, furthest)
+    with pytest.raises(InvalidInput, match="inner as a dictionary, got a list; see Inner"):
+        Outer.from_pretrained(tmp_path, inner=[1])
+    config = json.loads((tmp_path / "config.json").read_text())
+    for value, message in (({"width": "3"}, "width is '3'"), ({"depth": 3}, "inner has no 'depth'")):
+        (tmp_path / "config.json").write_text(json.dumps({**config, "inner": value}))
+        with pytest.raises(ModelFileError, match=message):
+            Outer.from_pretrained(tmp_path)
+
+
 # arguments of from_pretrained
 
 
@@ -429,8 +459,8 @@ def test_a_folder_that_cannot_be_written_is_named_and_stays(saved, tmp_path, mon
         raise PermissionError(13, "Permission denied")
 
     for name, fail, number in (
-        ("discrete_distribution_network.io.pretrained.save_file", full, 28),
-        ("discrete_distribution_network.io.atomic_folder.flush", read_only, 13),
+        ("discrete_distribution_network.io.safetensors_file.save_file", full, 28),
+        ("discrete_distribution_network.io.atomic_folder.fsync", read_only, 13),
         ("pathlib.Path.mkdir", read_only, 13),
         ("pathlib.Path.write_text", read_only, 13),
     ):

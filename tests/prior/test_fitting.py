@@ -16,7 +16,7 @@ from discrete_distribution_network.codec.entropy_model import EntropyModel, fit_
 from discrete_distribution_network.errors import DataError, DDNError, InvalidInput, ModelFileError, OutputError
 from discrete_distribution_network.evaluation.classifier import train_classifier
 from discrete_distribution_network.io import atomic_folder
-from discrete_distribution_network.io.pretrained import read_tensors
+from discrete_distribution_network.io.safetensors_file import read_tensors
 from discrete_distribution_network.prior import fitting
 from discrete_distribution_network.prior.fitting import FitCheckpoints, FitInterrupted, read_notes
 from discrete_distribution_network.prior.heads import LearnedPrior, Prior, fit
@@ -189,7 +189,7 @@ def test_a_full_disk_names_the_folder_and_keeps_what_was_there(tmp_path, monkeyp
     stopped("heads", folder, monkeypatch)
     before = sorted(folder.rglob("*"))
     with monkeypatch.context() as patch:
-        patch.setattr(atomic_folder, "flush", full_disk)
+        patch.setattr(atomic_folder, "fsync", full_disk)
         with pytest.raises(OutputError, match="fitting"):
             fitted("heads", FitCheckpoints(folder, resume=True, every=0.0))
     assert sorted(folder.rglob("*")) == before
