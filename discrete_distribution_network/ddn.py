@@ -107,10 +107,10 @@ class DDN(
             InvalidInput: a ValueError, if the codes are no integers in range or end inside a level. (Inside
                 `torch.compile` the range is not looked at.)
         """
-        levels = self._levels_of(codes)
+        levels = self.check_codes(codes)
         codes = codes.to(self.start.device, torch.long)
         with evaluating(self):
-            walk = self.walk(FixedCodes(self._by_level(codes, levels)), codes.shape[0], levels, labels, cond)
+            walk = self.walk(FixedCodes(self.split_codes(codes)), codes.shape[0], levels, labels, cond)
         return resize(walk.outputs[-1], self.image_size)
 
     def reconstruct(
@@ -283,7 +283,7 @@ class DDN(
                 then every walk is walked twice.
         """
         if codes is not None:
-            self._levels_of(codes)
+            self.check_codes(codes)
             require(batch_size in (None, len(codes)), f"batch_size {len(codes)} as the codes", shown(batch_size))
             images = self.decode(codes, labels, cond)
         else:

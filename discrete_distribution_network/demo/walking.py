@@ -96,7 +96,7 @@ class Walker:
         return torch.tensor([self.label or 0]) if knows else None
 
     def _by_level(self, codes: Codes) -> list[Tensor]:
-        return self.ddn._by_level(torch.tensor([codes], dtype=torch.long), self.ddn.levels_of(len(codes)))
+        return self.ddn.split_codes(torch.tensor([codes], dtype=torch.long))
 
     @torch.no_grad()
     def image(self, codes: Codes) -> Tensor:

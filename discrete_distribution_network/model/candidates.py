@@ -17,7 +17,6 @@ from __future__ import annotations
 
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
 from typing import Any
 
 import torch
@@ -26,6 +25,7 @@ from torch import Tensor
 from torch.autograd.function import once_differentiable
 
 from discrete_distribution_network.errors import require
+from discrete_distribution_network.model.precision import at_least_float32, exact_float32
 
 PixelMap = Callable[[Tensor], Tensor]
 """A linear map of pixels, the same for every channel: (B, X, H, W) -> (B, X, H', W')."""
@@ -318,41 +318,6 @@ def check_target(target: Tensor, mask: Tensor | None, expected: tuple[int, ...])
         sizes = ((1, expected[0]), (1,), *((1, side) for side in expected[2:]))
         fits = mask.ndim == len(sizes) and all(side in allowed for side, allowed in zip(mask.shape, sizes, strict=True))
         require(fits, f"a mask that broadcasts to {(expected[0], 1, *expected[2:])}", tuple(mask.shape))
-
-
-def at_least_float32(tensor: Tensor) -> Tensor:
-    return tensor.float() if tensor.dtype in (torch.float16, torch.bfloat16) else tensor
-
-
-@contextmanager
-def exact_float32(device: torch.device) -> Iterator[None]:
-    """Matrix products in full float32: no autocast, no TF32, no bfloat16 passes.
-
-    Inside `torch.compile` the process-wide precision cannot be switched; there only autocast is turned off.
-    """
-    with torch.autocast(device.type, enabled=False):
-        if torch.compiler.is_compiling():
-            yield
-            return
-        try:
-            before = torch.get_float32_matmul_precision()
-        except RuntimeError:  # the caller used the settings by backend, which PyTorch does not let one mix with this
-            backend: Any = torch.backends.mkldnn if device.type == "cpu" else torch.backends.cuda
-            backend = backend.matmul
-            before, backend.fp32_precision = backend.fp32_precision, "ieee"
-            try:
-                yield
-            finally:
-                backend.fp32_precision = before
-            return
-        if before == "highest":
-            yield
-            return
-        torch.set_float32_matmul_precision("highest")
-        try:
-            yield
-        finally:
-            torch.set_float32_matmul_precision(before)
 
 
 def _all_by_all(matrix: Tensor, batch: Tensor) -> Tensor:

@@ -13,7 +13,6 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from discrete_distribution_network.errors import is_number, require, shown
-from discrete_distribution_network.model.candidates import at_least_float32
 from discrete_distribution_network.model.code_distribution import (
     CodeDistribution,
     Temperature,
@@ -23,6 +22,7 @@ from discrete_distribution_network.model.code_distribution import (
 )
 from discrete_distribution_network.model.guided_sampler import GuidedSampler, SamplerOutput
 from discrete_distribution_network.model.pixels import as_pixels
+from discrete_distribution_network.model.precision import at_least_float32
 from discrete_distribution_network.model.tensors import resize
 
 

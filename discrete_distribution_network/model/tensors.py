@@ -8,6 +8,7 @@ from typing import Any
 
 import torch
 import torch.nn.functional as F
+from jaxtyping import Float
 from torch import Tensor
 
 
@@ -32,6 +33,15 @@ def to_patches(images: Tensor, size: tuple[int, int]) -> Tensor:
     (batch, channels, height, width), (h, w) = images.shape, size
     images = images.reshape(batch, channels, height // h, h, width // w, w)
     return images.permute(0, 2, 4, 1, 3, 5).reshape(-1, channels, h, w)
+
+
+def from_patches(
+    patches: Float[Tensor, "patches channels h w"], size: tuple[int, int]
+) -> Float[Tensor, "batch channels height width"]:
+    """Images of this size (height, width), put together of the patches of `to_patches`."""
+    (channels, h, w), (height, width) = patches.shape[1:], size
+    images = patches.reshape(-1, height // h, width // w, channels, h, w)
+    return images.permute(0, 3, 1, 4, 2, 5).reshape(-1, channels, height, width)
 
 
 def gather_walks(images: Tensor, rows: Tensor) -> Tensor:

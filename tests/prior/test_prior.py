@@ -184,7 +184,7 @@ def test_bits_are_those_of_the_chances_it_draws_by(ddn, kind):
     with torch.no_grad():
         bits = prior.bits(ddn, images)
         state, costs = prior.begin(5), []
-        given = FixedCodes(ddn._by_level(ddn.encode(images), ddn.num_levels))
+        given = FixedCodes(ddn.split_codes(ddn.encode(images)))
 
         def watched(level, sampler, features, residual):
             nonlocal state
