@@ -172,9 +172,9 @@ class Network(nn.Module):
                     image = step.output.detach()
                     steps.append(step)
                     if isinstance(step, Branches):
-                        features = gather_walks(features, step.rows)
-                        skips = [None if own is None else gather_walks(own, step.rows) for own in skips]
-                        inputs = inputs.gather(step.rows if step.rows.ndim == 1 else step.rows[:, 0, 0])
+                        features = gather_walks(features, step.parents)
+                        skips = [None if own is None else gather_walks(own, step.parents) for own in skips]
+                        inputs = inputs.gather(step.parents if step.parents.ndim == 1 else step.parents[:, 0, 0])
                     if len(steps) == levels:
                         return collect(steps)
         return collect(steps)

@@ -1,4 +1,4 @@
-"""The floating-point types in which things are computed: autocast left, or followed, where it matters."""
+"""Floating-point precision: where sums need float32 whatever autocast says, and where autocast is followed."""
 
 from __future__ import annotations
 
@@ -11,6 +11,7 @@ from torch import Tensor
 
 
 def at_least_float32(tensor: Tensor) -> Tensor:
+    """The tensor in float32 if it is in float16 or bfloat16."""
     return tensor.float() if tensor.dtype in (torch.float16, torch.bfloat16) else tensor
 
 
@@ -46,14 +47,14 @@ def exact_float32(device: torch.device) -> Iterator[None]:
 
 
 def to_autocast_dtype(tensor: Tensor) -> Tensor:
-    """In autocast's type where that is on, so that sums and norms of features are in it too, not in float32."""
+    """The tensor in autocast's type where autocast is on, so that sums and norms of features are in it too."""
     device = tensor.device.type
     return tensor.to(torch.get_autocast_dtype(device)) if torch.is_autocast_enabled(device) else tensor
 
 
 @contextmanager
 def disable_fp16_autocast(device: str) -> Iterator[None]:
-    """Float16 is left for a while: its smallest numbers are too large for gradients that no scaler has scaled."""
+    """No float16 autocast inside the context: gradients that no scaler has scaled underflow in float16."""
     half = torch.is_autocast_enabled(device) and torch.get_autocast_dtype(device) == torch.float16
     with torch.autocast(device, enabled=False) if half else nullcontext():
         yield
