@@ -115,10 +115,10 @@ class DDN(
     def encode(
         self, images: Images, *, labels: Labels | None = None, cond: CondImages | None = None, beams: int = 1
     ) -> Codes:
-        """The codes of images, int64, by the nearest candidate at each level.
+        """The codes of images by the nearest candidate at each level: int64 (B, number of codes).
 
         Args:
-            images: pixels in [0, 1], or uint8.
+            images: (B, C, H, W), pixels in [0, 1] or uint8.
             labels, cond: see `walk`; decoding needs the same.
             beams: beam width; better codes, at a cost that grows roughly linearly.
         """
@@ -158,10 +158,10 @@ class DDN(
 
     @torch.no_grad()
     def decode(self, codes: Codes, labels: Labels | None = None, cond: CondImages | None = None) -> Images:
-        """The images of codes; of the codes of the first levels, a coarser image.
+        """The images (B, C, H, W) of codes; of the codes of the first levels, a coarser image.
 
         Args:
-            codes: integers, of all or of the first levels.
+            codes: integers (B, number of codes), of all or of the first levels.
             labels, cond: see `walk`; those that the images were encoded with.
 
         Raises:
@@ -182,10 +182,10 @@ class DDN(
         labels: Labels | None = None,
         cond: CondImages | None = None,
     ) -> Images:
-        """The images decoded from their own codes.
+        """The images decoded from their own codes, (B, C, H, W).
 
         Args:
-            images: pixels in [0, 1], or uint8.
+            images: (B, C, H, W), pixels in [0, 1] or uint8.
             levels: from the codes of this many first levels; None for all.
             labels, cond: see `walk`.
         """
@@ -337,18 +337,18 @@ class DDN(
         cond: CondImages | None = None,
         guidance_scale: float = 1.0,
     ) -> Images | tuple[Images, Codes]:
-        """Images of codes that are sampled uniformly or from a prior, or given.
+        """Images (B, C, H, W) of codes that are sampled uniformly or from a prior, or given.
 
         Args:
             batch_size: number of images; None for that of `codes`, `labels` or `cond`, or 1.
-            codes: decode these instead of sampling.
+            codes: decode these instead, (B, number of codes).
             return_codes: also return the codes.
             generator: source of the random codes; the same seed gives the same images on any device.
             prior: the probability of each code (see `discrete_distribution_network.prior`); None for 1/K.
             temperature: of the prior: below 1 likely codes become likelier, 0 takes the likeliest. One number, or one
                 for each level, such as `prior.temperatures` gives.
             top_p: nucleus sampling: only the prior's likeliest codes whose probabilities sum to this are sampled.
-            labels: classes, for a class-conditional prior, for a network with `num_classes`, or both.
+            labels: classes (B,), for a class-conditional prior, for a network with `num_classes`, or both.
             cond: see `walk`.
             guidance_scale: classifier-free guidance scale of a class-conditional prior; any value but 1 doubles the
                 number of walks.

@@ -145,8 +145,8 @@ class Network(nn.Module):
             select: how to choose; see `selection.py`.
             batch_size: number of walks.
             levels: stop after this many levels; None for all.
-            labels: classes, for a network with `num_classes`; None, or -1 for a sample, for no class.
-            cond: condition images, for a network with `cond_channels`; None for none.
+            labels: classes (B,), for a network with `num_classes`; None for no class, as -1 for one sample.
+            cond: condition images (B, cond_channels, H, W), for a network with `cond_channels`; None for none.
         """
         require_integer(batch_size, "batch_size")
         levels = self._checked_levels(levels)
@@ -208,7 +208,7 @@ class Network(nn.Module):
         With `use_adversarial_loss`, in training, the term of `adversarial` is added to that mean.
 
         Args:
-            images: pixels in [0, 1], or uint8.
+            images: (B, C, H, W), pixels in [0, 1] or uint8.
             return_intermediates: also return (codes, outputs), as `Walk` describes them.
             labels, cond: see `walk`.
             reduction: "none" for the loss of each level, (L,).
@@ -231,8 +231,8 @@ class Network(nn.Module):
         """The adversarial term of the loss, for the network and for its discriminator (see `discriminator.py`).
 
         Args:
-            images: pixels in [0, 1], or uint8.
-            drawn: the last level's output for them, with its gradient.
+            images: (B, C, H, W), pixels in [0, 1] or uint8.
+            drawn: the last level's output for them, (B, C, H, W), with its gradient.
             penalty: whether to include the discriminator's gradient penalty, which costs a second backward pass.
 
         Raises:

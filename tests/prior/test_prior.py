@@ -82,7 +82,7 @@ class Fixed:
 
 def drawn(scores, number=4000, **settings):
     select = PriorSampling(Fixed(scores), number, generator=torch.Generator().manual_seed(0), **settings)
-    return torch.bincount(select._pick(select.prior.logits(0, None, number)), minlength=len(scores)) / number
+    return torch.bincount(select.pick(select.prior.logits(0, None, number)), minlength=len(scores)) / number
 
 
 def test_codes_are_drawn_by_their_chances():
