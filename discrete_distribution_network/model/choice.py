@@ -45,7 +45,7 @@ class Choice(NamedTuple):
         return self._replace(weights=weights + soft - soft.detach())
 
 
-@torch.library.custom_op("ddn::count", mutates_args=("counts",))
+@torch.library.custom_op("ddn::count", mutates_args=("counts",), schema="(Tensor(a0!) counts, Tensor nodes) -> ()")
 def count(counts: Tensor, nodes: Tensor) -> None:
     """Add to the counts (K,) how often each node is among these, (N,), but not within a backward pass.
 

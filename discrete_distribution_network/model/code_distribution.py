@@ -19,6 +19,7 @@ Codes = Integer[Tensor, " batch"] | Integer[Tensor, "batch rows columns"]
 """In [0, K): (B,), or (B, H / p, W / p) with patches."""
 
 
+@runtime_checkable
 class CodeDistribution(Protocol):
     """A prior: level after level, the probability of each node given the codes so far.
 
@@ -75,8 +76,7 @@ def at_level(temperature: Temperature, level: int) -> float:
 
 def check_prior(prior: object) -> None:
     """Raise `InvalidInput` unless it has the methods of a `CodeDistribution`."""
-    fits = all(callable(getattr(prior, name, None)) for name in ("begin", "logits", "follow"))
-    require(fits, "a prior with methods begin, logits and follow", shown(prior))
+    require(isinstance(prior, CodeDistribution), "a prior with methods begin, logits and follow", shown(prior))
 
 
 def takes_labels(prior: CodeDistribution | None) -> bool:

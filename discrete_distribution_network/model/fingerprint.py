@@ -13,7 +13,7 @@ from __future__ import annotations
 
 import hashlib
 from collections.abc import Iterator
-from typing import NamedTuple, Protocol
+from typing import NamedTuple, Protocol, runtime_checkable
 
 import torch
 from torch import nn
@@ -31,6 +31,7 @@ class CastFrom(NamedTuple):
     rounded: bytes
 
 
+@runtime_checkable
 class Fingerprinted(Protocol):
     """The parts of a network that its fingerprint depends on."""
 

@@ -37,6 +37,9 @@ Features = Float[Tensor, "batch dim height width"] | Float[Tensor, "batch dim"]
 Images = Float[Tensor, "batch channels height width"] | Float[Tensor, "batch channels"]
 """Images or vectors."""
 
+Values = Float[Tensor, "batch values height width"] | Float[Tensor, "batch values"]
+"""The same, of the width of the separate values, if there are any."""
+
 Codes = Integer[Tensor, " batch"] | Integer[Tensor, "batch rows columns"]
 """In [0, K): one for each sample, or one for each of its patches."""
 
@@ -55,7 +58,7 @@ class SamplerOutput(NamedTuple):
         commit_loss: its mean squared error to the query; None without a query.
     """
 
-    output: Images
+    output: Values
     codes: Codes
     commit_loss: Float[Tensor, ""] | None
 
@@ -278,7 +281,7 @@ class GuidedSampler(nn.Module):
 
     def forward_for_codes(
         self, features: Features, codes: Integer[Tensor, "*codes"] | int, residual: Images | None = None
-    ) -> Images:
+    ) -> Values:
         """The candidates of the given codes.
 
         Args:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import NamedTuple, Protocol
+from typing import NamedTuple, Protocol, runtime_checkable
 
 import torch
 from jaxtyping import Float, Integer
@@ -28,6 +28,7 @@ class Branches(NamedTuple):
     parents: Parents
 
 
+@runtime_checkable
 class Selection(Protocol):
     """Chooses a candidate at each level of a walk; any function with these arguments is one."""
 
