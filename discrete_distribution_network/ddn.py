@@ -1,4 +1,4 @@
-"""`DDN`: a network with what people use it for: encode, decode, sample and guide."""
+"""`DDN`: a network that encodes, decodes, samples, is guided, and is saved and loaded."""
 
 from __future__ import annotations
 
@@ -8,9 +8,10 @@ from typing import TYPE_CHECKING, Any, ClassVar, Literal, overload
 
 import torch
 import torch.nn.functional as F
+from jaxtyping import Integer
 from torch import Tensor
 
-from discrete_distribution_network.errors import is_number, require, require_integer, shown
+from discrete_distribution_network.errors import InvalidInput, is_number, require, require_integer, shown
 from discrete_distribution_network.guidance.conditions import Condition, Custom, Match, Scorer, Scores
 from discrete_distribution_network.guidance.guidance import Guidance, Guided, roll_out, search
 from discrete_distribution_network.io.pretrained import Pretrained
@@ -22,7 +23,7 @@ from discrete_distribution_network.model.code_distribution import (
     takes_labels,
 )
 from discrete_distribution_network.model.guided_sampler import GuidedSampler, split_and_prune_
-from discrete_distribution_network.model.network import Network, evaluating
+from discrete_distribution_network.model.network import CondImages, Images, Network, evaluating
 from discrete_distribution_network.model.pixels import require_finite, warn_of_range
 from discrete_distribution_network.model.selection import (
     ClassifierFreeGuidance,
@@ -39,6 +40,12 @@ if TYPE_CHECKING:
 
 __all__ = ["DDN", "GuidedSampler", "Trainer", "Walk", "split_and_prune_"]
 
+Labels = Integer[Tensor, " batch"]
+"""Classes; below 0 for no class."""
+
+Codes = Integer[Tensor, "batch codes"]
+"""In [0, K) of their level, level after level; with patches, row by row."""
+
 
 class DDN(
     Network,
@@ -47,22 +54,75 @@ class DDN(
     tags=["discrete-distribution-network"],
     paper_url="https://arxiv.org/abs/2401.00036",
 ):
-    """A Discrete Distribution Network (arXiv 2401.00036): `Network` with what it is used for, and files.
+    """A Discrete Distribution Network (arXiv 2401.00036).
 
-    Its arguments are those of `Network`.
+    An image is drawn by L choices, one per level: each level draws K candidates from the features and the image so far,
+    and one of them becomes the image so far. Training chooses the candidate nearest to the training image; the indices
+    of the choices, integers in [0, K), are the image's codes.
+
+        ddn = DDN(dim=32, image_size=32, channels=1)
+        loss = ddn(images)                         # (B, C, H, W), pixels in [0, 1] or uint8; then loss.backward()
+        ddn.split_and_prune_(optimizer)            # after each optimiser step
+        codes = ddn.encode(images)                 # int64 (B, number of codes)
+        images = ddn.decode(codes)                 # of the first levels' codes, a coarser image
+        images = ddn.reconstruct(images)           # decode(encode(images))
+        images = ddn.sample(16, prior=prior)       # codes sampled uniformly or from a prior
+        images = ddn.guide(conditions).images      # inpainting and other conditions, without gradients or training
+        ddn.save_pretrained("folder"); ddn = DDN.from_pretrained("folder")
+
+    Args:
+        dim: channels of the features at full resolution; they double with every halving of the image.
+        dim_max: most channels at any resolution.
+        image_size: side of square images, or (height, width); any size.
+        channels: C, channels of the images.
+        codebook_size: K; or a list with one K per level.
+        dropout: dropout in the residual blocks.
+        num_resnet_blocks: residual blocks per resolution, divided (rounded down) among its levels; each has at
+            least one.
+        guided_sampler_kwargs: further arguments of every level's `GuidedSampler`. With `separate_values` a level
+            outputs values, chosen by the nearest key, and both learn to be near the image.
+        use_adversarial_loss: train a discriminator with the network, against blur (see `model/discriminator.py`).
+        adversarial_loss_weight: weight of the adversarial term; at 1 its gradient is as long as that of the last
+            image's error.
+        discr_base_dim: the discriminator's channels at full resolution.
+        discr_attn_res_layers: longer sides of the resolutions where the discriminator has attention.
+        levels_per_resolution: number of levels at each resolution; or a list, from the smallest resolution to the
+            full one (see `sizes`), with at least 1 at the full one.
+        recurrence: number of passes through the same weights. With more than 1 all levels are at full resolution, and
+            an encoder shows each pass the image so far (the paper's recurrence paradigm).
+        attention_resolutions: longer sides of the resolutions whose levels have an attention block.
+        patch_size: choose per patch of this size; or a list, one per resolution (None: one choice for the image).
+        num_classes: number of classes, for a network that takes labels; None for one that takes none.
+        cond_channels: channels of the condition images that the network takes, such as 1 for grey values; 0 for none.
+        cond_dropout: in training, the probability that an image's label, and its condition image, is dropped, so that
+            the network works without them too.
+
+    Attributes:
+        sizes: (height, width) of each resolution, from the smallest to the full one.
+        samplers: the `GuidedSampler` of each level; with a recurrence, of one pass.
+        num_levels: L.
+        level_sizes: (height, width) of the image at each of the L levels.
+        codebook_sizes: K of each of the L levels.
+        code_shapes: shape of the codes of each level: () for one code, (H / p, W / p) with patches.
+        codes_per_level: their number.
+        bits_per_image: log2 of the number of different codes.
+        cast_from: the model before `half()` and the like; None if it was not cast (see `model/fingerprint.py`).
+
+    Raises:
+        InvalidInput: an argument is of another type, out of range, or does not fit the others.
     """
 
     nested_arguments: ClassVar[dict[str, type]] = {"guided_sampler_kwargs": GuidedSampler}
 
     def encode(
-        self, images: Tensor, *, labels: Tensor | None = None, cond: Tensor | None = None, beams: int = 1
-    ) -> Tensor:
-        """The codes of images (B, C, H, W): int64 (B, number of codes), by the nearest candidate at each level.
+        self, images: Images, *, labels: Labels | None = None, cond: CondImages | None = None, beams: int = 1
+    ) -> Codes:
+        """The codes of images by the nearest candidate at each level: int64 (B, number of codes).
 
         Args:
-            images: pixels in [0, 1], or uint8.
-            labels, cond: see `walk`; they are needed to decode, too.
-            beams: follow so many walks of each image and take the best: better codes, in about as many times the time.
+            images: (B, C, H, W), pixels in [0, 1] or uint8.
+            labels, cond: see `walk`; decoding needs the same.
+            beams: beam width; better codes, at a cost that grows roughly linearly.
         """
         return self.encode_walk(images, labels=labels, cond=cond, beams=beams).codes
 
@@ -99,26 +159,38 @@ class DDN(
             return self.walk(Nearest(images), batch, stop, labels, cond)
 
     @torch.no_grad()
-    def decode(self, codes: Tensor, labels: Tensor | None = None, cond: Tensor | None = None) -> Tensor:
-        """The images (B, C, H, W) of codes; of the codes of the first levels alone, a coarser image.
+    def decode(self, codes: Codes, labels: Labels | None = None, cond: CondImages | None = None) -> Images:
+        """The images (B, C, H, W) of codes; of the codes of the first levels, a coarser image.
 
         Args:
-            labels, cond: see `walk`; those with which the codes were made.
+            codes: integers (B, number of codes), of all or of the first levels.
+            labels, cond: see `walk`; those that the images were encoded with.
 
         Raises:
             InvalidInput: a ValueError, if the codes are no integers in range or end inside a level. (Inside
-                `torch.compile` the range is not looked at.)
+                `torch.compile` the range is not checked.)
         """
-        levels = self._levels_of(codes)
+        levels = self.check_codes(codes)
         codes = codes.to(self.start.device, torch.long)
         with evaluating(self):
-            walk = self.walk(FixedCodes(self._by_level(codes, levels)), codes.shape[0], levels, labels, cond)
+            walk = self.walk(FixedCodes(self.split_codes(codes)), codes.shape[0], levels, labels, cond)
         return resize(walk.outputs[-1], self.image_size)
 
     def reconstruct(
-        self, images: Tensor, *, levels: int | None = None, labels: Tensor | None = None, cond: Tensor | None = None
-    ) -> Tensor:
-        """What the codes of the images give back, (B, C, H, W); by the first `levels` levels alone, if given."""
+        self,
+        images: Images,
+        *,
+        levels: int | None = None,
+        labels: Labels | None = None,
+        cond: CondImages | None = None,
+    ) -> Images:
+        """The images decoded from their own codes, (B, C, H, W).
+
+        Args:
+            images: (B, C, H, W), pixels in [0, 1] or uint8.
+            levels: from the codes of this many first levels; None for all.
+            labels, cond: see `walk`.
+        """
         walk = self.encode_walk(images, levels=levels, labels=labels, cond=cond)
         return resize(walk.outputs[-1], self.image_size)
 
@@ -226,128 +298,137 @@ class DDN(
     def sample(
         self,
         batch_size: int | None = None,
-        codes: Tensor | None = None,
+        codes: Codes | None = None,
         return_codes: Literal[False] = False,
         generator: torch.Generator | None = None,
         prior: CodeDistribution | None = None,
         temperature: Temperature = 1.0,
         top_p: float = 1.0,
-        labels: Tensor | None = None,
-        cond: Tensor | None = None,
+        labels: Labels | None = None,
+        cond: CondImages | None = None,
         guidance_scale: float = 1.0,
-    ) -> Tensor: ...
+    ) -> Images: ...
 
     @overload
     def sample(
         self,
         batch_size: int | None = None,
-        codes: Tensor | None = None,
+        codes: Codes | None = None,
         *,
         return_codes: Literal[True],
         generator: torch.Generator | None = None,
         prior: CodeDistribution | None = None,
         temperature: Temperature = 1.0,
         top_p: float = 1.0,
-        labels: Tensor | None = None,
-        cond: Tensor | None = None,
+        labels: Labels | None = None,
+        cond: CondImages | None = None,
         guidance_scale: float = 1.0,
-    ) -> tuple[Tensor, Tensor]: ...
+    ) -> tuple[Images, Codes]: ...
 
     @torch.no_grad()
     def sample(
         self,
         batch_size: int | None = None,
-        codes: Tensor | None = None,
+        codes: Codes | None = None,
         return_codes: bool = False,
         generator: torch.Generator | None = None,
         prior: CodeDistribution | None = None,
         temperature: Temperature = 1.0,
         top_p: float = 1.0,
-        labels: Tensor | None = None,
-        cond: Tensor | None = None,
+        labels: Labels | None = None,
+        cond: CondImages | None = None,
         guidance_scale: float = 1.0,
-    ) -> Tensor | tuple[Tensor, Tensor]:
-        """Images (B, C, H, W) of random codes, uniformly or as a prior says, or of the given ones.
+    ) -> Images | tuple[Images, Codes]:
+        """Images (B, C, H, W) of codes that are sampled uniformly or from a prior, or given.
 
         Args:
-            batch_size: how many; 1 if neither this nor `codes` is given.
-            codes: decode these instead.
-            return_codes: also give the codes, (B, number of codes).
-            generator: source of the random codes; the same one gives the same images on any device.
-            prior: how likely each code is (see `prior.py`); None for each with chance 1/K.
-            temperature: of the prior: below 1 likely codes become likelier, 0 takes the likeliest. One, or one for each
-                level, such as `prior.temperatures` gives.
-            top_p: of the prior: only the likeliest codes are drawn whose chances together reach this.
-            labels: classes (B,), for a prior by class, for a network with `num_classes`, or both; they give the batch
-                size too.
+            batch_size: number of images; None for that of `codes`, `labels` or `cond`, or 1.
+            codes: decode these instead, (B, number of codes).
+            return_codes: also return the codes.
+            generator: source of the random codes; the same seed gives the same images on any device.
+            prior: the probability of each code (see `discrete_distribution_network.prior`); None for 1/K.
+            temperature: of the prior: below 1 likely codes become likelier, 0 takes the likeliest. One number, or one
+                for each level, such as `prior.temperatures` gives.
+            top_p: nucleus sampling: only the prior's likeliest codes whose probabilities sum to this are sampled.
+            labels: classes (B,), for a class-conditional prior, for a network with `num_classes`, or both.
             cond: see `walk`.
-            guidance_scale: of a prior by class: above 1 what tells a class from images in general counts so many times;
-                then every walk is walked twice.
+            guidance_scale: classifier-free guidance scale of a class-conditional prior; any value but 1 doubles the
+                number of walks.
         """
         if codes is not None:
-            self._levels_of(codes)
+            self.check_codes(codes)
             require(batch_size in (None, len(codes)), f"batch_size {len(codes)} as the codes", shown(batch_size))
             images = self.decode(codes, labels, cond)
-        else:
-            batch_size = self._batch_size(batch_size, labels, cond, prior)
-            check_temperature(temperature, self.num_levels)
-            require(is_number(guidance_scale), "a guidance_scale that is a finite number", shown(guidance_scale))
-            twice = guidance_scale != 1
-            if twice:
-                asked = labels is not None and takes_labels(prior)
-                require(asked, "a prior by class, and labels, where guidance_scale is given", "none")
-            if twice and labels is not None:
-                labels = torch.cat((labels.long(), torch.full_like(labels, -1, dtype=torch.long)))
-                cond = None if cond is None else cond.repeat(2, 1, 1, 1)
-            walks = batch_size * (2 if twice else 1)
-            select: Selection = Uniform(generator)
-            if prior is not None:
-                how = (prior, walks, labels if takes_labels(prior) else None, temperature, top_p, generator)
-                select = ClassifierFreeGuidance(guidance_scale, *how) if twice else PriorSampling(*how)
-            else:
-                plain = (temperature, top_p) == (1.0, 1.0)
-                require(plain, "a prior where temperature or top_p are given", "none")
-            with evaluating(self):
-                walk = self.walk(select, walks, None, labels if self.num_classes is not None else None, cond)
-            images, codes = walk.outputs[-1][:batch_size], walk.codes[:batch_size]
+            return (images, codes) if return_codes else images
+        batch_size = self._batch_size(batch_size, labels, cond, prior)
+        check_temperature(temperature, self.num_levels)
+        require(is_number(guidance_scale), "a guidance_scale that is a finite number", shown(guidance_scale))
+        walks = batch_size
+        select: Selection = Uniform(generator)
+        if guidance_scale != 1:
+            if labels is None or prior is None or not takes_labels(prior):
+                raise InvalidInput(
+                    "expected a class-conditional prior, and labels, where guidance_scale is given, got "
+                    f"prior={shown(prior)} and labels={shown(labels)}"
+                )
+            # every image is walked with its label and without
+            walks *= 2
+            labels = torch.cat((labels.long(), torch.full_like(labels, -1, dtype=torch.long)))
+            cond = None if cond is None else cond.repeat(2, 1, 1, 1)
+            select = ClassifierFreeGuidance(guidance_scale, prior, walks, labels, temperature, top_p, generator)
+        elif prior is not None:
+            own = labels if takes_labels(prior) else None
+            select = PriorSampling(prior, walks, own, temperature, top_p, generator)
+        elif (temperature, top_p) != (1.0, 1.0):
+            raise InvalidInput(
+                f"expected a prior where temperature or top_p are given, got temperature={shown(temperature)} and "
+                f"top_p={shown(top_p)} without; give a prior"
+            )
+        with evaluating(self):
+            known = labels if self.num_classes is not None else None
+            walk = self.walk(select, walks, None, known, cond)
+        images, codes = walk.outputs[-1][:batch_size], walk.codes[:batch_size]
         return (images, codes) if return_codes else images
 
     def _batch_size(
         self,
-        asked: int | None,
+        given: int | None,
         labels: Tensor | None,
         cond: Tensor | None,
         prior: CodeDistribution | None,
         *others: int,
     ) -> int:
-        """The number of images that is asked for, or else that is given; what is given is checked against it."""
+        """The given number of images, or else the length of the arguments, which are checked against it."""
         if prior is not None:
             check_prior(prior)
-        known = self.num_classes is not None or takes_labels(prior)
-        require(labels is None or known, "labels for a network with num_classes or a prior by class", "neither")
-        if asked is None:
-            asked = max([1, *others, *(len(own) for own in (labels, cond) if isinstance(own, Tensor) and own.ndim)])
-        require_integer(asked, "batch_size")
-        self._checked_labels(labels, asked, by_prior=takes_labels(prior))
-        self._checked_cond(cond, asked)
-        return asked
+        if labels is not None and self.num_classes is None and not takes_labels(prior):
+            raise InvalidInput(
+                "expected labels for a network with num_classes or a prior by class, got labels="
+                f"{shown(labels)} for a network with num_classes=None and prior={shown(prior)}"
+            )
+        if given is None:
+            given = max([1, *others, *(len(own) for own in (labels, cond) if isinstance(own, Tensor) and own.ndim)])
+        require_integer(given, "batch_size")
+        self._checked_labels(labels, given, by_prior=takes_labels(prior))
+        self._checked_cond(cond, given)
+        return given
 
     def _conditions(
         self, given: Condition | Scores | Sequence[Condition | Scores], batch_size: int | None = None
     ) -> list[Condition]:
-        """Conditions, also bare callables, as a list; checked against `batch_size` images, if that is given."""
-        several = given if isinstance(given, Sequence) else [given]
-        own = [one if isinstance(one, Condition) else Custom(one) for one in several]
-        for one in own:
-            beyond = [] if one.levels is None else [level for level in one.levels if level >= self.num_levels]
-            require(not beyond, f"levels of {one} below {self.num_levels}", beyond)
+        """Conditions, or callables, as a list of conditions; checked against `batch_size` images, if that is given."""
+        listed = given if isinstance(given, Sequence) else [given]
+        conditions = [one if isinstance(one, Condition) else Custom(one) for one in listed]
+        for condition in conditions:
+            beyond = [level for level in condition.levels or () if level >= self.num_levels]
+            require(not beyond, f"levels of {condition} below {self.num_levels}", beyond)
             if batch_size is not None:
-                one.check(batch_size, self.channels, self.image_size)
-        return own
+                condition.check(batch_size, self.channels, self.image_size)
+        return conditions
 
 
 _HOME = {"ImageDataset": "data.datasets", "Trainer": "training.trainer"}
-"""What the published package has here, and stands on this module."""
+"""Names that the published package exports from this module."""
 
 
 def __getattr__(name: str) -> Any:

@@ -1,4 +1,4 @@
-"""One base error. Every message is one sentence: what was expected, what came, what to do."""
+"""Errors with one base. Every message is one sentence: what was expected, what was given, what to do."""
 
 from __future__ import annotations
 
@@ -8,19 +8,19 @@ from typing import TypeGuard
 
 
 def printable(text: object) -> str:
-    """Text that can be written as UTF-8: the bytes of a file name that are none are shown as escapes."""
+    """Text that can be encoded as UTF-8; other bytes of a file name are shown as escapes."""
     return str(text).encode("utf-8", "backslashreplace").decode("utf-8")
 
 
 class DDNError(Exception):
-    """Base of every error this library raises on purpose; its message can always be printed as UTF-8."""
+    """Base of every error that this library raises; its message can always be encoded as UTF-8."""
 
     def __str__(self) -> str:
         return printable(super().__str__())
 
 
 class InvalidInput(DDNError, ValueError):
-    """An argument has the wrong shape, range or type; nothing was computed and nothing changed."""
+    """An argument has the wrong shape, range or type; nothing was computed or changed."""
 
 
 class DataError(DDNError):
@@ -32,27 +32,30 @@ class ModelFileError(DDNError):
 
 
 class OutputError(DDNError, OSError):
-    """A file or folder cannot be written; what was there before stays.
+    """A file or folder cannot be written; its previous content is kept.
 
     Args:
         path: of the file.
-        error: what the system said.
+        error: the system's error.
     """
 
     def __init__(self, path: object, error: OSError):
-        said = error.strerror or str(error) or type(error).__name__
-        super().__init__(f"cannot write {path}: {said}; free space, check permissions or give another path")
+        reason = error.strerror or str(error) or type(error).__name__
+        super().__init__(f"cannot write {path}: {reason}; free space, check permissions or give another path")
         self.errno = error.errno
 
 
-def require(condition: bool, expected: str, came: object, advice: str = "") -> None:
-    """Raise `InvalidInput` unless `condition` holds."""
+def require(condition: bool, expected: str, given: object, advice: str = "") -> None:
+    """Raise `InvalidInput` ("expected ..., got ...; advice") unless `condition` holds.
+
+    It is for messages of a few words; where they need more, `raise InvalidInput` itself.
+    """
     if not condition:
-        raise InvalidInput(f"expected {expected}, got {came}" + (f"; {advice}" if advice else ""))
+        raise InvalidInput(f"expected {expected}, got {given}" + (f"; {advice}" if advice else ""))
 
 
 def require_integer(value: object, name: str, least: int = 1, most: int | None = None) -> None:
-    """Raise `InvalidInput` unless `value` is an integer from `least` to `most`; True, 2.0 and tensors are none."""
+    """Raise `InvalidInput` unless `value` is an integer from `least` to `most`, and not True, 2.0 or a tensor."""
     fits = isinstance(value, (int, Integral)) and not isinstance(value, bool)
     bounds = f"{name} to be an integer of at least {least}" if most is None else f"{name} from {least} to {most}"
     require(fits and least <= value and (most is None or value <= most), bounds, shown(value))  # type: ignore[operator]
@@ -69,7 +72,7 @@ def require_seed(value: object, name: str = "seed") -> None:
 
 
 def is_number(value: object) -> TypeGuard[float]:
-    """Whether it is a finite real number; True and tensors are none."""
+    """Whether it is a finite real number, and not True or a tensor."""
     return isinstance(value, (int, float, Real)) and not isinstance(value, bool) and math.isfinite(value)
 
 
@@ -79,7 +82,7 @@ def one_line(error: BaseException) -> str:
 
 
 def shown(value: object) -> str:
-    """Any value in a line of an error: shortened, and of a tensor or an array its shape."""
+    """A value as shown in an error: on one line, shortened; of a tensor or an array, the shape."""
     shape = getattr(value, "shape", None)
     if shape:
         return f"a {type(value).__name__} of shape {tuple(shape)}"

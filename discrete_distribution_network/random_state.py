@@ -1,4 +1,4 @@
-"""Random numbers of one's own for a while: seeded on the CPU and on one device, and put back."""
+"""PyTorch's global generators of the CPU and of one device, seeded inside a context and restored after it."""
 
 from __future__ import annotations
 
@@ -23,31 +23,34 @@ def mix_seed(*numbers: int) -> int:
 
 @contextmanager
 def own_random_state(device: str | torch.device = "cpu") -> Iterator[Callable[[int], None]]:
-    """PyTorch's own generators of the CPU and of `device` may be seeded, by the function that this gives.
+    """A context inside which the generators of the CPU and of one device may be seeded; afterwards both are restored.
 
-    Afterwards both are as they were. No other device's is touched; `torch.manual_seed` would seed them all.
+    Other devices' generators are not touched; `torch.manual_seed` would seed them all.
+
+    Yields:
+        A function that seeds both generators.
     """
     device = torch.device(device)
     with torch.random.fork_rng(devices=[]):
-        module, where = _module_of(device)
-        before = None if module is None else module.get_rng_state(*where)
+        module, arguments = _module_of(device)
+        before = None if module is None else module.get_rng_state(*arguments)
         try:
             yield partial(seed_random_state, device=device)
         finally:
             if module is not None:
-                module.set_rng_state(before, *where)
+                module.set_rng_state(before, *arguments)
 
 
 def seed_random_state(value: int, device: torch.device) -> None:
-    """Seed the generators of the CPU and of this device alone."""
+    """Seed the generators of the CPU and of this device, and no others."""
     torch.default_generator.manual_seed(value)
-    module, where = _module_of(device)
+    module, arguments = _module_of(device)
     if module is not None:
-        module.set_rng_state(torch.Generator(device).manual_seed(value).get_state(), *where)
+        module.set_rng_state(torch.Generator(device).manual_seed(value).get_state(), *arguments)
 
 
 def _module_of(device: torch.device) -> tuple[Any, tuple[torch.device, ...]]:
-    """PyTorch's module of a device, None of the CPU, and how its functions are told the device: MPS has but one."""
+    """PyTorch's module for a device, None for the CPU, and the arguments that name the device: none for MPS."""
     if device.type == "cpu":
         return None, ()
     return torch.get_device_module(device), () if device.type == "mps" else (device,)

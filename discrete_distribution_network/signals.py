@@ -1,4 +1,4 @@
-"""SIGTERM, Ctrl-C and a terminal that is closed noted, so that a training can save before it ends."""
+"""SIGTERM, Ctrl-C and a closed terminal (SIGHUP), recorded so that a training can save before it ends."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ NOTED = (signal.SIGTERM, signal.SIGINT, *([signal.SIGHUP] if hasattr(signal, "SI
 
 
 class Interrupted(SystemExit):
-    """A training was asked to end by a signal, and saved. The exit code is 128 + the signal's number.
+    """A training was stopped by a signal, and saved. The exit code is 128 + the signal's number.
 
     Attributes:
         signum: the signal's number.
@@ -23,13 +23,16 @@ class Interrupted(SystemExit):
 
 
 class Signals:
-    """While this context lasts, the first signal of `NOTED` is noted in `received`; a second one acts as ever.
+    """A context that records the first signal of `NOTED` in `received`; a second one has its usual effect.
 
-    A signal that this process ignores, as Ctrl-C in a script's background job and the closing of its terminal under
-    nohup, it goes on ignoring. Outside of the main thread, where Python allows no signal handlers, nothing is noted.
+    A signal that this process ignores stays ignored, such as Ctrl-C in a script's background job, and SIGHUP under
+    nohup. Outside the main thread, where Python allows no signal handlers, nothing is recorded.
+
+    Attributes:
+        received: the signal's number; None before there is one.
 
     Raises:
-        Interrupted: at the end of the context, if a signal was noted and no other error came of it.
+        Interrupted: at the end of the context, if a signal was recorded and no other error was raised.
     """
 
     def __init__(self) -> None:
@@ -39,7 +42,7 @@ class Signals:
     def __enter__(self) -> Signals:
         if threading.current_thread() is threading.main_thread():
             for number in NOTED:
-                # None is a handler that was not set by Python, and cannot be put back
+                # None: the handler was not set by Python, and cannot be restored
                 if signal.getsignal(number) not in (signal.SIG_IGN, None):
                     self._before[number] = signal.signal(number, self._note)
         return self

@@ -213,6 +213,20 @@ def test_bad_input_gets_one_sentence_before_anything_is_computed():
         assert "\n" not in str(error.value)
 
 
+def test_codes_are_split_by_level(ddn):
+    codes = ddn.encode(images_for(ddn))
+    parts = ddn.split_codes(codes)
+    assert [part.shape[1:] for part in parts] == ddn.code_shapes
+    assert torch.equal(torch.cat([part.reshape(3, -1) for part in parts], 1), codes)
+    assert ddn.check_codes(codes) == ddn.num_levels
+    assert ddn.check_codes(codes[:, : ddn.codes_per_level[0]]) == 1
+    assert ddn.split_codes(codes[:, :0]) == []
+
+
+def test_sizes_of_the_levels_are_those_of_their_images(ddn):
+    assert ddn.level_sizes == [tuple(image.shape[2:]) for image in ddn.encode_walk(images_for(ddn)).outputs]
+
+
 def test_codes_that_end_inside_a_level_are_refused():
     ddn = make("patches")
     with pytest.raises(InvalidInput, match="end with a level"):

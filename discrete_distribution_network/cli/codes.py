@@ -208,7 +208,7 @@ def _from_json(ddn: DDN, data: bytes, source: str, levels: int | None) -> tuple[
             raise DataError(
                 f"expected {len(codes[0])} codes of image {place} of {source} as of the first, got {len(codes[-1])}"
             )
-    there = ddn._levels_of(torch.stack(codes))
+    there = ddn.check_codes(torch.stack(codes))
     levels = there if levels is None else levels
     require(1 <= levels <= there, f"levels from 1 to {there}, those of {source}", levels)
     names = [_file_name(place, name) for place, (name, _) in enumerate(listed)]

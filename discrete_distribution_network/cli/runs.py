@@ -221,7 +221,7 @@ def info(run: Path) -> str:
     told += _readable("test", run / EVALUATION, lambda: _of_test(tested))
     used = _by_level(tested or trained, "usage_by_level", ddn.num_levels)
     errors = _by_level(tested, "error_by_level", ddn.num_levels)
-    sizes = [size for stage in ddn._stages() for size in [stage.size] * len(stage.samplers())] * ddn.recurrence
+    sizes = ddn.level_sizes
     told.append("level  size       K     codes  in use  error")
     for level, (size, nodes, codes) in enumerate(zip(sizes, ddn.codebook_sizes, ddn.codes_per_level, strict=True)):
         share = f"{used[level]:.0%}" if used else ""

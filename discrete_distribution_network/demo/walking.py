@@ -96,7 +96,7 @@ class Walker:
         return torch.tensor([self.label or 0]) if knows else None
 
     def _by_level(self, codes: Codes) -> list[Tensor]:
-        return self.ddn._by_level(torch.tensor([codes], dtype=torch.long), self.ddn.levels_of(len(codes)))
+        return self.ddn.split_codes(torch.tensor([codes], dtype=torch.long))
 
     @torch.no_grad()
     def image(self, codes: Codes) -> Tensor:
@@ -199,7 +199,7 @@ class _Finish(PriorSampling):
 
     def __init__(self, whole: Sequence[Tensor], part: Codes, prior: CodeDistribution, *how: Any):
         super().__init__(prior, 1, *how)
-        self.given, self.part = whole, _Part(part, super()._pick)
+        self.given, self.part = whole, _Part(part, super().pick)
 
     def __call__(self, level: int, sampler: GuidedSampler, features: Tensor, residual: Tensor | None) -> SamplerOutput:
         if level >= len(self.given):
@@ -207,5 +207,5 @@ class _Finish(PriorSampling):
         self.state = self.prior.follow(level, self.given[level], self.state)
         return sampler.draw(features, self.given[level], residual)
 
-    def _pick(self, logits: Tensor) -> Tensor:
+    def pick(self, logits: Tensor) -> Tensor:
         return self.part(logits)

@@ -6,6 +6,7 @@ from typing import TypeVar
 
 import torch
 import torch.nn.functional as F
+from jaxtyping import Float
 from torch import Tensor, nn
 
 M = TypeVar("M", bound=nn.Module)
@@ -18,7 +19,7 @@ class ChannelRMSNorm(nn.Module):
         super().__init__()
         self.scale = nn.Parameter(torch.ones(dim))
 
-    def forward(self, features: Tensor) -> Tensor:
+    def forward(self, features: Float[Tensor, "batch dim *pixels"]) -> Float[Tensor, "batch dim *pixels"]:
         scale = self.scale.reshape(-1, *(1,) * (features.ndim - 2))
         power = features.float().square().mean(1, keepdim=True)
         return features * (torch.rsqrt(power + 1e-6) * scale).to(features.dtype)
@@ -34,7 +35,7 @@ class ResidualBlock(nn.Module):
         self.second = zero_(nn.Conv2d(dim, dim, 3, padding=1))
         self.dropout = dropout
 
-    def forward(self, x: Tensor) -> Tensor:
+    def forward(self, x: Float[Tensor, "batch dim height width"]) -> Float[Tensor, "batch dim height width"]:
         hidden = F.silu(self.first(F.silu(self.norm(x))))
         if self.dropout > 0:
             hidden = F.dropout(hidden, self.dropout, self.training)
@@ -42,7 +43,7 @@ class ResidualBlock(nn.Module):
 
 
 def zero_(module: M) -> M:
-    """Set every parameter to zero, so that a residual branch starts as nothing; gives the module."""
+    """The module with every parameter set to zero, such as the last one of a residual branch."""
     for parameter in module.parameters():
         nn.init.zeros_(parameter)
     return module
@@ -59,7 +60,7 @@ class AttentionBlock(nn.Module):
         self.to_qkv = nn.Conv2d(dim, inner * 3, 1, bias=False)
         self.to_out = zero_(nn.Conv2d(inner, dim, 1))
 
-    def forward(self, x: Tensor) -> Tensor:
+    def forward(self, x: Float[Tensor, "batch dim height width"]) -> Float[Tensor, "batch dim height width"]:
         batch, _, height, width = x.shape
         qkv = self.to_qkv(self.norm(x)).reshape(batch, 3, self.heads, -1, height * width)
         query, key, value = qkv.transpose(-1, -2).unbind(1)

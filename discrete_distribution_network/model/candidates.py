@@ -1,4 +1,4 @@
-"""The K candidates of one level, computed only when asked.
+"""The K candidates of one level, computed on demand.
 
 A linear head draws the candidate  y_k = W_k f + b_k + r  from features f (D x N) and a residual image r (C x N).
 Its squared distance to a query q needs no candidate: with  e = q - r,
@@ -6,9 +6,9 @@ Its squared distance to a query q needs no candidate: with  e = q - r,
     |y_k - q|^2  =  <W_k^T W_k, f f^T>  -  2 <W_k, e f^T>  +  |e|^2                       (Gram path)
 
 so all K distances come from the small matrices f f^T (D x D) and e f^T (C x D) of each sample. Where N is small
-against D it is cheaper to form W_k f for a chunk of nodes at a time and forget it (direct path); `cheapest_path`
-decides. A weight per pixel, a linear map of pixels and a linear map of channels act on f, e and W_k beforehand, and a
-bias is one more feature that is 1 everywhere, so both paths know nothing of them.
+against D it is cheaper to compute W_k f for a chunk of nodes at a time (direct path); `cheapest_path` decides. A weight
+per pixel, a linear map of pixels and a linear map of channels act on f, e and W_k beforehand, and a bias is one more
+feature that is 1 everywhere, so both paths are independent of them.
 
 Letters: B batch, K nodes, D feature channels, C image channels, N pixels.
 """
@@ -17,34 +17,35 @@ from __future__ import annotations
 
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
 from typing import Any
 
 import torch
 import torch.nn.functional as F
+from jaxtyping import Float, Integer
 from torch import Tensor
 from torch.autograd.function import once_differentiable
 
 from discrete_distribution_network.errors import require
+from discrete_distribution_network.model.precision import at_least_float32, exact_float32
 
 PixelMap = Callable[[Tensor], Tensor]
 """A linear map of pixels, the same for every channel: (B, X, H, W) -> (B, X, H', W')."""
 
 CPU_SCRATCH, GPU_SCRATCH = 1 << 21, 1 << 25
-"""Numbers that one chunk of candidates may hold at once: 8 MiB and 128 MiB in float32."""
+"""Most numbers in a chunk of candidates: 8 MiB and 128 MiB in float32."""
 
 GRAM_SHARE = 8
-"""The Gram path's chunks are smaller by this factor: its products are many and small, and best kept in the cache."""
+"""The Gram path's chunks are smaller by this factor: its many small products are best kept in the cache."""
 
 
 class Candidates(ABC):
-    """K images that a level offers for each of B samples.
+    """The K candidates of each of B samples.
 
     Attributes:
         batch: B.
         codebook_size: K.
-        shape: one candidate's, (C, H, W) for images and (C,) for vectors.
-        device: where they are computed.
+        shape: of one candidate, (C, H, W) for images and (C,) for vectors.
+        device: of the candidates.
 
     `distances`, `chunks` and `mix` follow the surrounding grad mode; choose under `torch.no_grad()`.
     """
@@ -55,19 +56,19 @@ class Candidates(ABC):
     device: torch.device
 
     @abstractmethod
-    def at(self, codes: Tensor) -> Tensor:
-        """The candidates that `codes` (B,) in [0, K) name, as (B, *shape)."""
+    def at(self, codes: Integer[Tensor, " batch"]) -> Float[Tensor, "batch channels *pixels"]:
+        """The candidate of each sample's code, in [0, K)."""
 
     @abstractmethod
-    def mix(self, weights: Tensor) -> Tensor:
-        """The candidates summed by `weights` (B, K), whose rows sum to 1, as (B, *shape)."""
+    def mix(self, weights: Float[Tensor, "batch nodes"]) -> Float[Tensor, "batch channels *pixels"]:
+        """The sum of all candidates by weights, which sum to 1 for each sample."""
 
     @abstractmethod
-    def nodes(self, start: int, stop: int) -> Tensor:
-        """The candidates of nodes [start, stop), as (B, stop - start, *shape)."""
+    def nodes(self, start: int, stop: int) -> Float[Tensor, "batch nodes channels *pixels"]:
+        """The candidates of nodes [start, stop)."""
 
     def chunks(self, size: int | None = None) -> Iterator[tuple[int, Tensor]]:
-        """All candidates, at most `size` nodes at a time: pairs of the first node and (B, <=size, *shape)."""
+        """All candidates, at most `size` nodes at a time: pairs of the first node's index and (B, <=size, *shape)."""
         if size is None:
             size = nodes_at_once(self.device, self.batch * torch.Size(self.shape).numel())
         for start in range(0, self.codebook_size, size):
@@ -75,22 +76,22 @@ class Candidates(ABC):
 
     def distances(
         self,
-        target: Tensor,
+        target: Float[Tensor, "batch channels_out *pixels_out"],
         *,
         mask: Tensor | None = None,
         pixel_map: PixelMap | None = None,
-        channel_map: Tensor | None = None,
-    ) -> Tensor:
-        """Squared L2 distances (B, K) of all candidates to `target`, in float32 or better whatever autocast says.
+        channel_map: Float[Tensor, "channels_out channels"] | None = None,
+    ) -> Float[Tensor, "batch nodes"]:
+        """Squared Euclidean distances of all candidates to a target, in float32 or better whatever autocast says.
 
         Args:
-            target: (B, C', H', W'), or (B, C') for vectors: the size that the maps leave.
+            target: (B, C', H', W'), or (B, C') for vectors: the shape after the maps.
             mask: weight of each pixel's squared error, at least 0; broadcasts against (B, 1, H', W').
             pixel_map: a linear map of pixels, such as area downsampling.
             channel_map: a matrix (C', C), such as the weights of a grey value.
         """
         parts = []
-        for _, images in self.chunks():  # drawn in the precision in which `at` draws them, compared in float32
+        for _, images in self.chunks():  # computed in the precision of `at`, compared in float32
             with exact_float32(self.device):
                 flat = at_least_float32(images).flatten(0, 1)
                 flat = flat if pixel_map is None else pixel_map(flat)
@@ -112,29 +113,35 @@ class LinearCandidates(Candidates):
         residual: the image that every head adds to, (B, C, H, W) or (B, C), or None.
     """
 
-    def __init__(self, features: Tensor, weight: Tensor, bias: Tensor | None = None, residual: Tensor | None = None):
+    def __init__(
+        self,
+        features: Float[Tensor, "batch dim *pixels"],
+        weight: Float[Tensor, "nodes channels dim"],
+        bias: Float[Tensor, "nodes channels"] | None = None,
+        residual: Float[Tensor, "batch channels *pixels"] | None = None,
+    ):
         self.features, self.weight, self.bias, self.residual = features, weight, bias, residual
         self.batch, self.codebook_size, self.device = features.shape[0], weight.shape[0], features.device
         self.shape = (weight.shape[1], *features.shape[2:])
 
-    def at(self, codes: Tensor) -> Tensor:
+    def at(self, codes: Integer[Tensor, " batch"]) -> Float[Tensor, "batch channels *pixels"]:
         heads = F.embedding(codes, self.weight.flatten(1))
-        return self._one_each(heads, None if self.bias is None else F.embedding(codes, self.bias))
+        return self._one_per_sample(heads, None if self.bias is None else F.embedding(codes, self.bias))
 
-    def mix(self, weights: Tensor) -> Tensor:
+    def mix(self, weights: Float[Tensor, "batch nodes"]) -> Float[Tensor, "batch channels *pixels"]:
         weights = weights.to(self.weight.dtype)
         heads = weights @ self.weight.flatten(1)
-        return self._one_each(heads, None if self.bias is None else weights @ self.bias)
+        return self._one_per_sample(heads, None if self.bias is None else weights @ self.bias)
 
-    def _one_each(self, heads: Tensor, bias: Tensor | None) -> Tensor:
-        """One image a sample by one head a sample: heads (B, C * D), bias (B, C)."""
+    def _one_per_sample(self, heads: Tensor, bias: Tensor | None) -> Tensor:
+        """The candidate of each sample's own head: heads (B, C * D), bias (B, C)."""
         heads = heads.unflatten(1, self.weight.shape[1:]).to(self.features.dtype)
         images = torch.bmm(heads, _flat(self.features)).reshape(self.batch, *self.shape)
         if bias is not None:
             images = images + bias.reshape(self.batch, -1, *(1,) * (images.ndim - 2))
         return images if self.residual is None else images + self.residual
 
-    def nodes(self, start: int, stop: int) -> Tensor:
+    def nodes(self, start: int, stop: int) -> Float[Tensor, "batch nodes channels *pixels"]:
         heads = self.weight[start:stop].flatten(0, 1).to(self.features.dtype)
         images = _all_by_all(heads, _flat(self.features)).reshape(self.batch, stop - start, *self.shape)
         if self.bias is not None:
@@ -143,12 +150,12 @@ class LinearCandidates(Candidates):
 
     def distances(
         self,
-        target: Tensor,
+        target: Float[Tensor, "batch channels_out *pixels_out"],
         *,
         mask: Tensor | None = None,
         pixel_map: PixelMap | None = None,
-        channel_map: Tensor | None = None,
-    ) -> Tensor:
+        channel_map: Float[Tensor, "channels_out channels"] | None = None,
+    ) -> Float[Tensor, "batch nodes"]:
         with exact_float32(self.device):
             features = at_least_float32(self.features)
             weight = self.weight.to(features.dtype)
@@ -172,11 +179,11 @@ class LinearCandidates(Candidates):
 
 
 class NetworkCandidates(Candidates):
-    """Candidates of any other head network: drawn in chunks to choose, then the chosen one alone.
+    """Candidates of any other head network: computed in chunks to choose, then only the chosen one.
 
     Args:
         draw: `draw(start, stop)` gives the images of nodes [start, stop), (B, stop - start, *shape).
-        draw_each: `draw_each(codes)` gives one image a sample, (B, *shape).
+        draw_each: `draw_each(codes)` gives the image of each sample's code, (B, *shape).
         batch: B.
         codebook_size: K.
         shape: of one candidate.
@@ -197,22 +204,26 @@ class NetworkCandidates(Candidates):
         self.draw, self.draw_each, self.residual = draw, draw_each, residual
         self.batch, self.codebook_size, self.shape, self.device = batch, codebook_size, shape, device
 
-    def at(self, codes: Tensor) -> Tensor:
+    def at(self, codes: Integer[Tensor, " batch"]) -> Float[Tensor, "batch channels *pixels"]:
         images = self.draw_each(codes)
         return images if self.residual is None else images + self.residual
 
-    def mix(self, weights: Tensor) -> Tensor:
+    def mix(self, weights: Float[Tensor, "batch nodes"]) -> Float[Tensor, "batch channels *pixels"]:
         images = self.draw(0, self.codebook_size)
         images = torch.einsum("bk,bk...->b...", weights.to(images.dtype), images)
         return images if self.residual is None else images + self.residual
 
-    def nodes(self, start: int, stop: int) -> Tensor:
+    def nodes(self, start: int, stop: int) -> Float[Tensor, "batch nodes channels *pixels"]:
         images = self.draw(start, stop)
         return images if self.residual is None else images + self.residual.unsqueeze(1)
 
 
-def squared_distances(features: Tensor, weight: Tensor, error: Tensor) -> Tensor:
-    """|W_k f - e|^2 of every sample and node: features (B, D, N), weight (K, C, D), error (B, C, N) -> (B, K)."""
+def squared_distances(
+    features: Float[Tensor, "batch dim pixels"],
+    weight: Float[Tensor, "nodes channels dim"],
+    error: Float[Tensor, "batch channels pixels"],
+) -> Float[Tensor, "batch nodes"]:
+    """|W_k f - e|^2 of every sample and node."""
     batch, dim, pixels = features.shape
     codebook_size, channels, _ = weight.shape
     path = cheapest_path(batch, codebook_size, channels, dim, pixels)
@@ -221,19 +232,19 @@ def squared_distances(features: Tensor, weight: Tensor, error: Tensor) -> Tensor
 
 def cheapest_path(batch: int, codebook_size: int, channels: int, dim: int, pixels: int) -> str:
     """'gram' or 'direct', by multiply-adds; the small constants stand for the memory each path moves."""
-    shared, each = _quadratic_costs(batch, channels, dim)
-    gram = batch * dim * (dim + channels) * pixels + codebook_size * min(shared, each)
+    shared, per_sample = _quadratic_costs(batch, channels, dim)
+    gram = batch * dim * (dim + channels) * pixels + codebook_size * min(shared, per_sample)
     direct = batch * codebook_size * channels * pixels * (dim + 12)
     return "gram" if gram < direct else "direct"
 
 
 def _quadratic_costs(batch: int, channels: int, dim: int) -> tuple[int, int]:
-    """Cost a node of <W^T W, G>: with W^T W made once for the batch, or W G W^T for each sample."""
+    """Cost per node of <W^T W, G>: with W^T W computed once for the batch, or W G W^T for each sample."""
     return dim * dim * (channels + batch + 16), batch * channels * dim * (dim + 16)
 
 
 def gram_distances(features: Tensor, weight: Tensor, error: Tensor) -> Tensor:
-    """`squared_distances` by the Gram matrix of each sample; scratch memory is bounded, whatever K is."""
+    """`squared_distances` by the Gram matrix of each sample; its memory is bounded, whatever K is."""
     if torch.is_grad_enabled():
         distances: Tensor = _GramDistances.apply(features, weight, error)
         return distances
@@ -243,8 +254,8 @@ def gram_distances(features: Tensor, weight: Tensor, error: Tensor) -> Tensor:
 def _from_gram(gram: Tensor, cross: Tensor, weight: Tensor, error: Tensor) -> Tensor:
     """<W_k^T W_k, gram> - 2 <W_k, cross> + |error|^2."""
     batch, channels, dim = cross.shape
-    shared, each = _quadratic_costs(batch, channels, dim)
-    share_heads = shared < each
+    shared, per_sample = _quadratic_costs(batch, channels, dim)
+    share_heads = shared < per_sample
     per_node = dim * dim if share_heads else batch * channels * dim
     squares = []
     for heads in weight.split(nodes_at_once(gram.device, GRAM_SHARE * per_node)):
@@ -259,7 +270,7 @@ def _from_gram(gram: Tensor, cross: Tensor, weight: Tensor, error: Tensor) -> Te
 
 
 class _GramDistances(torch.autograd.Function):
-    """`gram_distances` with a backward pass that forms nothing of size K * N either.
+    """`gram_distances` whose backward pass allocates nothing of size K * N either.
 
     With g_k the gradient of the distance of node k:  df = 2 (sum_k g_k W_k^T W_k) f - 2 (sum_k g_k W_k)^T e,
     dW_k = 2 sum_samples g_k (W_k G - S),  de = 2 (sum_k g_k) e - 2 (sum_k g_k W_k) f.
@@ -292,7 +303,7 @@ class _GramDistances(torch.autograd.Function):
 
 
 def direct_distances(features: Tensor, weight: Tensor, error: Tensor) -> Tensor:
-    """`squared_distances` by drawing the candidates, a chunk of nodes at a time."""
+    """`squared_distances` by computing the candidates, a chunk of nodes at a time."""
     batch, _, pixels = features.shape
     channels = weight.shape[1]
     parts = []
@@ -307,52 +318,18 @@ def direct_distances(features: Tensor, weight: Tensor, error: Tensor) -> Tensor:
 
 
 def nodes_at_once(device: torch.device, numbers_per_node: int) -> int:
-    """How many nodes a chunk may hold."""
+    """Most nodes in a chunk."""
     return max(1, (CPU_SCRATCH if device.type == "cpu" else GPU_SCRATCH) // max(1, numbers_per_node))
 
 
 def check_target(target: Tensor, mask: Tensor | None, expected: tuple[int, ...]) -> None:
+    """Raise `InvalidInput` unless the target has the expected shape, and the mask broadcasts to its pixels."""
     require(tuple(target.shape) == expected, f"a target of shape {expected}", tuple(target.shape))
     require(target.is_floating_point(), "a floating-point target", target.dtype, "divide by 255")
     if mask is not None:
         sizes = ((1, expected[0]), (1,), *((1, side) for side in expected[2:]))
         fits = mask.ndim == len(sizes) and all(side in allowed for side, allowed in zip(mask.shape, sizes, strict=True))
         require(fits, f"a mask that broadcasts to {(expected[0], 1, *expected[2:])}", tuple(mask.shape))
-
-
-def at_least_float32(tensor: Tensor) -> Tensor:
-    return tensor.float() if tensor.dtype in (torch.float16, torch.bfloat16) else tensor
-
-
-@contextmanager
-def exact_float32(device: torch.device) -> Iterator[None]:
-    """Matrix products in full float32: no autocast, no TF32, no bfloat16 passes.
-
-    Inside `torch.compile` the process-wide precision cannot be switched; there only autocast is turned off.
-    """
-    with torch.autocast(device.type, enabled=False):
-        if torch.compiler.is_compiling():
-            yield
-            return
-        try:
-            before = torch.get_float32_matmul_precision()
-        except RuntimeError:  # the caller used the settings by backend, which PyTorch does not let one mix with this
-            backend: Any = torch.backends.mkldnn if device.type == "cpu" else torch.backends.cuda
-            backend = backend.matmul
-            before, backend.fp32_precision = backend.fp32_precision, "ieee"
-            try:
-                yield
-            finally:
-                backend.fp32_precision = before
-            return
-        if before == "highest":
-            yield
-            return
-        torch.set_float32_matmul_precision("highest")
-        try:
-            yield
-        finally:
-            torch.set_float32_matmul_precision(before)
 
 
 def _all_by_all(matrix: Tensor, batch: Tensor) -> Tensor:

@@ -1,71 +1,84 @@
-"""How likely codes are: the protocols of a prior, and how codes are drawn from one."""
+"""A distribution over codes: the protocols of a prior, and how codes are drawn from one."""
 
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from typing import Any, Protocol, runtime_checkable
 
+from jaxtyping import Float, Integer
 from torch import Tensor
 
 from discrete_distribution_network.errors import is_number, require, shown
 
+Features = Float[Tensor, "batch dim height width"]
 
+Logits = Float[Tensor, "batch nodes"] | Float[Tensor, "batch nodes rows columns"]
+"""Their softmax over the K nodes is the probability of each: (B, K), or (B, K, H / p, W / p) with patches."""
+
+Codes = Integer[Tensor, " batch"] | Integer[Tensor, "batch rows columns"]
+"""In [0, K): (B,), or (B, H / p, W / p) with patches."""
+
+
+@runtime_checkable
 class CodeDistribution(Protocol):
-    """What a prior is (see `prior.py`): it says, level after level, how likely each node is."""
+    """A prior: level after level, the probability of each node given the codes so far.
 
-    def begin(self, batch_size: int, labels: Tensor | None) -> Any:
+    Its state may be a tensor, a named tuple of tensors (both with a row for each walk), or the batch size.
+    """
+
+    def begin(self, batch_size: int, labels: Integer[Tensor, " batch"] | None) -> Any:
         """The state of a walk before its first level."""
 
-    def logits(self, level: int, features: Tensor, state: Any) -> Tensor:
-        """Scores (B, K), or (B, K, H / p, W / p) with patches: their softmax over K is the chance of each node."""
+    def logits(self, level: int, features: Features, state: Any) -> Logits:
+        """The logits of a level's nodes, given the features that its sampler sees."""
 
-    def follow(self, level: int, codes: Tensor, state: Any) -> Any:
-        """The state once the codes (B,), or (B, H / p, W / p), of this level are chosen."""
+    def follow(self, level: int, codes: Codes, state: Any) -> Any:
+        """The state once these codes of the level are chosen."""
 
 
 Pick = Callable[[Tensor], Tensor]
-"""Chooses codes (...) by their scores (..., K)."""
+"""Chooses codes (...) by their logits (..., K)."""
 
 
 @runtime_checkable
 class AutoregressiveDistribution(CodeDistribution, Protocol):
-    """A prior whose codes of one level depend on one another, so that they are chosen one after the other."""
+    """A prior whose codes within a level depend on one another, so that they are chosen one after the other."""
 
-    def draw(self, level: int, features: Tensor, state: Any, pick: Pick) -> Tensor:
-        """The codes (B,), or (B, H / p, W / p), of a level, each picked by its scores given those picked before it."""
+    def draw(self, level: int, features: Features, state: Any, pick: Pick) -> Codes:
+        """The codes of a level, each picked by its logits given those picked before it."""
 
 
-def draw_codes(prior: CodeDistribution, level: int, features: Tensor, state: Any, pick: Pick) -> Tensor:
-    """The codes of a level as `AutoregressiveDistribution.draw` gives them, by any prior."""
+def draw_codes(prior: CodeDistribution, level: int, features: Features, state: Any, pick: Pick) -> Codes:
+    """The codes of a level, from any prior; see `AutoregressiveDistribution.draw`."""
     if isinstance(prior, AutoregressiveDistribution):
         return prior.draw(level, features, state, pick)
     return pick(prior.logits(level, features, state).float().movedim(1, -1))
 
 
 Temperature = float | Sequence[float]
-"""Of a prior: below 1 likely nodes become likelier; 0 always takes the likeliest. One, or one for each level."""
+"""Divides a prior's logits: below 1 likely nodes become likelier, 0 takes the likeliest. One, or one for each level."""
 
 
 def check_temperature(temperature: Temperature, levels: int | None = None) -> None:
-    """Raise `InvalidInput` unless it is a number of at least 0, or a list of them, one for each of so many levels."""
-    several = temperature if isinstance(temperature, Sequence) else [temperature]
-    fits = all(is_number(own) and own >= 0 for own in several)
+    """Raise `InvalidInput` unless it is a number of at least 0, or a list of such numbers, one for each level."""
+    values = temperature if isinstance(temperature, Sequence) else [temperature]
+    fits = all(is_number(value) and value >= 0 for value in values)
     require(fits, "a temperature of at least 0, or one for each level", shown(temperature))
     if isinstance(temperature, Sequence) and levels is not None:
         expected = f"a temperature, or {levels}, one for each level"
-        require(len(temperature) == levels, expected, f"{len(temperature)} of them")
+        require(len(temperature) == levels, expected, f"{len(temperature)} values")
 
 
 def at_level(temperature: Temperature, level: int) -> float:
+    """The temperature of a level."""
     return temperature[level] if isinstance(temperature, Sequence) else temperature
 
 
 def check_prior(prior: object) -> None:
-    """Raise `InvalidInput` for what cannot be asked as `selection.CodeDistribution` is."""
-    fits = all(callable(getattr(prior, name, None)) for name in ("begin", "logits", "follow"))
-    require(fits, "a prior (see `prior.py`)", shown(prior))
+    """Raise `InvalidInput` unless it has the methods of a `CodeDistribution`."""
+    require(isinstance(prior, CodeDistribution), "a prior with methods begin, logits and follow", shown(prior))
 
 
 def takes_labels(prior: CodeDistribution | None) -> bool:
-    """Whether it is a prior by class."""
+    """Whether the prior is class-conditional."""
     return getattr(prior, "num_classes", None) is not None

@@ -1,12 +1,12 @@
-"""The adversarial term: a discriminator that tells images from what the last level draws of them, against blur.
+"""The adversarial term, against blur: a discriminator between images and the last level's outputs for them.
 
     generator       |d error / d y| / |d judged / d y| * judged,    judged = - mean D(y)
     discriminator   mean relu(1 - D(x)) + mean relu(1 + D(y))  ( + R1 / 2 * mean |d D(x) / d x|^2 )
 
-x are the images, y what the walk gave for them. The factor of the first makes both gradients of y equally long (the
+x are the images, y the outputs for them. The factor of the first makes both gradients of y equally long (the
 adaptive weight of VQGAN, Esser et al., arXiv 2012.09841, taken at the image in place of the last layer); the second is
-the hinge loss with the gradient penalty of Mescheder et al., arXiv 1801.04406. Both are one sum with one backward pass:
-of the generator's part only the gradient at y is taken, and the discriminator's holds y fixed.
+the hinge loss with the gradient penalty of Mescheder et al., arXiv 1801.04406. Their sum needs one backward pass: the
+generator's part has a gradient with respect to y alone, and the discriminator's part holds y fixed.
 """
 
 from __future__ import annotations
@@ -17,6 +17,7 @@ from itertools import pairwise
 
 import torch
 import torch.nn.functional as F
+from jaxtyping import Float
 from torch import Tensor, nn
 from torch.nn.attention import SDPBackend, sdpa_kernel
 
@@ -26,16 +27,16 @@ from discrete_distribution_network.model.tensors import resize
 R1 = 1.0
 """Weight of the gradient penalty, for pixels in [0, 1]."""
 
-WIDEST = 16
-"""The widest features have so many times the channels of those at full resolution."""
+MAX_WIDENING = 16
+"""Most channels of the features at any resolution, in multiples of those at full resolution."""
 
 
 class Discriminator(nn.Module):
-    """Images (B, C, H, W) -> how real they look, (B,).
+    """Images (B, C, H, W) -> logits that they are real, (B,).
 
     Args:
         channels: C.
-        sizes: (height, width) of the resolutions it looks at, from the smallest to the full one.
+        sizes: (height, width) of its resolutions, from the smallest to the full one.
         dim: channels of the features at full resolution; they double with every halving.
         attention: longer sides of the resolutions with an attention block.
     """
@@ -43,7 +44,7 @@ class Discriminator(nn.Module):
     def __init__(self, channels: int, sizes: Sequence[tuple[int, int]], dim: int, attention: Sequence[int]):
         super().__init__()
         self.sizes = list(reversed(sizes))
-        widths = [dim * min(WIDEST, 2**halvings) for halvings in range(len(sizes))]
+        widths = [dim * min(MAX_WIDENING, 2**halvings) for halvings in range(len(sizes))]
         self.entry = nn.Conv2d(channels, widths[0], 3, padding=1)
         self.blocks = nn.ModuleList(
             nn.Sequential(ResidualBlock(width), *([AttentionBlock(width)] if max(size) in attention else []))
@@ -52,7 +53,7 @@ class Discriminator(nn.Module):
         self.widen = nn.ModuleList(nn.Conv2d(narrow, wide, 1) for narrow, wide in pairwise(widths))
         self.judge = nn.Linear(widths[-1], 1)
 
-    def forward(self, images: Tensor) -> Tensor:
+    def forward(self, images: Float[Tensor, "batch channels height width"]) -> Float[Tensor, " batch"]:
         features = self.blocks[0](self.entry(images))
         for size, widen, block in zip(self.sizes[1:], self.widen, self.blocks[1:], strict=True):
             features = block(widen(resize(features, size)))
@@ -61,14 +62,22 @@ class Discriminator(nn.Module):
 
 
 def adversarial_term(
-    discriminator: Discriminator, images: Tensor, drawn: Tensor, error_share: float, weight: float, penalty: bool
-) -> Tensor:
-    """What is added to the loss: the generator's part times `weight`, and the discriminator's.
+    discriminator: Discriminator,
+    images: Float[Tensor, "batch channels height width"],
+    drawn: Float[Tensor, "batch channels height width"],
+    error_share: float,
+    weight: float,
+    penalty: bool,
+) -> Float[Tensor, ""]:
+    """The generator's part times `weight`, plus the discriminator's.
 
     Args:
-        images, drawn: x, and y with a gradient, (B, C, H, W).
-        error_share: of y's mean squared error in the loss.
-        penalty: whether the gradient penalty is added.
+        discriminator: D.
+        images: x.
+        drawn: y, with a gradient.
+        error_share: weight of y's mean squared error in the loss.
+        weight: of the generator's part.
+        penalty: whether to add the gradient penalty.
     """
     shown = drawn.detach().requires_grad_()
     judged = -discriminator(shown).mean()

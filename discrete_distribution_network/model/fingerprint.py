@@ -1,38 +1,39 @@
-"""8 bytes that tell models apart, so that a file of codes is decoded by the model that made it.
+"""Fingerprints of models, 8 bytes, so that a file of codes is decoded by the model that made it.
 
-They are of all weights, rounded to bfloat16: the same for a model in bfloat16, float32 and float64. Numbers that went
-through float16 may round to another neighbour, so
+A fingerprint is a hash of all weights, rounded to bfloat16: the same for a model in bfloat16, float32 and float64.
+Numbers that went through float16 may round to another neighbour, so
 
-    a cast model remembers those of the model it was cast from, for as long as its weights stay as they are;
-    a model also takes files of its copy in float16, whose fingerprint it can compute.
+    a cast model remembers the fingerprints of the model it was cast from, as long as its weights do not change;
+    a model also accepts files of its copy in float16, whose fingerprint it can compute.
 
-What cannot be known is what a model was before it was saved in float16.
+The fingerprint from before a model was saved in float16 cannot be recovered.
 """
 
 from __future__ import annotations
 
 import hashlib
 from collections.abc import Iterator
-from typing import NamedTuple, Protocol
+from typing import NamedTuple, Protocol, runtime_checkable
 
 import torch
 from torch import nn
 
 
 class CastFrom(NamedTuple):
-    """What a cast model was.
+    """The model that a cast model was made from.
 
     Attributes:
-        fingerprints: those of the model before.
-        rounded: its own digest after the cast; another one now means that its weights have changed since.
+        fingerprints: its fingerprints.
+        rounded: digest of the model after the cast; if it differs now, the weights have changed since.
     """
 
     fingerprints: tuple[bytes, ...]
     rounded: bytes
 
 
+@runtime_checkable
 class Fingerprinted(Protocol):
-    """A network, as far as its fingerprint needs it."""
+    """The parts of a network that its fingerprint depends on."""
 
     sizes: list[tuple[int, int]]
     codebook_sizes: list[int]
@@ -43,7 +44,7 @@ class Fingerprinted(Protocol):
 
 
 def fingerprints(network: Fingerprinted) -> tuple[bytes, ...]:
-    """What files of this model, in any precision, may bear; the first is what it writes."""
+    """The fingerprints that files of this model, in any precision, may have; it writes the first."""
     own = digest(network)
     if network.cast_from is not None and network.cast_from.rounded == own:
         return network.cast_from.fingerprints
@@ -51,7 +52,7 @@ def fingerprints(network: Fingerprinted) -> tuple[bytes, ...]:
 
 
 def digest(network: Fingerprinted, by_way_of: torch.dtype | None = None) -> bytes:
-    """Of the weights rounded to bfloat16, after another type if one is given."""
+    """8 bytes of the SHA-256 of the weights rounded to bfloat16, first to the type `by_way_of` if it is given."""
     found = hashlib.sha256(repr((network.sizes, network.codebook_sizes, network.code_shapes)).encode())
     for name, parameter in sorted(network.named_parameters()):
         found.update(f"{name} {tuple(parameter.shape)}".encode())

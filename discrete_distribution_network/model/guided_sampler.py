@@ -6,48 +6,61 @@ how often each node is chosen, so that `split_and_prune_` can move nodes to wher
 
 from __future__ import annotations
 
+import warnings
 from collections.abc import Callable, Sequence
-from typing import NamedTuple
+from typing import NamedTuple, TypeVar
 
 import torch
 import torch.nn.functional as F
+from jaxtyping import Float, Integer
 from torch import Tensor, nn
 from torch.optim import Optimizer
 
-from discrete_distribution_network.errors import InvalidInput, is_number, require, require_integer, shown
+from discrete_distribution_network.errors import require
 from discrete_distribution_network.model.blocks import ChannelRMSNorm
-from discrete_distribution_network.model.candidates import Candidates, at_least_float32, exact_float32
+from discrete_distribution_network.model.candidates import Candidates
+from discrete_distribution_network.model.choice import Choice, chain_dropout, count, crossover, gumbel_like
 from discrete_distribution_network.model.heads import LinearHeads, NetworkHeads, make_heads
+from discrete_distribution_network.model.precision import at_least_float32, exact_float32
+from discrete_distribution_network.model.sampler_checks import (
+    check_arguments,
+    check_codes,
+    check_features,
+    check_image,
+)
 from discrete_distribution_network.model.split_and_prune import apply_plan, plan_split_and_prune
-from discrete_distribution_network.model.tensors import to_patches
+from discrete_distribution_network.model.tensors import from_patches, to_patches
+
+Features = Float[Tensor, "batch dim height width"] | Float[Tensor, "batch dim"]
+"""Of images, or of vectors."""
+
+Images = Float[Tensor, "batch channels height width"] | Float[Tensor, "batch channels"]
+"""Images or vectors."""
+
+Values = Float[Tensor, "batch values height width"] | Float[Tensor, "batch values"]
+"""The same, of the width of the separate values, if there are any."""
+
+Codes = Integer[Tensor, " batch"] | Integer[Tensor, "batch rows columns"]
+"""In [0, K): one for each sample, or one for each of its patches."""
+
+DistanceFn = Callable[[Tensor, Tensor], Tensor]
+"""A query (B, 1, M) and candidates (B, k, M), flattened -> distances (B, 1, k)."""
+
+M = TypeVar("M", bound=nn.Module)
 
 
 class SamplerOutput(NamedTuple):
-    """What one level gives.
+    """The result of one level.
 
     Attributes:
         output: the chosen candidate, (B, C, H, W) for images or (B, C) for vectors.
-        codes: which one it is, int64 in [0, K): (B,), or (B, H / p, W / p) with patches of size p.
-        commit_loss: its mean squared error to the query; None when there was no query.
+        codes: its index, int64 in [0, K): (B,), or (B, H / p, W / p) with patches of size p.
+        commit_loss: its mean squared error to the query; None without a query.
     """
 
-    output: Tensor
-    codes: Tensor
-    commit_loss: Tensor | None
-
-
-DistanceFn = Callable[[Tensor, Tensor], Tensor]
-
-
-@torch.library.custom_op("ddn::count", mutates_args=("counts",))
-def _count(counts: Tensor, nodes: Tensor) -> None:
-    """Add to the counts (K,) how often each node is among these, (N,), but not within a backward pass.
-
-    There gradient checkpointing repeats a forward pass whose choices are counted. An operator of its own, so that a
-    compiled graph asks too each time that it runs.
-    """
-    if torch._C._current_graph_task_id() == -1:
-        counts.scatter_add_(0, nodes, torch.ones_like(nodes))
+    output: Values
+    codes: Codes
+    commit_loss: Float[Tensor, ""] | None
 
 
 class GuidedSampler(nn.Module):
@@ -55,39 +68,46 @@ class GuidedSampler(nn.Module):
 
     Args:
         dim: D, channels of the features.
-        dim_query: C, channels of the query and of the candidates; with a `network` those that it gives, whatever is
-            said here.
+        dim_query: C, channels of the query and of the candidates; with a `network`, its output channels in any case.
         codebook_size: K, the number of nodes.
         network: one node's network, features -> candidate, copied K times with fresh weights. None, a 1x1
-            `nn.Conv2d` or an `nn.Linear` are linear heads: their candidates are never all computed. Any other network
+            `nn.Conv2d` or an `nn.Linear` give linear heads, whose candidates are never all computed. Any other network
             draws all K without a gradient to choose, then the chosen one with a gradient; it must treat samples
             independently (no batch norm).
         distance_fn: `(query (B, 1, M), candidates (B, k, M)) -> (B, 1, k)`, in place of the Euclidean distance. It is
             called on chunks of nodes.
-        chain_dropout_prob: in training, chance that a sample's choice is replaced by a random node. The node that
-            was nearest is counted all the same.
-        split_thres, prune_thres: shares, in units of 1/K, over and under which a node is split or pruned.
+        chain_dropout_prob: in training, probability that a sample's choice is replaced by a random node. The nearest
+            node is counted all the same.
+        split_thres, prune_thres: shares of the choices, in units of 1/K, above and below which a node is split or
+            pruned.
         pre_network_activation: applied to the features before the heads (after the norm).
         post_network_activation: applied to every head's output before the residual is added.
         prenorm: normalise the features first, by `norm_module` or else by an RMS norm over channels.
-        norm_module: the norm to use; any module that keeps the features' shape. Given alone it is used too.
-        min_total_count_before_split_prune: no split before this many choices have been counted.
-        crossover_top2_prob: in training, chance that a sample's output is a random blend of its chosen node and the
-            nearest of the others.
+        norm_module: the norm to use, any module that keeps the features' shape; used without `prenorm` too.
+        min_total_count_before_split_prune: number of counted choices below which nothing is split.
+        crossover_top2_prob: in training, probability that a sample's output is a random blend of its chosen node and
+            the nearest of the others.
         straight_through_distance_logits: in training, pass gradients to all nodes through softmax(-distance).
         stochastic: in training, choose by -distance + Gumbel noise.
         gumbel_noise_scale: scale of that noise.
-        patch_size: choose per patch of this size; codes are then (B, H / p, W / p).
-        separate_values: choose by one set of heads (the keys), give out the candidate of another (the values).
-            `commit_loss` is of the keys; the values learn by what is done with the output.
-        dim_values: channels of those values; C if None. With a `network` those that it gives.
-        max_swaps: most nodes one call of `split_and_prune_` replaces; the published rule is 1, None is no limit.
-        count_window: if given, counts fade after each `split_and_prune_` so that they sum to at most this: a decaying
-            window of about the last `count_window` choices. None never forgets, as published.
-        head_init: the standard deviation of a fresh linear head's output for features of unit variance; None for
+        patch_size: p; choose for each p x p patch. Codes are then (B, H / p, W / p).
+        separate_values: choose by one set of heads (the keys) and output the candidate of another (the values).
+            `commit_loss` is that of the keys; the values learn from the loss of the output.
+        dim_values: channels of the values; C if None. With a `network`, its output channels in any case.
+        max_swaps: most nodes that one call of `split_and_prune_` replaces; 1 is the published rule, None no limit.
+        count_window: after each `split_and_prune_` counts are scaled down to sum to at most this, so that they cover
+            about the last `count_window` choices; None never forgets, as published.
+        head_init: standard deviation of a fresh linear head's output for features of unit variance; None for
             PyTorch's own (uniform) initialisation.
 
     Shapes: features (B, D, H, W) with queries (B, C, H, W), or vectors (B, D) with (B, C).
+
+    Attributes:
+        counts: int64 (K,), how often each node was the nearest in training.
+        keys, values: the heads; `values` is None without `separate_values`.
+
+    Raises:
+        InvalidInput: an argument is of another type or out of range.
     """
 
     counts: Tensor
@@ -120,44 +140,7 @@ class GuidedSampler(nn.Module):
         head_init: float | None = None,
     ):
         super().__init__()
-        for name, value in (("dim", dim), ("dim_query", dim_query), ("codebook_size", codebook_size)):
-            require_integer(value, name)
-        for name, chance in (
-            ("chain_dropout_prob", chain_dropout_prob),
-            ("crossover_top2_prob", crossover_top2_prob),
-        ):
-            require(is_number(chance) and 0 <= chance <= 1, f"{name} in [0, 1]", shown(chance))
-        for name, number in (
-            ("split_thres", split_thres),
-            ("prune_thres", prune_thres),
-            ("gumbel_noise_scale", gumbel_noise_scale),
-            ("min_total_count_before_split_prune", min_total_count_before_split_prune),
-            ("head_init", 0 if head_init is None else head_init),
-        ):
-            fits = is_number(number) or (isinstance(number, float) and number == torch.inf)  # no threshold
-            require(fits and number >= 0, f"{name} of at least 0", shown(number))
-        for name, module in (
-            ("network", network),
-            ("norm_module", norm_module),
-            ("pre_network_activation", pre_network_activation),
-            ("post_network_activation", post_network_activation),
-        ):
-            require(module is None or isinstance(module, nn.Module), f"{name} to be a torch.nn.Module", shown(module))
-        require(distance_fn is None or callable(distance_fn), "distance_fn to be callable", shown(distance_fn))
-        for name, count, least in (
-            ("patch_size", patch_size, 1),
-            ("dim_values", dim_values, 1),
-            ("max_swaps", max_swaps, 0),
-            ("count_window", count_window, codebook_size),
-        ):
-            if count is not None:
-                require_integer(count, name, least)
-        require(
-            dim_values is None or separate_values,
-            "separate_values=True where dim_values is given",
-            f"dim_values={dim_values} alone",
-            "set separate_values=True or drop dim_values",
-        )
+        check_arguments(locals())
         self.dim, self.codebook_size, self.patch_size = dim, codebook_size, patch_size
         self.distance_fn = distance_fn
         self.chain_dropout_prob, self.crossover_top2_prob = chain_dropout_prob, crossover_top2_prob
@@ -178,16 +161,20 @@ class GuidedSampler(nn.Module):
 
     # the candidates
 
-    def candidates(self, features: Tensor, residual: Tensor | None = None, patch: int | None = None) -> Candidates:
-        """The K candidates for features (B, D, ...) and a residual (B, C, ...), computed only when asked.
+    def candidates(self, features: Features, residual: Images | None = None, patch: int | None = None) -> Candidates:
+        """The K candidates for features and a residual, computed on demand.
 
         With separate values these are the values: what a node's code decodes to.
 
-        With patches, each patch is a sample of its own: B * H / p * W / p of them, p x p pixels each; or only one
-        patch of every image, counted row by row, if `patch` is given.
+        With patches, each patch is a sample: B * H / p * W / p of them, p x p pixels each.
+
+        Args:
+            features: (B, D, H, W), or (B, D).
+            residual: an image (B, C, H, W), or (B, C), that is added to every candidate.
+            patch: only this patch of every image, counted row by row.
         """
-        self._check_features(features)
-        self._check_image(residual, features, "residual")
+        check_features(features, self.dim, self.patch_size)
+        check_image(residual, features, self.dim_query, "residual")
         batch = features.shape[0]
         features, residual = self._prepare(features), self._residual(residual)
         if patch is not None:
@@ -195,7 +182,7 @@ class GuidedSampler(nn.Module):
             residual = None if residual is None else residual.unflatten(0, (batch, -1))[:, patch]
         return self._values(features, residual)
 
-    def codes_shape(self, features: Tensor) -> tuple[int, ...]:
+    def codes_shape(self, features: Features) -> tuple[int, ...]:
         """The shape of the codes for these features: (B,), or (B, H / p, W / p)."""
         if self.patch_size is None:
             return (features.shape[0],)
@@ -211,7 +198,7 @@ class GuidedSampler(nn.Module):
         return None if residual is None else self._to_patches(residual)
 
     def _values(self, features: Tensor, residual: Tensor | None) -> Candidates:
-        """What is given out: the keys themselves, or the separate values (with the residual if it fits)."""
+        """The candidates for the output: the keys, or the separate values (with a residual of their width)."""
         if self.values is None:
             return self.keys(features, residual)
         fits = residual is not None and self.values.dim_out == residual.shape[1]
@@ -220,67 +207,57 @@ class GuidedSampler(nn.Module):
     # choose
 
     def forward(
-        self, features: Tensor, query: Tensor, return_distances: bool = False, residual: Tensor | None = None
+        self, features: Features, query: Images, return_distances: bool = False, residual: Images | None = None
     ) -> SamplerOutput | tuple[SamplerOutput, Tensor]:
-        """The candidate nearest to the query.
+        """The candidate nearest to the query; in training chance takes part, and the nearest node is counted.
 
         Args:
             features: (B, D, H, W), or (B, D).
             query: (B, C, H, W), or (B, C).
-            return_distances: also give the Euclidean distances of all K candidates, (B, K), or (B, H / p, W / p, K).
-            residual: an image like the query that every candidate adds to.
+            return_distances: also return the Euclidean distances of all K candidates, (B, K), or
+                (B, H / p, W / p, K).
+            residual: an image like the query that is added to every candidate.
         """
-        self._check_features(features)
-        self._check_image(query, features, "query")
-        self._check_image(residual, features, "residual")
+        check_features(features, self.dim, self.patch_size)
+        check_image(query, features, self.dim_query, "query")
+        check_image(residual, features, self.dim_query, "residual")
         codes_shape = self.codes_shape(features)
         image_shape = features.shape
         features, query, residual = self._prepare(features), self._to_patches(query), self._residual(residual)
         keys = self.keys(features, residual)
         values = keys if self.values is None else self._values(features, residual)
 
-        straight_through = self.training and self.straight_through_distance_logits
-        with torch.set_grad_enabled(straight_through and torch.is_grad_enabled()):
+        with torch.set_grad_enabled(self._straight_through() and torch.is_grad_enabled()):
             distances = self._distances(keys, query)
-            logits = -self._root(distances)
-        # squared distances order nodes alike, and more finely than their roots
+        choice = self._choose(distances)
+        chosen = choice.of(keys)
+        output = chosen if values is keys else choice.of(values)
+        loss = F.mse_loss(at_least_float32(chosen), at_least_float32(query))
+        result = SamplerOutput(self._from_patches(output, image_shape), choice.codes.reshape(codes_shape), loss)
+        return (result, self._root(distances).unflatten(0, codes_shape)) if return_distances else result
+
+    def _straight_through(self) -> bool:
+        return self.training and self.straight_through_distance_logits
+
+    def _choose(self, distances: Tensor) -> Choice:
+        """By squared distances (B, K): they order nodes as their roots do, and more finely."""
         scores = -distances.detach()
-        if self.training and self.stochastic:
+        if not self.training:
+            return Choice(scores.argmax(-1))
+        logits = distances
+        if self.stochastic or self._straight_through():
+            logits = -self._root(distances)
+        if self.stochastic:
             logits = logits + self.gumbel_noise_scale * gumbel_like(logits)
             scores = logits.detach()
         codes = nearest = scores.argmax(-1)
-        if self.training:
-            _count(self.counts, nearest)
-            if self.chain_dropout_prob > 0:
-                codes = chain_dropout(nearest, self.codebook_size, self.chain_dropout_prob)
-
-        blend: tuple[Tensor, Tensor] | None = None  # the second nearest node and its share in the output
-        if self.training and self.crossover_top2_prob > 0 and self.codebook_size > 1:
-            second = scores.scatter(1, codes.unsqueeze(1), -torch.inf).argmax(-1)
-            coin = torch.rand_like(scores[:, :1]) < self.crossover_top2_prob
-            blend = second, torch.rand_like(scores[:, :1]) * coin
-        weights = None
-        if straight_through:
-            weights = F.one_hot(codes, self.codebook_size).to(logits)
-            if blend is not None:
-                weights = weights.lerp(F.one_hot(blend[0], self.codebook_size).to(logits), blend[1])
-            soft = logits.softmax(-1)
-            weights = weights + soft - soft.detach()
-
-        def pick(candidates: Candidates) -> Tensor:
-            if weights is not None:
-                return candidates.mix(weights)
-            images = candidates.at(codes)
-            if blend is None:
-                return images
-            share = blend[1].to(images).reshape(-1, *(1,) * (images.ndim - 1))
-            return images.lerp(candidates.at(blend[0]), share)
-
-        chosen = pick(keys)
-        output = chosen if values is keys else pick(values)
-        loss = F.mse_loss(at_least_float32(chosen), at_least_float32(query))
-        result = SamplerOutput(self._from_patches(output, image_shape), codes.reshape(codes_shape), loss)
-        return (result, self._root(distances).unflatten(0, codes_shape)) if return_distances else result
+        count(self.counts, nearest)
+        if self.chain_dropout_prob > 0:
+            codes = chain_dropout(nearest, self.codebook_size, self.chain_dropout_prob)
+        choice = Choice(codes)
+        if self.crossover_top2_prob > 0 and self.codebook_size > 1:
+            choice = crossover(scores, codes, self.crossover_top2_prob)
+        return choice.straight_through(logits) if self._straight_through() else choice
 
     def _distances(self, keys: Candidates, query: Tensor) -> Tensor:
         """Squared Euclidean distances (B, K), or whatever `distance_fn` gives."""
@@ -302,8 +279,10 @@ class GuidedSampler(nn.Module):
             return distances
         return distances.clamp_min(torch.finfo(distances.dtype).tiny).sqrt()
 
-    def forward_for_codes(self, features: Tensor, codes: Tensor | int, residual: Tensor | None = None) -> Tensor:
-        """The candidates that the codes name.
+    def forward_for_codes(
+        self, features: Features, codes: Integer[Tensor, "*codes"] | int, residual: Images | None = None
+    ) -> Values:
+        """The candidates of the given codes.
 
         Args:
             features: (B, D, H, W), or (B, D).
@@ -313,14 +292,14 @@ class GuidedSampler(nn.Module):
         Raises:
             InvalidInput: a ValueError, before anything is computed.
         """
-        self._check_features(features)
-        self._check_image(residual, features, "residual")
+        check_features(features, self.dim, self.patch_size)
+        check_image(residual, features, self.dim_query, "residual")
         codes = torch.as_tensor(codes, device=features.device)
         check_codes(codes, self.codes_shape(features), self.codebook_size)
         return self.draw(features, codes.long().expand(self.codes_shape(features)), residual).output
 
-    def draw(self, features: Tensor, codes: Tensor, residual: Tensor | None = None) -> SamplerOutput:
-        """`forward_for_codes` for codes already checked: no look at their values, so no wait for a GPU."""
+    def draw(self, features: Features, codes: Codes, residual: Images | None = None) -> SamplerOutput:
+        """`forward_for_codes` for codes already checked: it reads no values, so it does not wait for a GPU."""
         shape = features.shape
         features, residual = self._prepare(features), self._residual(residual)
         output = self._values(features, residual).at(codes.reshape(-1))
@@ -329,32 +308,38 @@ class GuidedSampler(nn.Module):
     # split and prune
 
     def node_parameters(self) -> list[nn.Parameter]:
-        """Those of the heads, keys and values: each has a row for every node, (K, ...)."""
+        """The parameters of the heads, keys and values: each has a row for every node, (K, ...)."""
         return [parameter for head in (self.keys, self.values) if head is not None for parameter in head.parameters()]
 
     def split_and_prune_(self, optimizer: Optimizer | None = None) -> int:
         """Move nodes to where the data is, by the counts so far; call it after the optimiser's step.
 
         Args:
-            optimizer: if given, its moments of the moved rows are copied too.
+            optimizer: its moments of the moved rows are copied too.
 
         Returns:
-            How many nodes were pruned.
+            The number of pruned nodes.
         """
         return self.apply_counts_(self.counts.tolist(), optimizer)
 
     def apply_counts_(
-        self, counts: Sequence[int], optimizer: Optimizer | None = None, mirror: GuidedSampler | None = None
+        self,
+        counts: Sequence[int],
+        optimizer: Optimizer | None = None,
+        ema_model: GuidedSampler | None = None,
+        *,
+        mirror: GuidedSampler | None = None,
     ) -> int:
-        """`split_and_prune_` for counts already read from the device; in `mirror` the same rows move."""
+        """`split_and_prune_` for counts already read from the device; in `ema_model` the same rows move."""
+        ema_model = renamed_mirror(ema_model, mirror)
         if sum(counts) < max(1, self.min_total_count_before_split_prune):
             return 0
         plan = plan_split_and_prune(counts, self.split_thres, self.prune_thres, self.max_swaps)
-        rows = [parameter for one in (self, mirror) if one is not None for parameter in one.node_parameters()]
+        rows = [parameter for one in (self, ema_model) if one is not None for parameter in one.node_parameters()]
         apply_plan(plan, rows, optimizer)
         after, total = plan.counts, sum(plan.counts)
         if self.count_window is not None and total > self.count_window:
-            after = [count * self.count_window // total for count in after]
+            after = [number * self.count_window // total for number in after]
         if after != list(counts):
             self.counts.copy_(torch.tensor(after))
         return plan.swaps
@@ -365,83 +350,46 @@ class GuidedSampler(nn.Module):
         return images if self.patch_size is None else to_patches(images, (self.patch_size, self.patch_size))
 
     def _from_patches(self, patches: Tensor, image_shape: torch.Size) -> Tensor:
-        p = self.patch_size
-        if p is None:
-            return patches
-        batch, _, height, width = image_shape
-        images = patches.reshape(batch, height // p, width // p, -1, p, p)
-        return images.permute(0, 3, 1, 4, 2, 5).reshape(batch, -1, height, width)
-
-    # checks
-
-    def _check_features(self, features: Tensor) -> None:
-        require(isinstance(features, Tensor), "features as a tensor", shown(features))
-        require(
-            features.ndim in (2, 4) and features.shape[1] == self.dim,
-            f"features (B, {self.dim}, H, W) or (B, {self.dim})",
-            tuple(features.shape),
-        )
-        require(features.shape[0] > 0, "a batch of at least 1", "an empty one")
-        if self.patch_size is not None:
-            require(
-                features.ndim == 4 and all(side % self.patch_size == 0 for side in features.shape[2:]),
-                f"features whose height and width divide by patch_size {self.patch_size}",
-                tuple(features.shape),
-            )
-
-    def _check_image(self, image: Tensor | None, features: Tensor, name: str) -> None:
-        if image is None:
-            return
-        require(isinstance(image, Tensor), f"{name} as a tensor", shown(image))
-        expected = (features.shape[0], self.dim_query, *features.shape[2:])
-        require(tuple(image.shape) == expected, f"{name} of shape {expected}", tuple(image.shape))
-        require(image.is_floating_point(), f"{name} as floating-point numbers", image.dtype, "divide by 255")
+        return patches if self.patch_size is None else from_patches(patches, (image_shape[2], image_shape[3]))
 
 
-def check_codes(codes: Tensor, shape: Sequence[int], codebook_size: int) -> None:
-    """Raise `InvalidInput` unless codes are integers in [0, K) of this shape, or one integer."""
-    integer = not (codes.is_floating_point() or codes.is_complex() or codes.dtype == torch.bool)
-    require(integer, "integer codes", codes.dtype)
-    shape = tuple(shape)
-    require(codes.ndim == 0 or tuple(codes.shape) == shape, f"codes of shape {shape} or ()", tuple(codes.shape))
-    if not bool(((codes >= 0) & (codes < codebook_size)).all()):
-        raise InvalidInput(
-            f"expected codes in [0, {codebook_size}), got values from {int(codes.min())} to {int(codes.max())}"
-        )
-
-
-def gumbel_like(logits: Tensor) -> Tensor:
-    """Standard Gumbel noise: adding it to logits and taking the largest draws from their softmax."""
-    return -torch.empty_like(logits).exponential_().clamp_min(torch.finfo(logits.dtype).tiny).log()
-
-
-def chain_dropout(codes: Tensor, codebook_size: int, probability: float) -> Tensor:
-    """Each of the codes replaced by a uniformly random one with `probability`; a coin for every sample."""
-    dropped = torch.rand(codes.shape, device=codes.device) < probability
-    return torch.where(dropped, torch.randint_like(codes, codebook_size), codes)
-
-
-def split_and_prune_(module: nn.Module, optimizer: Optimizer | None = None, mirror: nn.Module | None = None) -> int:
+def split_and_prune_(
+    module: nn.Module,
+    optimizer: Optimizer | None = None,
+    ema_model: nn.Module | None = None,
+    *,
+    mirror: nn.Module | None = None,
+) -> int:
     """Split and prune every `GuidedSampler` inside `module`; call it after the optimiser's step.
 
     Args:
-        module: any module that holds samplers.
-        optimizer: if given, its moments of the same rows are copied too.
-        mirror: a copy of `module` with other weights, such as their moving average: the same rows move there.
+        module: any module with samplers inside.
+        optimizer: its moments of the same rows are copied too.
+        ema_model: a copy of `module` with other weights, such as their moving average; the same rows move there.
+        mirror: the old name of `ema_model`.
 
     Returns:
-        How many nodes were pruned in all.
+        The number of pruned nodes.
     """
+    ema_model = renamed_mirror(ema_model, mirror)
     samplers = samplers_in(module)
     require(bool(samplers), "a module with at least one GuidedSampler inside", type(module).__name__)
-    # one transfer for all samplers: where nothing is to be done, a GPU is waited for once
+    # one transfer for all samplers: a GPU is waited for once
     counts = torch.cat([sampler.counts for sampler in samplers]).tolist()
     swaps = 0
-    mirrored = [None] * len(samplers) if mirror is None else samplers_in(mirror)
-    for sampler, other in zip(samplers, mirrored, strict=True):
+    averaged = [None] * len(samplers) if ema_model is None else samplers_in(ema_model)
+    for sampler, average in zip(samplers, averaged, strict=True):
         own, counts = counts[: sampler.codebook_size], counts[sampler.codebook_size :]
-        swaps += sampler.apply_counts_(own, optimizer, other)
+        swaps += sampler.apply_counts_(own, optimizer, average)
     return swaps
+
+
+def renamed_mirror(ema_model: M | None, mirror: M | None) -> M | None:
+    """The argument `ema_model`, also by its old name."""
+    if mirror is None:
+        return ema_model
+    warnings.warn("mirror is now ema_model; the old name goes in the next release", DeprecationWarning, stacklevel=3)
+    return mirror
 
 
 def samplers_in(module: nn.Module) -> list[GuidedSampler]:

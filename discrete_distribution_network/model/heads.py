@@ -7,10 +7,11 @@ from collections.abc import Callable
 from typing import TypeGuard
 
 import torch
+from jaxtyping import Float
 from torch import Tensor, nn
 from torch.func import functional_call
 
-from discrete_distribution_network.errors import require, shown
+from discrete_distribution_network.errors import InvalidInput, require, shown
 from discrete_distribution_network.model.candidates import LinearCandidates, NetworkCandidates
 
 
@@ -28,15 +29,19 @@ class LinearHeads(nn.Module):
         if self.bias is not None and init is not None:
             nn.init.normal_(self.bias, std=init)
 
-    def forward(self, features: Tensor, residual: Tensor | None) -> LinearCandidates:
+    def forward(
+        self, features: Float[Tensor, "batch dim *pixels"], residual: Float[Tensor, "batch channels *pixels"] | None
+    ) -> LinearCandidates:
         return LinearCandidates(features, self.weight, self.bias, residual)
 
 
 class NetworkHeads(nn.Module):
-    """K copies of a network, their parameters stacked along a leading axis of size K.
+    """K copies of a network with fresh weights, their parameters stacked along a leading axis of size K.
 
     Args:
-        dim_out: C, channels of what it gives.
+        network: features -> candidate.
+        dim_out: C, its output channels.
+        codebook_size: K.
     """
 
     template: nn.Module
@@ -45,20 +50,18 @@ class NetworkHeads(nn.Module):
         super().__init__()
         name = type(network).__name__
         require(any(True for _ in network.parameters()), "a `network` with parameters", f"{name} without")
-        require(
-            not any(True for _ in network.buffers()),
-            "a `network` without buffers, whose samples do not depend on each other",
-            f"{name} with some",
-            "use another norm than batch norm",
-        )
-        # weights without memory are all alike
+        if buffers := [buffer for buffer, _ in network.named_buffers()]:
+            raise InvalidInput(
+                "expected a `network` without buffers, whose samples do not depend on each other, got "
+                f"{name} with {shown(buffers)}; use another norm than batch norm"
+            )
+        # on the meta device weights have no values, so that one copy stands for all
         copies = [_fresh_copy(network) for _ in range(1 if next(network.parameters()).is_meta else codebook_size)]
-        require(
-            len(copies) == 1
-            or any(not torch.equal(a, b) for a, b in zip(copies[0].parameters(), copies[1].parameters(), strict=True)),
-            "a `network` whose modules have `reset_parameters`, so that its K copies differ",
-            f"{name}, whose copies are all alike",
-        )
+        if len(copies) > 1 and all(map(torch.equal, copies[0].parameters(), copies[1].parameters())):
+            raise InvalidInput(
+                "expected a `network` whose modules have `reset_parameters`, so that its K copies differ, got "
+                f"{name}, whose copies are equal; give its modules that method"
+            )
         # outside the module tree: the stacked parameters stand in for the template's own
         self.__dict__["template"] = copy.deepcopy(network).to("meta")
         self.names = [name for name, _ in network.named_parameters()]
@@ -71,13 +74,15 @@ class NetworkHeads(nn.Module):
         return super().train(mode)
 
     def _apply(self, fn: Callable[[Tensor], Tensor], recurse: bool = True) -> NetworkHeads:
-        # a stack of filters has one axis more than the memory formats of images are made for: it is moved and converted
-        # as a matrix of K rows
+        # a stack of filters has one axis more than memory formats of images allow: it is moved and converted as a
+        # matrix of K rows
         return super()._apply(lambda stack: fn(stack.reshape(len(stack), -1)).reshape(stack.shape), recurse)
 
-    def forward(self, features: Tensor, residual: Tensor | None) -> NetworkCandidates:
+    def forward(
+        self, features: Float[Tensor, "batch dim *pixels"], residual: Float[Tensor, "batch channels *pixels"] | None
+    ) -> NetworkCandidates:
         shape = (self.dim_out, *features.shape[2:])
-        features = features.to(self.stacked[0].dtype).contiguous()  # norms know no other memory format inside vmap
+        features = features.to(self.stacked[0].dtype).contiguous()  # inside vmap norms take no other memory format
 
         def checked(images: Tensor) -> Tensor:
             require(
@@ -116,7 +121,7 @@ class Pointwise(nn.Module):
     def reset_parameters(self) -> None:
         nn.init.uniform_(self.weight, -(self.weight.shape[1] ** -0.5), self.weight.shape[1] ** -0.5)
 
-    def forward(self, features: Tensor) -> Tensor:
+    def forward(self, features: Float[Tensor, "batch dim *pixels"]) -> Float[Tensor, "batch channels *pixels"]:
         return torch.einsum("cd,bd...->bc...", self.weight, features)
 
 
@@ -130,7 +135,13 @@ def make_heads(
 ) -> LinearHeads | NetworkHeads:
     """Linear heads where the network is linear pixel by pixel, stacked copies of it otherwise.
 
-    They give `dim_out` channels, or those that the network gives.
+    Args:
+        dim: D, channels of the features.
+        dim_out: C, channels of the candidates; the network's output channels take precedence.
+        codebook_size: K.
+        network: see `GuidedSampler`.
+        activation: applied to every head's output.
+        init: see `head_init` of `GuidedSampler`.
     """
     if network is not None:
         taken = getattr(network, "in_features", getattr(network, "in_channels", dim))
@@ -156,16 +167,16 @@ def _is_pointwise(network: nn.Module | None) -> TypeGuard[nn.Linear | nn.Conv2d]
 
 @torch.no_grad()
 def _width(network: nn.Module, dim: int) -> int | None:
-    """How many channels it gives for features of `dim`, images or vectors; None where it takes neither of those tried.
+    """Output channels for features of `dim` channels, tried on an image and on a vector; None where it takes neither.
 
-    A network for images of one size only is such; what it gives is then known at its first call.
+    So it is with a network for images of one size only; its output is then checked at its first call.
     """
     tried = copy.deepcopy(network).eval()
     like = next(tried.parameters(), torch.empty(0))
     for shape in ((1, dim, 8, 9), (1, dim)):
         try:
             images = tried(like.new_zeros(shape))
-        except Exception:  # whatever a network raises where the shape is not its own
+        except Exception:  # whatever a network raises for a shape that it does not take
             continue
         if isinstance(images, Tensor) and images.ndim == len(shape) and images.shape[2:] == shape[2:]:
             return images.shape[1]
@@ -173,7 +184,7 @@ def _width(network: nn.Module, dim: int) -> int | None:
 
 
 def _fresh_copy(network: nn.Module) -> nn.Module:
-    """A copy with weights drawn anew, by the modules' own `reset_parameters`."""
+    """A copy with fresh weights, by the modules' own `reset_parameters`."""
     fresh = copy.deepcopy(network)
     for module in fresh.modules():
         reset = getattr(module, "reset_parameters", None)

@@ -1,19 +1,24 @@
-"""How one of the K candidates of a level is chosen: the selections that a walk takes.
+"""The selections that a walk takes: how one of the K candidates of a level is chosen.
 
-Training and encoding choose what is nearest to an image, sampling chooses at random, decoding does what the codes say.
+    Nearest                   training and encoding: nearest to an image
+    Uniform, PriorSampling    sampling: at random, uniformly or by a prior
+    ClassifierFreeGuidance    sampling by class
+    FixedCodes                decoding: as the codes say
+
+A selection is any callable like `walk.Selection`, so another one needs no change here or in the network: its class in a
+module of its own, its name in `model/__init__.py`. Guidance chooses by conditions (`guidance/`).
 """
 
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import Any
 
 import torch
 import torch.nn.functional as F
+from jaxtyping import Float, Integer, Shaped
 from torch import Tensor
 
 from discrete_distribution_network.errors import is_number, require, shown
-from discrete_distribution_network.model.candidates import at_least_float32
 from discrete_distribution_network.model.code_distribution import (
     CodeDistribution,
     Temperature,
@@ -23,17 +28,21 @@ from discrete_distribution_network.model.code_distribution import (
 )
 from discrete_distribution_network.model.guided_sampler import GuidedSampler, SamplerOutput
 from discrete_distribution_network.model.pixels import as_pixels
+from discrete_distribution_network.model.precision import at_least_float32
 from discrete_distribution_network.model.tensors import resize
 
 
 class Nearest:
-    """The candidate nearest to the images (B, C, H, W), resized to each level's size by area.
+    """The candidate nearest to an image, resized to each level's size by area.
 
-    With separate values the nearest key chooses, and the loss is the error of what is drawn, the value; the error of
-    the key is added for its gradient alone, so that keys and values learn to draw the same images.
+    With separate values the nearest key chooses, and the loss is the error of the output, the value; the error of the
+    key is added for its gradient only, so that keys and values learn to draw the same images.
+
+    Args:
+        images: pixels in [0, 1], or uint8.
     """
 
-    def __init__(self, images: Tensor):
+    def __init__(self, images: Shaped[Tensor, "batch channels height width"]):
         self.images = as_pixels(images, (None, None, None, None))
 
     def __call__(self, level: int, sampler: GuidedSampler, features: Tensor, residual: Tensor | None) -> SamplerOutput:
@@ -46,7 +55,11 @@ class Nearest:
 
 
 class Uniform:
-    """A random candidate, each with chance 1/K."""
+    """A random candidate, each with probability 1/K.
+
+    Args:
+        generator: source of the random numbers; None for PyTorch's own.
+    """
 
     def __init__(self, generator: torch.Generator | None = None):
         self.generator = generator
@@ -59,7 +72,11 @@ class Uniform:
 
 
 class FixedCodes:
-    """What the codes say: one tensor a level, shaped as the sampler gives them."""
+    """The candidates of given codes.
+
+    Args:
+        codes: one tensor for each level, (B,) or (B, H / p, W / p), as `DDN.split_codes` gives them.
+    """
 
     def __init__(self, codes: Sequence[Tensor]):
         self.codes = codes
@@ -69,18 +86,22 @@ class FixedCodes:
 
 
 class PriorSampling:
-    """A selection for `DDN.walk`: codes drawn as a prior says.
+    """Codes sampled from a prior.
 
     Args:
+        prior: the probability of each node.
+        batch_size: number of walks.
+        labels: classes, for a class-conditional prior.
         temperature: see `Temperature`.
-        top_p: only the likeliest nodes are drawn whose chances together reach this.
+        top_p: nucleus sampling: only the likeliest nodes whose probabilities sum to this are sampled.
+        generator: source of the random numbers; None for PyTorch's own.
     """
 
     def __init__(
         self,
         prior: CodeDistribution,
         batch_size: int,
-        labels: Tensor | None = None,
+        labels: Integer[Tensor, " batch"] | None = None,
         temperature: Temperature = 1.0,
         top_p: float = 1.0,
         generator: torch.Generator | None = None,
@@ -92,11 +113,12 @@ class PriorSampling:
 
     def __call__(self, level: int, sampler: GuidedSampler, features: Tensor, residual: Tensor | None) -> SamplerOutput:
         self.level = level
-        codes = draw_codes(self.prior, level, features, self.state, self._pick)
+        codes = draw_codes(self.prior, level, features, self.state, self.pick)
         self.state = self.prior.follow(level, codes, self.state)
         return sampler.draw(features, codes, residual)
 
-    def _pick(self, logits: Tensor) -> Tensor:
+    def pick(self, logits: Float[Tensor, "*codes nodes"]) -> Integer[Tensor, "*codes"]:
+        """Codes of the current level, sampled by their logits; `draw_codes` calls it."""
         temperature = at_level(self.temperature, self.level)
         if temperature == 0:
             return logits.argmax(-1)
@@ -111,23 +133,41 @@ class PriorSampling:
 
 
 class ClassifierFreeGuidance(PriorSampling):
-    """A selection for twice as many walks: those of the second half know no class, and take the codes of the first.
+    """Codes sampled from a class-conditional prior, extrapolated away from the unconditional one.
 
-    Both see the same images, so what the prior says of one and of the other differs by the class alone; that difference
-    counts `scale` times (classifier-free guidance, Ho and Salimans, arXiv 2207.12598).
+        logits = log p(code) + scale * (log p(code | class) - log p(code))
+
+    (Ho and Salimans, arXiv 2207.12598). Every walk is made twice: the first half of the batch with its labels, the
+    second half with labels of -1; both halves take the same codes and see the same images.
+
+    Args:
+        scale: 1 for plain class-conditional sampling.
+        prior: a class-conditional prior.
+        batch_size: number of walks, both halves.
+        labels: classes of both halves.
+        temperature, top_p, generator: see `PriorSampling`.
     """
 
-    def __init__(self, scale: float, *args: Any, **kwargs: Any):
-        super().__init__(*args, **kwargs)
+    def __init__(
+        self,
+        scale: float,
+        prior: CodeDistribution,
+        batch_size: int,
+        labels: Integer[Tensor, " batch"] | None = None,
+        temperature: Temperature = 1.0,
+        top_p: float = 1.0,
+        generator: torch.Generator | None = None,
+    ):
+        super().__init__(prior, batch_size, labels, temperature, top_p, generator)
         require(is_number(scale), "a guidance_scale that is a finite number", shown(scale))
         self.scale = scale
 
     def __call__(self, level: int, sampler: GuidedSampler, features: Tensor, residual: Tensor | None) -> SamplerOutput:
-        drawn = super().__call__(level, sampler, features, residual)
-        half = drawn.output[: len(drawn.output) // 2]
-        return drawn._replace(output=half.repeat(2, *[1] * (half.ndim - 1)))
+        step = super().__call__(level, sampler, features, residual)
+        half = step.output[: len(step.output) // 2]
+        return step._replace(output=half.repeat(2, *[1] * (half.ndim - 1)))
 
-    def _pick(self, logits: Tensor) -> Tensor:
-        asked, free = logits.log_softmax(-1).chunk(2)
-        codes = super()._pick(free + self.scale * (asked - free))
+    def pick(self, logits: Float[Tensor, "*codes nodes"]) -> Integer[Tensor, "*codes"]:
+        conditional, unconditional = logits.log_softmax(-1).chunk(2)
+        codes = super().pick(unconditional + self.scale * (conditional - unconditional))
         return torch.cat((codes, codes))

@@ -1,8 +1,7 @@
 """Split-and-prune (Algorithm 1 of arXiv 2401.00036): copy a node chosen too often onto one chosen too seldom.
 
-Decide, then act: `plan_split_and_prune` turns usage counts into a plan and touches nothing; `apply_plan` moves the
-rows of parameters, of the optimiser's moments and of whatever else is kept row by row. Nothing is random, so equal
-counts give equal plans in every process.
+`plan_split_and_prune` turns usage counts into a plan and changes nothing; `apply_plan` copies the rows of parameters
+and of the optimiser's moments. Nothing is random, so equal counts give equal plans in every process.
 """
 
 from __future__ import annotations
@@ -17,10 +16,10 @@ from torch.optim import Optimizer
 
 
 class Plan(NamedTuple):
-    """What is copied where.
+    """Which node is replaced by a copy of which.
 
     Attributes:
-        swaps: how many nodes were pruned, each replaced by a copy of a split one.
+        swaps: number of pruned nodes, each replaced by a copy of a split one.
         origin: for each of the K nodes, the node whose row it takes; `origin[k] == k` where nothing changes.
         counts: the K usage counts afterwards.
     """
@@ -33,7 +32,7 @@ class Plan(NamedTuple):
 def plan_split_and_prune(
     counts: Sequence[int], split_thres: float = 2.0, prune_thres: float = 0.5, max_swaps: int | None = 1
 ) -> Plan:
-    """Which nodes to split and which to prune.
+    """The nodes to split and to prune.
 
     While the largest share of the counts exceeds `split_thres / K` or the smallest is under `prune_thres / K`, the
     most used node is copied onto the least used one and its count is halved between the two (the pruned node's count
@@ -42,9 +41,9 @@ def plan_split_and_prune(
 
     Args:
         counts: how often each node was chosen.
-        split_thres: share, in units of 1/K, above which a node is split.
-        prune_thres: share, in units of 1/K, below which a node is pruned.
-        max_swaps: most swaps in one plan; None for as many as the rule asks for.
+        split_thres: share of the choices, in units of 1/K, above which a node is split.
+        prune_thres: share of the choices, in units of 1/K, below which a node is pruned.
+        max_swaps: most swaps in one plan; None for no limit.
     """
     size, total = len(counts), sum(counts)
     limit = size if max_swaps is None else max_swaps
@@ -75,7 +74,7 @@ def plan_split_and_prune(
 
 
 def _valid(heap: list[tuple[int, int]], counts: list[int], sign: int) -> int:
-    """The node at the top of the heap, once entries that no longer tell its count are gone."""
+    """The node at the top of the heap, once entries with an outdated count are removed."""
     while heap[0][0] != sign * counts[heap[0][1]]:
         heapq.heappop(heap)
     return heap[0][1]
@@ -83,9 +82,9 @@ def _valid(heap: list[tuple[int, int]], counts: list[int], sign: int) -> int:
 
 @torch.no_grad()
 def apply_plan(plan: Plan, parameters: Iterable[nn.Parameter], optimizer: Optimizer | None = None) -> None:
-    """Copy rows in place, of the parameters (K, ...) and of the optimiser's state that has K rows.
+    """Copy rows in place, of the parameters (K, ...) and of the optimiser's state with K rows.
 
-    The Parameter objects stay the same, so the optimiser and any wrapper keep knowing them.
+    The Parameter objects stay the same, so optimisers and wrappers keep their references.
     """
     if not plan.swaps:
         return

@@ -1,36 +1,47 @@
-"""The parts of a network: levels, the stages of one resolution, and what they are conditioned on."""
+"""The parts of a network: levels, the stage of one resolution, the encoder, and what they are conditioned on."""
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable
 from itertools import pairwise
 from typing import NamedTuple, cast
 
 import torch
+from jaxtyping import Float, Integer
 from torch import Tensor, nn
 
 from discrete_distribution_network.model.blocks import AttentionBlock, ResidualBlock
 from discrete_distribution_network.model.guided_sampler import GuidedSampler
+from discrete_distribution_network.model.network_config import NetworkConfig
 from discrete_distribution_network.model.tensors import resize
 
 
 class ConditioningInputs(NamedTuple):
-    """What a network is trained and asked with: classes (B,) and images (B, cond_channels, H, W), or None.
+    """What a batch is conditioned on; None for nothing.
 
-    A class below 0 is none; so is an image with a presence (B, 1, 1, 1) of 0.
+    Attributes:
+        labels: classes; below 0 for no class.
+        images: condition images, at any size.
+        presence: 1 where there is a condition image, 0 where there is none.
     """
 
-    labels: Tensor | None = None
-    images: Tensor | None = None
-    presence: Tensor | None = None
+    labels: Integer[Tensor, " batch"] | None = None
+    images: Float[Tensor, "batch cond_channels height width"] | None = None
+    presence: Float[Tensor, "batch 1 1 1"] | None = None
 
-    def of(self, rows: Tensor) -> ConditioningInputs:
-        """The same for these rows of the batch."""
+    def gather(self, rows: Integer[Tensor, " walks"]) -> ConditioningInputs:
+        """Those of these rows of the batch."""
         return ConditioningInputs(*(None if own is None else own[rows] for own in self))
 
 
 class Conditioning(nn.Module):
-    """Adds to a resolution's features what its network is asked for; nothing at first, and where it is not asked."""
+    """Adds embeddings of labels and of condition images to a resolution's features; starts as zero for labels.
+
+    Args:
+        num_classes: of the labels; None for a network without.
+        cond_channels: of the condition images; 0 for a network without.
+        width: channels of the features.
+    """
 
     def __init__(self, num_classes: int | None, cond_channels: int, width: int):
         super().__init__()
@@ -40,20 +51,31 @@ class Conditioning(nn.Module):
         # one more channel: whether there is a condition
         self.images = nn.Conv2d(cond_channels + 1, width, 3, padding=1, bias=False) if cond_channels else None
 
-    def forward(self, features: Tensor, wanted: ConditioningInputs) -> Tensor:
-        if self.classes is not None and wanted.labels is not None:
-            there = (wanted.labels >= 0).unsqueeze(1)
-            rows = self.classes(wanted.labels.clamp_min(0)) * there
+    def forward(
+        self, features: Float[Tensor, "batch dim height width"], inputs: ConditioningInputs
+    ) -> Float[Tensor, "batch dim height width"]:
+        if self.classes is not None and inputs.labels is not None:
+            present = (inputs.labels >= 0).unsqueeze(1)
+            rows = self.classes(inputs.labels.clamp_min(0)) * present
             features = features + rows.to(features.dtype)[:, :, None, None]
-        if self.images is not None and wanted.images is not None and wanted.presence is not None:
-            images = resize(wanted.images, features.shape[2:]) * wanted.presence
-            images = torch.cat((images, wanted.presence.expand_as(images[:, :1])), 1)
+        if self.images is not None and inputs.images is not None and inputs.presence is not None:
+            images = resize(inputs.images, features.shape[2:]) * inputs.presence
+            images = torch.cat((images, inputs.presence.expand_as(images[:, :1])), 1)
             features = features + self.images(images)
         return features
 
 
 class Level(nn.Module):
-    """One step of the walk: the image so far is fed back, residual blocks follow, then the sampler (if any)."""
+    """One step of the walk: the image so far is fed back, residual blocks follow, then the sampler (if any).
+
+    Args:
+        channels: of the image.
+        dim: channels of the features.
+        blocks: number of residual blocks.
+        dropout: in the residual blocks.
+        attention: whether an attention block follows them.
+        sampler: chooses the level's image; None for a level without a choice.
+    """
 
     def __init__(
         self, channels: int, dim: int, blocks: int, dropout: float, attention: bool, sampler: GuidedSampler | None
@@ -65,56 +87,73 @@ class Level(nn.Module):
         )
         self.sampler = sampler
 
-    def forward(self, features: Tensor, image: Tensor) -> Tensor:
+    def forward(
+        self, features: Float[Tensor, "batch dim height width"], image: Float[Tensor, "batch channels height width"]
+    ) -> Float[Tensor, "batch dim height width"]:
+        """The features for the level's sampler, from those so far and the image so far at the level's size."""
         return self.blocks(features + self.feedback(image))
 
 
 class Stage(nn.Module):
-    """All levels of one resolution; a resolution without levels still has its blocks."""
+    """All levels of one resolution; a resolution without levels still has its blocks.
 
-    def __init__(
-        self,
-        channels: int,
-        dim_in: int,
-        dim: int,
-        size: tuple[int, int],
-        samplers: list[GuidedSampler],
-        blocks: int,
-        dropout: float,
-        attention: bool,
-        conditioning: Conditioning,
-    ):
+    Args:
+        config: of the network.
+        resolution: which one; 0 is the smallest.
+    """
+
+    def __init__(self, config: NetworkConfig, resolution: int):
         super().__init__()
-        self.size = size
-        self.conditioning = conditioning
+        dim_in, dim = config.widths[max(resolution - 1, 0)], config.widths[resolution]
+        blocks = max(1, config.num_resnet_blocks // max(config.levels[resolution], 1))
+        # fresh weights are drawn in this order: samplers, then conditioning, then the rest
+        samplers: list[GuidedSampler | None] = [*config.make_samplers(resolution)]
+        self.size = config.sizes[resolution]
+        self.conditioning = Conditioning(config.num_classes, config.cond_channels, dim)
         self.widen = nn.Conv2d(dim_in, dim, 1) if dim_in != dim else nn.Identity()
+        attention = max(self.size) in config.attention_resolutions
         self.levels = nn.ModuleList(
-            Level(channels, dim, blocks, dropout, attention, sampler)
-            for sampler in (samplers or cast("list[GuidedSampler | None]", [None]))
+            Level(config.channels, dim, blocks, config.dropout, attention, sampler) for sampler in samplers or [None]
         )
 
     def samplers(self) -> list[GuidedSampler]:
         levels = cast("Iterable[Level]", self.levels)
         return [level.sampler for level in levels if level.sampler is not None]
 
-    def enter(self, features: Tensor, skip: Tensor | None, wanted: ConditioningInputs) -> Tensor:
-        """The features of the resolution before, at this one's size, plus what the encoder and the conditions say."""
+    def enter(
+        self,
+        features: Float[Tensor, "batch dim_in height_in width_in"],
+        skip: Float[Tensor, "batch dim height width"] | None,
+        inputs: ConditioningInputs,
+    ) -> Float[Tensor, "batch dim height width"]:
+        """The features of the previous resolution at this one's size, plus those of the encoder and the conditioning.
+
+        Args:
+            features: those of the previous resolution.
+            skip: the encoder's features at this resolution, if there is an encoder.
+            inputs: what the batch is conditioned on.
+        """
         features = resize(self.widen(features), self.size)
         features = features if skip is None else features + skip
-        return self.conditioning(features, wanted)
+        return self.conditioning(features, inputs)
 
 
 class Encoder(nn.Module):
-    """Features of the image so far at every resolution, smallest first, for the next pass of the recurrence."""
+    """Features of the image so far at every resolution, smallest first, for the next pass of the recurrence.
 
-    def __init__(self, channels: int, widths: Sequence[int], sizes: Sequence[tuple[int, int]]):
+    Args:
+        config: of the network.
+    """
+
+    def __init__(self, config: NetworkConfig):
         super().__init__()
-        self.sizes = list(sizes)
-        self.entry = nn.Conv2d(channels, widths[-1], 3, padding=1)
+        widths = config.widths
+        self.sizes = list(config.sizes)
+        self.entry = nn.Conv2d(config.channels, widths[-1], 3, padding=1)
         self.blocks = nn.ModuleList(ResidualBlock(width) for width in widths)
         self.narrow = nn.ModuleList(nn.Conv2d(large, small, 1) for small, large in pairwise(widths))
 
-    def forward(self, image: Tensor) -> list[Tensor]:
+    def forward(self, image: Float[Tensor, "batch channels height width"]) -> list[Tensor]:
         features = self.blocks[-1](self.entry(image))
         skips = [features]
         for index in reversed(range(len(self.sizes) - 1)):

@@ -1,4 +1,4 @@
-"""Shapes of images and of codes: resizing, patches, and rows of a batch of walks."""
+"""Shapes of images and of codes: resizing, patches, and the rows of a batch of walks."""
 
 from __future__ import annotations
 
@@ -8,11 +8,17 @@ from typing import Any
 
 import torch
 import torch.nn.functional as F
+from jaxtyping import Integer, Shaped
 from torch import Tensor
 
+Parents = Integer[Tensor, " walks"] | Integer[Tensor, "walks rows columns"]
+"""The row of a batch that each walk continues: one for the whole image, or one for each part of a grid."""
 
-def resize(images: Tensor, size: Sequence[int]) -> Tensor:
-    """Images at `size`: averaged over areas when they shrink, bilinear when they grow."""
+
+def resize(
+    images: Shaped[Tensor, "batch channels _ _"], size: Sequence[int]
+) -> Shaped[Tensor, "batch channels height width"]:
+    """Images at `size` (height, width): averaged over areas when they shrink, bilinear when they grow."""
     size = (size[0], size[1])
     if images.shape[2:] == size:
         return images
@@ -21,49 +27,63 @@ def resize(images: Tensor, size: Sequence[int]) -> Tensor:
     return F.interpolate(images, size=size, mode="bilinear", align_corners=False)
 
 
-def by_level(codes: Tensor, code_shapes: Sequence[tuple[int, ...]]) -> list[Tensor]:
-    """Codes (B, number of codes) as one tensor a level, shaped as its sampler has them."""
+def by_level(codes: Shaped[Tensor, "batch codes"], code_shapes: Sequence[tuple[int, ...]]) -> list[Tensor]:
+    """Codes split into one tensor for each level, of its shape (see `DDN.code_shapes`)."""
     parts = codes.split([math.prod(shape) for shape in code_shapes], dim=1) if code_shapes else ()
     return [part.reshape(-1, *shape) for part, shape in zip(parts, code_shapes, strict=True)]
 
 
-def to_patches(images: Tensor, size: tuple[int, int]) -> Tensor:
-    """(B, X, H, W) -> (B * H / h * W / w, X, h, w), row by row, for patches of this size (h, w)."""
+def to_patches(
+    images: Shaped[Tensor, "batch channels height width"], size: tuple[int, int]
+) -> Shaped[Tensor, "patches channels h w"]:
+    """The patches of this size (h, w), image after image, row by row; the size divides the images'."""
     (batch, channels, height, width), (h, w) = images.shape, size
     images = images.reshape(batch, channels, height // h, h, width // w, w)
     return images.permute(0, 2, 4, 1, 3, 5).reshape(-1, channels, h, w)
 
 
-def gather_walks(images: Tensor, rows: Tensor) -> Tensor:
-    """Images (R, X, H, W) of these rows, (R',), or put together of parts of several, (R', rows of a grid, columns).
+def from_patches(
+    patches: Shaped[Tensor, "patches channels h w"], size: tuple[int, int]
+) -> Shaped[Tensor, "batch channels height width"]:
+    """The images of this size (height, width) whose patches these are: the inverse of `to_patches`."""
+    (channels, h, w), (height, width) = patches.shape[1:], size
+    images = patches.reshape(-1, height // h, width // w, channels, h, w)
+    return images.permute(0, 3, 1, 4, 2, 5).reshape(-1, channels, height, width)
 
-    Where no grid fits the images, the rows of its first part are taken.
+
+def gather_walks(
+    images: Shaped[Tensor, "batch channels height width"], parents: Parents
+) -> Shaped[Tensor, "walks channels height width"]:
+    """The image of each walk's parent; where a walk has one parent for each part of a grid, the parts merged.
+
+    Where the grid does not divide the images, the parent of its first part is taken.
     """
-    if rows.ndim == 1:
-        return images[rows]
-    (channels, height, width), (grid_rows, grid_columns) = images.shape[1:], rows.shape[1:]
-    if height % grid_rows or width % grid_columns:
-        return images[rows[:, 0, 0]]
-    parts = images.reshape(-1, channels, grid_rows, height // grid_rows, grid_columns, width // grid_columns)
-    parts = parts.permute(0, 2, 4, 1, 3, 5)
-    down, across = torch.arange(grid_rows, device=rows.device)[:, None], torch.arange(grid_columns, device=rows.device)
-    return parts[rows, down, across].permute(0, 3, 1, 4, 2, 5).reshape(-1, channels, height, width)
+    if parents.ndim == 1:
+        return images[parents]
+    (channels, height, width), (rows, columns) = images.shape[1:], parents.shape[1:]
+    if height % rows or width % columns:
+        return images[parents[:, 0, 0]]
+    parts = images.reshape(-1, channels, rows, height // rows, columns, width // columns).permute(0, 2, 4, 1, 3, 5)
+    down, across = torch.arange(rows, device=parents.device)[:, None], torch.arange(columns, device=parents.device)
+    return parts[parents, down, across].permute(0, 3, 1, 4, 2, 5).reshape(-1, channels, height, width)
 
 
-def gather_state(state: Any, rows: Tensor) -> Any:
-    """The state of a prior (a tensor, a named tuple of them, or a batch size) for these rows of its batch.
+def gather_state(state: Any, parents: Parents) -> Any:
+    """The state of a prior (a tensor, a named tuple of tensors, or a batch size) for walks with these parents.
 
-    Rows may be those of each part of an image, as `Branches` has them; what lies as the image does is put together so.
+    A tensor with four axes is an image, whose parts are merged; of others the parent of the first part is taken.
     """
     if isinstance(state, Tensor):
-        rows = rows.to(state.device)
-        return gather_walks(state, rows) if state.ndim == 4 else state[rows if rows.ndim == 1 else rows[:, 0, 0]]
-    return len(rows) if isinstance(state, int) else type(state)(*(gather_state(own, rows) for own in state))
+        parents = parents.to(state.device)
+        if state.ndim == 4:
+            return gather_walks(state, parents)
+        return state[parents if parents.ndim == 1 else parents[:, 0, 0]]
+    return len(parents) if isinstance(state, int) else type(state)(*(gather_state(own, parents) for own in state))
 
 
-def compose_parents(rows: Tensor, later: Tensor) -> Tensor:
-    """The rows that walks come from, one step further back: `rows` of that step, for the walks of the rows `later`."""
-    if rows.ndim == 1 or later.ndim == 1:
-        return rows[later]
-    down, across = (torch.arange(side, device=rows.device) for side in rows.shape[1:])
-    return rows[later, down[:, None], across]
+def compose_parents(parents: Integer[Tensor, "before ..."], rows: Parents) -> Integer[Tensor, "walks ..."]:
+    """The parents of the walks in these rows: one step further back."""
+    if parents.ndim == 1 or rows.ndim == 1:
+        return parents[rows]
+    down, across = (torch.arange(side, device=parents.device) for side in parents.shape[1:])
+    return parents[rows, down[:, None], across]

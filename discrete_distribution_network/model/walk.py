@@ -1,41 +1,56 @@
-"""What a walk over the levels is: how each level chooses (`Selection`), and what the walk leaves (`Walk`)."""
+"""A walk over the levels: how each level chooses (`Selection`), and the result (`Walk`)."""
 
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import NamedTuple, Protocol
+from typing import NamedTuple, Protocol, runtime_checkable
 
 import torch
+from jaxtyping import Float, Integer
 from torch import Tensor
 
 from discrete_distribution_network.model.guided_sampler import GuidedSampler, SamplerOutput
-from discrete_distribution_network.model.tensors import compose_parents, gather_walks
+from discrete_distribution_network.model.tensors import Parents, compose_parents, gather_walks
 
 
 class Branches(NamedTuple):
-    """What a selection gives that follows several walks of an image: a `SamplerOutput`, and which walks go on.
+    """The result of one level of a selection that follows several walks of each image, such as beam search.
 
     Attributes:
-        output, codes, commit_loss: as there, for R' walks.
-        rows: of each the row of the walk before, (R',); a walk may go on more than once, or not at all. Or that of each
-            part of the image, (R', rows of a grid, columns): walks that are put together of several.
+        output, codes, commit_loss: as in `SamplerOutput`, for the R' walks that go on.
+        parents: the row, among the R walks before, that each of them continues; a walk may be continued more than once,
+            or not at all. (R', rows, columns) for one parent per part of the image, where walks are merged.
     """
 
-    output: Tensor
-    codes: Tensor
-    commit_loss: Tensor | None
-    rows: Tensor
+    output: Float[Tensor, "walks channels height width"]
+    codes: Integer[Tensor, " walks"] | Integer[Tensor, "walks rows columns"]
+    commit_loss: Float[Tensor, ""] | None
+    parents: Parents
 
 
+@runtime_checkable
 class Selection(Protocol):
+    """Chooses a candidate at each level of a walk; any function with these arguments is one."""
+
     def __call__(
-        self, level: int, sampler: GuidedSampler, features: Tensor, residual: Tensor | None
+        self,
+        level: int,
+        sampler: GuidedSampler,
+        features: Float[Tensor, "batch dim height width"],
+        residual: Float[Tensor, "batch channels height width"] | None,
     ) -> SamplerOutput | Branches:
-        """Choose at `level` (0 is the first) among the sampler's candidates for `features` and `residual`."""
+        """The chosen candidate of a level.
+
+        Args:
+            level: its number; 0 is the first.
+            sampler: draws its candidates.
+            features: for the sampler.
+            residual: the image so far, which every candidate adds to.
+        """
 
 
 class Walk(NamedTuple):
-    """What a walk over the levels leaves.
+    """The result of a walk over the levels.
 
     Attributes:
         outputs: the image chosen at each level, (B, C, h, w) at that level's size.
@@ -43,21 +58,22 @@ class Walk(NamedTuple):
         losses: each level's mean squared error to the images, (L,); None if the choice was not by images.
     """
 
-    outputs: tuple[Tensor, ...]
-    codes: Tensor
-    losses: Tensor | None
+    outputs: tuple[Float[Tensor, "batch channels _ _"], ...]
+    codes: Integer[Tensor, "batch codes"]
+    losses: Float[Tensor, " levels"] | None
 
 
 def collect(steps: Sequence[SamplerOutput | Branches]) -> Walk:
+    """The walks that reached the last step, each traced back through its parents."""
     outputs: list[Tensor] = []
     codes: list[Tensor] = []
-    rows: Tensor | None = None  # of each walk that reached the end its row at the step that is looked at
+    rows: Tensor | None = None  # of each walk that reached the end, its row at the current step
     for step in reversed(steps):
         own = step.codes if step.codes.ndim > 1 else step.codes[:, None, None]
         own = own if rows is None else gather_walks(own.unsqueeze(1), rows)[:, 0]
         outputs.insert(0, step.output if rows is None else gather_walks(step.output, rows))
         codes.insert(0, own.flatten(1))
         if isinstance(step, Branches):
-            rows = step.rows if rows is None else compose_parents(step.rows, rows)
+            rows = step.parents if rows is None else compose_parents(step.parents, rows)
     losses = [step.commit_loss for step in steps if step.commit_loss is not None]
     return Walk(tuple(outputs), torch.cat(codes, 1), torch.stack(losses) if losses else None)

@@ -12,7 +12,7 @@ from collections.abc import Sequence
 from typing import Any
 
 from discrete_distribution_network.cli.config import TrainConfig
-from discrete_distribution_network.model.network import resolutions
+from discrete_distribution_network.model.network_config import resolutions
 
 CODEBOOK_SIZE = 256
 """K: one code is one byte."""

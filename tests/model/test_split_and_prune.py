@@ -71,6 +71,35 @@ def test_rows_moments_and_counts_move_together(optimizer_class):
                 assert not torch.equal(moment[1], moment[0])
 
 
+def used_unevenly(sampler):
+    sampler.counts.copy_(torch.tensor([100, 30, 30, 30, 0]))
+    return sampler
+
+
+def test_the_same_rows_move_in_a_moving_average():
+    sampler, average = used_unevenly(GuidedSampler(4, 3, 5)), GuidedSampler(4, 3, 5)
+    assert split_and_prune_(sampler, ema_model=average) == 1
+    assert torch.equal(average.keys.weight[4], average.keys.weight[0])
+    assert not torch.equal(average.keys.weight[4], sampler.keys.weight[4])
+
+
+def test_mirror_is_the_old_name_of_ema_model():
+    def network():
+        return DDN(dim=4, dim_max=4, image_size=4, channels=1, codebook_size=5, levels_per_resolution=1)
+
+    for split in (
+        lambda made, average: split_and_prune_(made, mirror=average),
+        lambda made, average: made.split_and_prune_(mirror=average),
+        lambda made, average: made.samplers[0].apply_counts_([100, 30, 30, 30, 0], mirror=average.samplers[0]),
+    ):
+        made, average = network(), network()
+        used_unevenly(made.samplers[0])
+        with pytest.warns(DeprecationWarning, match="mirror is now ema_model"):
+            assert split(made, average) == 1
+        weight = average.samplers[0].keys.weight
+        assert torch.equal(weight[4], weight[0])
+
+
 def test_network_heads_are_split_too():
     sampler = GuidedSampler(4, 3, 5, network=nn.Conv2d(4, 3, 3, padding=1))
     sampler.counts.copy_(torch.tensor([100, 30, 30, 30, 0]))

@@ -82,7 +82,7 @@ class Fixed:
 
 def drawn(scores, number=4000, **settings):
     select = PriorSampling(Fixed(scores), number, generator=torch.Generator().manual_seed(0), **settings)
-    return torch.bincount(select._pick(select.prior.logits(0, None, number)), minlength=len(scores)) / number
+    return torch.bincount(select.pick(select.prior.logits(0, None, number)), minlength=len(scores)) / number
 
 
 def test_codes_are_drawn_by_their_chances():
@@ -184,7 +184,7 @@ def test_bits_are_those_of_the_chances_it_draws_by(ddn, kind):
     with torch.no_grad():
         bits = prior.bits(ddn, images)
         state, costs = prior.begin(5), []
-        given = FixedCodes(ddn._by_level(ddn.encode(images), ddn.num_levels))
+        given = FixedCodes(ddn.split_codes(ddn.encode(images)))
 
         def watched(level, sampler, features, residual):
             nonlocal state

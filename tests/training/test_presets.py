@@ -7,7 +7,7 @@ from discrete_distribution_network import DDN, Trainer
 from discrete_distribution_network.cli.config import TrainConfig
 from discrete_distribution_network.cli.train import network, trainer_for, with_preset
 from discrete_distribution_network.data.datasets import Pixels, Split
-from discrete_distribution_network.model.network import resolutions
+from discrete_distribution_network.model.network_config import resolutions
 from discrete_distribution_network.training.presets import patches_for, preset, recipe
 
 
