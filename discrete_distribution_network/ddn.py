@@ -160,7 +160,14 @@ class DDN(
             InvalidInput: a condition does not fit, or gives no scores; the message names it.
         """
         config = GuidanceConfig(
-            top_k, beams, generator, prior, proposals, temperature, labels if takes_labels(prior) else None, rollouts
+            top_k=top_k,
+            beams=beams,
+            generator=generator,
+            prior=prior,
+            proposals=proposals,
+            temperature=temperature,
+            prior_labels=labels if takes_labels(prior) else None,
+            rollouts=rollouts,
         )
         check_temperature(temperature, self.num_levels)
         own = as_conditions(conditions)

@@ -104,7 +104,7 @@ def combined_cost(
 
 
 def add_ranks(
-    parts: Sequence[tuple[Float[Tensor, "walks 1"], Float[Tensor, "walks nodes"]]], pools: int
+    parts: Sequence[tuple[Float[Tensor, "#walks 1"], Float[Tensor, "walks nodes"]]], pools: int
 ) -> Float[Tensor, "walks nodes"]:
     """Pairs of weights and costs as one cost: the only one, or the weighted sum of their ranks.
 

@@ -135,7 +135,7 @@ class CostTable:
     cost: Float[Tensor, "walks patches nodes"]
     unconstrained: Bool[Tensor, "walks patches"] | None
     nodes: Int[Tensor, "walks patches nodes"] | None = None
-    scores: dict[int, Float[Tensor, "walks _"]] = field(default_factory=dict)
+    scores: dict[int, Float[Tensor, "walks judged"]] = field(default_factory=dict)
 
     def cheapest(self) -> Int[Tensor, "walks patches"]:
         """The column of the cheapest node, or of one of the `top_k`, of each patch; any where it is unconstrained."""
@@ -274,7 +274,7 @@ def scores_of(
     chosen: Continuations,
     conditions: Sequence[Condition],
     errors: Mapping[int, Float[Tensor, "walks patches nodes"]],
-    scores: Mapping[int, Float[Tensor, "walks nodes"]],
+    scores: Mapping[int, Float[Tensor, "walks judged"]],
 ) -> Float[Tensor, "chosen conditions"]:
     """The score of the chosen images by each condition, of `CostTable`'s errors and scores; NaN if it does not hold."""
     count, patches = chosen.columns.shape

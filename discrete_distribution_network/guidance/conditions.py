@@ -98,7 +98,7 @@ class Measured(NamedTuple):
     """
 
     target: Float[Tensor, "batch channels height width"]
-    weight: Float[Tensor, "batch 1 height width"] | None
+    weight: Float[Tensor, "#batch 1 height width"] | None
     channel_map: Float[Tensor, "channels image_channels"] | None
 
 

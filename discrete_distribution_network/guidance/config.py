@@ -6,7 +6,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 import torch
-from jaxtyping import Float, Int
+from jaxtyping import Integer, Shaped
 from torch import Tensor
 
 from discrete_distribution_network.errors import require, require_integer
@@ -38,7 +38,7 @@ class GuidanceConfig:
     prior: CodeDistribution | None = None
     proposals: int = 128
     temperature: Temperature = 0.7
-    prior_labels: Int[Tensor, " batch"] | None = None
+    prior_labels: Integer[Tensor, " batch"] | None = None
     rollouts: int = 0
 
     def __post_init__(self) -> None:
@@ -63,8 +63,8 @@ class Request:
     conditions: Sequence[Condition]
     batch_size: int
     levels: int
-    labels: Int[Tensor, " batch"] | None = None
-    cond: Float[Tensor, "batch channels height width"] | None = None
+    labels: Integer[Tensor, " batch"] | None = None
+    cond: Shaped[Tensor, "batch channels height width"] | None = None
 
     @property
     def scorers(self) -> dict[int, Scorer]:
