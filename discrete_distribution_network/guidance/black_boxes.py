@@ -30,7 +30,7 @@ def judge(
     """The table with the scores of black boxes, and the best column of each patch.
 
     Args:
-        scorers: those that hold at the level, by their place among the conditions; at least one.
+        scorers: at least one: those that hold at the level, by the index of the condition.
         image_size: at which they see the candidates.
     """
     if table.level.patches > 1:
@@ -109,7 +109,7 @@ def add_ranks(
     """Pairs of weights and costs as one cost: the only one, or the weighted sum of their ranks.
 
     Args:
-        pools: walks are divided into so many groups of neighbours, and ranked within each.
+        pools: the number of groups of neighbouring walks within each of which nodes are ranked.
     """
     if len(parts) == 1:
         return parts[0][1]

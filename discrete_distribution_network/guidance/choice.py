@@ -8,7 +8,7 @@ patch's node for itself; where no condition constrains a patch, its node is the 
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from functools import cached_property, partial, reduce
 from typing import Any, NamedTuple
@@ -28,7 +28,7 @@ from discrete_distribution_network.model.tensors import to_patches
 
 @dataclass(frozen=True, eq=False)
 class LevelInputs:
-    """What a level chooses by, for all walks: those of one image lie side by side.
+    """The inputs of a level's choice for all walks; those of one image lie side by side.
 
     Args:
         index: of the level, from 0.
@@ -92,7 +92,7 @@ class PriorStates(NamedTuple):
 
     Attributes:
         proposing: the state of the prior that proposes nodes.
-        rates: the state of the prior of each `RatePenalty`, by its place among the conditions.
+        rates: the state of the prior of each `RatePenalty`, by the index of the condition.
         accumulated_rate: weighted bits of the codes of each patch (walks, patches) at the levels before, while their
             patches are the same; else of any other shape.
     """
@@ -120,12 +120,12 @@ class CostTable:
 
     Args:
         conditions: all of them, also those that do not hold at this level.
-        errors: by the place of each linear condition that holds; the errors of the patches add up to that of the image.
-        cost: their weighted sum; or, with black boxes and one patch, what combines both (see `black_boxes.py`).
+        errors: by the index of each linear condition that holds; those of the patches add up to that of the image.
+        cost: the weighted sum of the errors; with black boxes and one patch, of both (see `black_boxes.py`).
         unconstrained: the patches to which no linear condition applies; None if there are none.
         nodes: the node of each column; None for all K in their order.
-        scores: by the place of each black box that holds: of each column, if there is one patch, else (walks, 1) of
-            the image of the chosen nodes.
+        scores: by the index of each black box that holds: of every column, if there is one patch, else (walks, 1) of
+            the image of the best columns.
     """
 
     level: LevelInputs
@@ -163,7 +163,8 @@ def evaluate(
     cost = torch.zeros(level.walks, level.patches, level.sampler.codebook_size, device=level.device)
     for i, error in errors.items():
         cost += level.weight(conditions[i]).unsqueeze(2) * error
-    table = CostTable(level, conditions, config, errors, cost, unconstrained_patches(level, conditions, errors))
+    unconstrained = unconstrained_patches(level, [conditions[i] for i in errors])
+    table = CostTable(level, conditions, config, errors, cost, unconstrained)
     if config.prior is not None:
         asked = any(one.holds_at(level.index) for one in conditions)
         nodes = propose(table, config.prior, states.proposing, config.proposals if asked else 1)
@@ -177,7 +178,7 @@ def evaluate(
 def linear_errors(
     level: LevelInputs, conditions: Sequence[Condition], rate_states: Mapping[int, Any]
 ) -> dict[int, Float[Tensor, "walks patches nodes"]]:
-    """The errors of all K nodes, in bits for a `RatePenalty`, by the place of each condition that holds."""
+    """The errors of all K nodes, in bits for a `RatePenalty`, by the index of each condition that holds."""
     errors: dict[int, Tensor] = {}
     candidates = None
     for i, one in enumerate(conditions):
@@ -214,13 +215,10 @@ def rates(level: LevelInputs, penalty: RatePenalty, state: Any) -> Float[Tensor,
     return bits if region is None else bits * level.cut(region).reshape(level.walks, level.patches, 1)
 
 
-def unconstrained_patches(
-    level: LevelInputs, conditions: Sequence[Condition], places: Sequence[int] | Mapping[int, Any]
-) -> Bool[Tensor, "walks patches"] | None:
-    """The patches that none of the conditions at these places applies to; None if there are none."""
+def unconstrained_patches(level: LevelInputs, conditions: Iterable[Condition]) -> Bool[Tensor, "walks patches"] | None:
+    """The patches to which none of the conditions applies; None if there are none."""
     unconstrained = torch.ones(level.walks, level.patches, dtype=torch.bool, device=level.device)
-    for i in places:
-        one = conditions[i]
+    for one in conditions:
         known = one.known(level.size, level.grid)
         if known is None and not isinstance(one.weight, Tensor) and one.weight > 0:
             return None

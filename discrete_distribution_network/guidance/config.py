@@ -68,7 +68,7 @@ class Request:
 
     @property
     def scorers(self) -> dict[int, Scorer]:
-        """The black boxes among the conditions, by their place."""
+        """The black boxes, by the index of the condition."""
         return {i: one for i, one in enumerate(self.conditions) if isinstance(one, Scorer)}
 
     def check(self, network: Network) -> None:
