@@ -24,7 +24,7 @@ MODULES = {
     "classifier": "evaluation.classifier",
     "code_prior": "codec.entropy_model",
     "code_transformer": "prior.transformer",
-    "conditions": "guidance",
+    "conditions": "guidance.conditions",
     "config": "cli.config",
     "frechet": "evaluation.frechet",
     "guided_sampler": "model.guided_sampler",
