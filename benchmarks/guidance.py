@@ -4,7 +4,7 @@
     python benchmarks/guidance.py --model RUN --by-class RUN
     python benchmarks/guidance.py --cost                 # only time and memory of guidance with K = 512
 
-On test images (1,000 unless told otherwise): the missing part of an image against filling it from the
+On test images (1,000 by default): the missing part of an image against filling it from the
 nearest training image and with the mean training image; 8x8 pixels made 32x32 against bicubic; a class by a black-box
 classifier, and by a network trained by class, judged by another classifier that neither has seen. Writes
 `benchmarks/results/guidance.json`. Needs Debian's package dataset-fashion-mnist.
@@ -39,18 +39,18 @@ from discrete_distribution_network.evaluation.classifier import Classifier as Ne
 from discrete_distribution_network.evaluation.classifier import accuracy, train_classifier
 from discrete_distribution_network.evaluation.frechet import frechet_distance, statistics
 from discrete_distribution_network.evaluation.metrics import psnr
-from discrete_distribution_network.guidance.conditions import Classifier, Inpaint, SuperResolve
-from discrete_distribution_network.io.safetensors_file import load_strictly, read_tensors, write_tensors
+from discrete_distribution_network.guidance import Classifier, Inpaint, SuperResolve
+from discrete_distribution_network.io.pretrained import load_strictly, read_tensors, write_tensors
 from discrete_distribution_network.prior.heads import LearnedPrior, temperatures
 
 RESULTS = Path(__file__).resolve().parent / "results" / "guidance.json"
 WORK = Path(__file__).resolve().parent.parent / ".benchmark" / "guidance"
 BATCH, BEAMS, SMALL, SEVERAL = 100, (1, 4), 8, 8
 ROLLOUTS, JUDGED = 32, range(6)
-"""Walks that are finished at first for a black-box classifier, and the levels from which they are finished anew."""
+"""Rollouts of a black-box classifier, and the levels at which it holds."""
 
 SCALE, BY_CLASS_TEMPERATURE = 2.0, 0.8
-"""How the network by class is asked."""
+"""Guidance scale and temperature of the network by class."""
 
 
 PARTS = ("inpainting", "super_resolution", "classes", "black_box")
@@ -77,14 +77,14 @@ class Bench:
             "judging classifier": accuracy(self.judge, split.test, self.ddn),
         }
 
-    def guided(self, conditions: Callable[[slice], Any], seed: int = 0, **how: Any) -> Tensor:
-        """Images (count, 1, 32, 32) by what holds for each part of the test images."""
-        how = {"prior": self.prior, "proposals": self.proposals, "temperature": self.temperature} | how
+    def guided(self, conditions: Callable[[slice], Any], seed: int = 0, **options: Any) -> Tensor:
+        """Images (count, 1, 32, 32) by the conditions of each part of the test images."""
+        options = {"prior": self.prior, "proposals": self.proposals, "temperature": self.temperature} | options
         parts = []
         for start in range(0, self.count, BATCH):
             part = slice(start, min(start + BATCH, self.count))
             generator = torch.Generator().manual_seed(start + 10**6 * seed)
-            guided = self.ddn.guide(conditions(part), part.stop - part.start, generator=generator, **how)
+            guided = self.ddn.guide(conditions(part), part.stop - part.start, generator=generator, **options)
             parts.append(guided.images.clamp(0, 1))
         return torch.cat(parts)
 
@@ -108,7 +108,7 @@ class Bench:
             several = sum(self.guided(conditions, seed=seed) for seed in range(SEVERAL)) / SEVERAL
             figures[f"guided, mean of {SEVERAL}"] = error(several)
             figures["guided, uniform"] = error(self.guided(conditions, prior=None))
-            self.told(f"inpainting, {missing} missing: error on the missing part", figures)
+            self.record(f"inpainting, {missing} missing: error on the missing part", figures)
 
     def nearest(self, images: Tensor, mask: Tensor) -> Tensor:
         """Of each image the training image that is nearest where the mask is 1."""
@@ -123,7 +123,7 @@ class Bench:
         for beams in BEAMS:
             made[f"guided, {beams} beams"] = self.guided(lambda part: [SuperResolve(small[part])], beams=beams)
         for name, own in made.items():
-            self.told(
+            self.record(
                 f"super-resolution from {SMALL}x{SMALL}, {name}",
                 {"PSNR": psnr(float((own - images).square().mean())), "distance": self.distance(own)},
             )
@@ -135,7 +135,7 @@ class Bench:
     def classes(self) -> None:
         many = torch.arange(10_000) % 10
         figures = {"distance": self.distance(self.drawn(len(many), self.ddn, self.prior, temperatures(self.ddn)))}
-        self.told("10,000 samples, network without classes", figures)
+        self.record("10,000 samples, network without classes", figures)
         ways: dict[str, tuple[float, float | Sequence[float]]] = {
             "temperatures by level": (1.0, temperatures(self.class_ddn)),
             f"scale {SCALE:g}, temperature {BY_CLASS_TEMPERATURE:g}": (SCALE, BY_CLASS_TEMPERATURE),
@@ -143,23 +143,25 @@ class Bench:
         for name, (scale, temperature) in ways.items():
             own = self.drawn(len(many), self.class_ddn, self.class_prior, temperature, labels=many, scale=scale)
             figures = {"distance": self.distance(own), "share of the wanted class": self.share(own, many)}
-            self.told(f"10,000 samples, network by class, {name}", figures)
+            self.record(f"10,000 samples, network by class, {name}", figures)
 
     def black_box(self) -> None:
-        wanted = torch.arange(self.count) % 10
+        target = torch.arange(self.count) % 10
 
         def conditions(part: slice) -> list[Classifier]:
-            return [Classifier(self.guide, wanted[part], levels=JUDGED)]
+            return [Classifier(self.guide, target[part], levels=JUDGED)]
 
         unguided = self.drawn(self.count, self.ddn, self.prior, temperatures(self.ddn))
-        self.told(f"{self.count} of ten classes, unguided", {"share of the wanted class": self.share(unguided, wanted)})
+        self.record(
+            f"{self.count} of ten classes, unguided", {"share of the wanted class": self.share(unguided, target)}
+        )
         own = self.guided(conditions, rollouts=ROLLOUTS)
         name = f"{self.count} of ten classes, guided, {ROLLOUTS} rollouts"
-        self.told(name, {"share of the wanted class": self.share(own, wanted)})
+        self.record(name, {"share of the wanted class": self.share(own, target)})
 
-    def share(self, images: Tensor, wanted: Tensor) -> float:
-        said = torch.cat([self.judge(part).argmax(1) for part in images.clamp(0, 1).split(500)])
-        return float((said == wanted).float().mean())
+    def share(self, images: Tensor, target: Tensor) -> float:
+        predicted = torch.cat([self.judge(part).argmax(1) for part in images.clamp(0, 1).split(500)])
+        return float((predicted == target).float().mean())
 
     def drawn(
         self,
@@ -186,20 +188,20 @@ class Bench:
             ]
         ).clamp(0, 1)
 
-    def told(self, name: str, figures: dict[str, float]) -> None:
+    def record(self, name: str, figures: dict[str, float]) -> None:
         self.figures[name] = figures
         print(name, ", ".join(f"{key} {value:.4g}" for key, value in figures.items()), sep=": ", flush=True)
         keep(self.figures)
 
 
-def classifier(name: str, split: Split, ddn: DDN, **how: Any) -> Net:
-    """Trained on first use."""
+def classifier(name: str, split: Split, ddn: DDN, **options: Any) -> Net:
+    """A classifier that is trained on first use."""
     path, net = WORK / f"{name}.safetensors", Net(ddn.channels, 10)
     if path.is_file():
         load_strictly(net, read_tensors(path), path)
     else:
         WORK.mkdir(parents=True, exist_ok=True)
-        net = train_classifier(split.train, ddn, 10, **how)
+        net = train_classifier(split.train, ddn, 10, **options)
         write_tensors(path, net.state_dict())
     return net.eval().requires_grad_(False)
 
@@ -227,8 +229,8 @@ def time_and_memory(rounds: int = 9, batch: int = 64) -> dict[str, float]:
             call()
             calls.append(time.perf_counter() - started)
     ratio = median(one / other for one, other in zip(guided[1:], unguided[1:], strict=True))
-    peaks = {how: peak(how) for how in ("nothing", "linear", "black box")}
-    over = {how: max(peaks[how] - peaks["nothing"], 1 / 1024) for how in ("linear", "black box")}
+    peaks = {kind: peak(kind) for kind in ("nothing", "linear", "black box")}
+    over = {kind: max(peaks[kind] - peaks["nothing"], 1 / 1024) for kind in ("linear", "black box")}
     return {
         "guided inpainting / unguided sampling, time": ratio,
         "MiB over a walk without a choice, linear": over["linear"],
@@ -236,18 +238,18 @@ def time_and_memory(rounds: int = 9, batch: int = 64) -> dict[str, float]:
     }
 
 
-def peak(how: str) -> float:
+def peak(kind: str) -> float:
     """Peak memory of a process that walks once, in MiB."""
-    told = subprocess.run([sys.executable, __file__, "--peak", how], check=True, capture_output=True, text=True)
-    return float(told.stdout)
+    process = subprocess.run([sys.executable, __file__, "--peak", kind], check=True, capture_output=True, text=True)
+    return float(process.stdout)
 
 
-def peak_here(how: str) -> float:
+def peak_here(kind: str) -> float:
     ddn, images = network(), torch.rand(64, 1, 32, 32)
     condition = Inpaint(images, known_part("right", (32, 32)))
-    if how == "nothing":
+    if kind == "nothing":
         ddn.sample(64)
-    elif how == "linear":
+    elif kind == "linear":
         ddn.guide(condition)
     else:
         net = Net(1, 10).eval().requires_grad_(False)

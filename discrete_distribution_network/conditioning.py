@@ -16,7 +16,7 @@ from torch import Tensor
 
 from discrete_distribution_network.ddn import DDN
 from discrete_distribution_network.errors import DataError, InvalidInput
-from discrete_distribution_network.guidance.conditions import edges, grey
+from discrete_distribution_network.guidance import edges, grey
 from discrete_distribution_network.model.pixels import as_pixels
 
 CondFn = Callable[[Tensor], Tensor]

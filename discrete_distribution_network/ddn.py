@@ -12,8 +12,9 @@ from jaxtyping import Integer
 from torch import Tensor
 
 from discrete_distribution_network.errors import InvalidInput, is_number, require, require_integer, shown
-from discrete_distribution_network.guidance.conditions import Condition, Custom, Match, Scorer, Scores
-from discrete_distribution_network.guidance.guidance import Guidance, Guided, roll_out, search
+from discrete_distribution_network.guidance.conditions import Condition, Match, Scores
+from discrete_distribution_network.guidance.config import GuidanceConfig, Request
+from discrete_distribution_network.guidance.guidance import Guided, as_conditions, guided_walk
 from discrete_distribution_network.io.pretrained import Pretrained
 from discrete_distribution_network.model.code_distribution import (
     CodeDistribution,
@@ -150,9 +151,10 @@ class DDN(
             require_finite(images)
             warn_of_range(images)
         batch = images.shape[0]
-        further = self._conditions(also, batch)
+        further = as_conditions(also)
         if beams > 1 or further:
-            walk, _ = self._guided([Match(images), *further], batch, stop, labels, cond, {"beams": beams})
+            request = Request([Match(images), *further], batch, stop, labels, cond)
+            walk, _ = guided_walk(self, request, GuidanceConfig(beams=beams))
             errors = [F.mse_loss(own.float(), resize(images, own.shape[2:]).float()) for own in walk.outputs]
             return walk._replace(losses=torch.stack(errors))
         with evaluating(self):
@@ -210,89 +212,50 @@ class DDN(
         labels: Tensor | None = None,
         cond: Tensor | None = None,
     ) -> Guided:
-        """Images as conditions want them, without a gradient or training: each level takes what they like best.
+        """Images that fit conditions, without gradients or training: each level takes the candidates that fit best.
 
         Args:
-            conditions: see `conditions.py`; a bare callable, images (N, C, H, W) -> scores (N,), is one too.
-            batch_size: B; that of the conditions (or labels, or cond) if not given.
+            conditions: see `guidance`; a bare callable, images (N, C, H, W) -> scores (N,), is one too.
+            batch_size: B; by default that of the conditions, labels or cond.
             top_k: choose at random among the k best candidates of each choice.
-            generator: source of what is random.
-            beams: follow so many walks of each image, and take the best.
-            prior: how likely each code is (see `prior.py`): it proposes the candidates of each choice, and chooses
-                where no condition holds. Pictures then look like the data even where nothing is asked of them.
-            proposals: how many candidates the prior proposes.
+            generator: source of random numbers.
+            beams: beam width: the number of walks that are followed for each image; the best is taken.
+            prior: a distribution of the codes (see `prior`): it proposes the candidates of each choice, and chooses
+                where no condition applies, so that images look like the data there too.
+            proposals: the number of candidates that the prior proposes.
             temperature: of the prior; see `sample`.
-            rollouts: black boxes judge finished images alone, so many at first, and then at each level at which one
-                holds half as many that begin as the best so far; 0: they judge the candidates of each level as they
-                are. Linear conditions guide the walks either way.
+            rollouts: let black boxes judge finished images alone: this many at first, then, at each level at which one
+                holds, half as many as before that begin as the best so far. 0: they judge the candidates of each level.
+                Linear conditions guide the walks either way.
             labels: classes (B,), for a prior by class, for a network with `num_classes`, or both.
             cond: see `walk`.
 
         Raises:
-            InvalidInput: a condition does not fit, or gives what are no scores; the message names it.
+            InvalidInput: a condition does not fit, or gives no scores; the message names it.
         """
-        require_integer(rollouts, "rollouts", 0)
-        require_integer(beams, "beams")
+        config = GuidanceConfig(
+            top_k=top_k,
+            beams=beams,
+            generator=generator,
+            prior=prior,
+            proposals=proposals,
+            temperature=temperature,
+            prior_labels=labels if takes_labels(prior) else None,
+            rollouts=rollouts,
+        )
         check_temperature(temperature, self.num_levels)
-        own = self._conditions(conditions)
-        require(len(own) >= 1, "at least one condition", "none")
+        own = as_conditions(conditions)
+        require(len(own) >= 1, "at least one condition", shown(conditions))
         batch_size = self._batch_size(batch_size, labels, cond, prior, *(one.batch_size for one in own))
-        own = self._conditions(own, batch_size)
-        how = {
-            "top_k": top_k,
-            "beams": beams,
-            "generator": generator,
-            "prior": prior,
-            "proposals": proposals,
-            "temperature": temperature,
-            "labels": labels if takes_labels(prior) else None,
-        }
         known = labels if self.num_classes is not None else None
-        black = any(isinstance(one, Scorer) for one in own)
-        require(black or rollouts == 0, "a black box where rollouts are given", "linear conditions alone")
-        walk, scores = self._guided(own, batch_size, self.num_levels, known, cond, how, rollouts)
+        request = Request(own, batch_size, self.num_levels, known, cond)
+        if rollouts and not request.scorers:
+            names = ", ".join(map(str, own))
+            raise InvalidInput(
+                f"expected a black box among the conditions for rollouts={rollouts}, got {names}; set rollouts=0"
+            )
+        walk, scores = guided_walk(self, request, config)
         return Guided(walk.outputs[-1], walk.codes, scores)
-
-    def _guided(
-        self,
-        conditions: Sequence[Condition],
-        batch: int,
-        levels: int,
-        labels: Tensor | None,
-        cond: Tensor | None,
-        how: dict[str, Any],
-        rollouts: int = 0,
-    ) -> tuple[Walk, Tensor]:
-        """A guided walk of the first levels, and what each condition says at each of them, (B, levels, conditions)."""
-        labels, cond = self._checked_labels(labels, batch), self._checked_cond(cond, batch)
-
-        def guidance(num_levels: int = levels, **more: Any) -> Guidance:
-            return Guidance(conditions, batch, num_levels, self.image_size, **how, **more)
-
-        def walk(select: Selection, stop: int = levels, each: int = 1) -> Walk:
-            asked = (None if own is None else own.repeat_interleave(each, 0) for own in (labels, cond))
-            return self.walk(select, batch * each, stop, *asked)
-
-        linear = not any(isinstance(one, Scorer) for one in conditions)
-        shapes, judged = self.code_shapes[:levels], None
-        given: list[Tensor] = []
-        with evaluating(self):
-            if rollouts:
-                given, judged = roll_out(
-                    lambda select, each: walk(select, each=each),
-                    guidance,
-                    conditions,
-                    batch,
-                    self.image_size,
-                    shapes,
-                    rollouts,
-                    how["beams"],
-                )
-            elif linear and how["beams"] > 1:
-                given = search(walk, shapes, guidance)
-            last = guidance(given=given)
-            walked, scores = walk(last), torch.stack(last.scores, 1)
-        return walked, scores if judged is None else torch.where(judged.isnan(), scores, judged)
 
     @overload
     def sample(
@@ -412,19 +375,6 @@ class DDN(
         self._checked_labels(labels, given, by_prior=takes_labels(prior))
         self._checked_cond(cond, given)
         return given
-
-    def _conditions(
-        self, given: Condition | Scores | Sequence[Condition | Scores], batch_size: int | None = None
-    ) -> list[Condition]:
-        """Conditions, or callables, as a list of conditions; checked against `batch_size` images, if that is given."""
-        listed = given if isinstance(given, Sequence) else [given]
-        conditions = [one if isinstance(one, Condition) else Custom(one) for one in listed]
-        for condition in conditions:
-            beyond = [level for level in condition.levels or () if level >= self.num_levels]
-            require(not beyond, f"levels of {condition} below {self.num_levels}", beyond)
-            if batch_size is not None:
-                condition.check(batch_size, self.channels, self.image_size)
-        return conditions
 
 
 _HOME = {"ImageDataset": "data.datasets", "Trainer": "training.trainer"}

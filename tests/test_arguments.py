@@ -12,7 +12,7 @@ from small import digits, small_ddn
 
 from discrete_distribution_network.conditioning import low
 from discrete_distribution_network.errors import InvalidInput
-from discrete_distribution_network.guidance.conditions import (
+from discrete_distribution_network.guidance import (
     Classifier,
     Colorize,
     ColorStrokes,

@@ -27,7 +27,7 @@ from discrete_distribution_network.cli.runs import (
 from discrete_distribution_network.data.images import decoding_errors, load_image
 from discrete_distribution_network.ddn import DDN
 from discrete_distribution_network.errors import InvalidInput, require
-from discrete_distribution_network.guidance.conditions import (
+from discrete_distribution_network.guidance import (
     Classifier,
     Clip,
     Colorize,
@@ -149,7 +149,7 @@ def strokes(asked: Guide, ddn: DDN, images: Tensor, paths: Sequence[Path]) -> Kn
 
 def lowbit(asked: Guide, ddn: DDN, images: Tensor, paths: Sequence[Path]) -> Known:
     condition = LowBit(images, asked.bits)
-    return Known(condition, condition.made_of(images))
+    return Known(condition, condition.transform(images))
 
 
 def like_edges(asked: Guide, ddn: DDN, images: Tensor, paths: Sequence[Path]) -> Known:

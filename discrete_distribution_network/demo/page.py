@@ -32,7 +32,7 @@ from discrete_distribution_network.demo.walking import Codes, Walker
 from discrete_distribution_network.errors import DataError, InvalidInput, require
 from discrete_distribution_network.evaluation.classifier import Classifier as Net
 from discrete_distribution_network.evaluation.metrics import psnr
-from discrete_distribution_network.guidance.conditions import Classifier, ColorStrokes, Condition, Inpaint, SuperResolve
+from discrete_distribution_network.guidance import Classifier, ColorStrokes, Condition, Inpaint, SuperResolve
 from discrete_distribution_network.io.atomic_file import write_bytes
 from discrete_distribution_network.model.code_distribution import takes_labels
 from discrete_distribution_network.model.tensors import resize

@@ -1,26 +1,23 @@
-"""Zero-shot guidance: conditions, and walks that follow what they like best."""
+"""Zero-shot guidance: conditions, and walks whose images fit them."""
 
 from discrete_distribution_network.guidance.conditions import (
-    Classifier,
-    Clip,
     Colorize,
     ColorStrokes,
     Condition,
-    Custom,
-    Edges,
     Inpaint,
-    LowBit,
     Match,
     Measured,
     Measurement,
     RatePenalty,
     Scorer,
-    Style,
+    Scores,
     SuperResolve,
-    edges,
     grey,
+    known_pixels,
 )
-from discrete_distribution_network.guidance.guidance import Guidance, Guided
+from discrete_distribution_network.guidance.config import GuidanceConfig, Request
+from discrete_distribution_network.guidance.guidance import Guided, as_conditions, guided_walk
+from discrete_distribution_network.guidance.scorers import Classifier, Clip, Custom, Edges, LowBit, Style, edges
 
 __all__ = [
     "Classifier",
@@ -30,7 +27,7 @@ __all__ = [
     "Condition",
     "Custom",
     "Edges",
-    "Guidance",
+    "GuidanceConfig",
     "Guided",
     "Inpaint",
     "LowBit",
@@ -38,9 +35,14 @@ __all__ = [
     "Measured",
     "Measurement",
     "RatePenalty",
+    "Request",
     "Scorer",
+    "Scores",
     "Style",
     "SuperResolve",
+    "as_conditions",
     "edges",
     "grey",
+    "guided_walk",
+    "known_pixels",
 ]

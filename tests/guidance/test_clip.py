@@ -4,7 +4,7 @@ import pytest
 import torch
 from small import colour_ddn, pictures
 
-from discrete_distribution_network.guidance.conditions import Clip
+from discrete_distribution_network.guidance import Clip
 
 
 @pytest.fixture
@@ -24,8 +24,8 @@ def small_clip(torchvision, monkeypatch):
 def test_text_and_image_guide(small_clip):
     ddn = colour_ddn(patch_size=None)
     plain = ddn.sample(8, generator=torch.Generator().manual_seed(0))
-    for wanted in ("a red coat", pictures(1)[0]):
-        condition = Clip(wanted, pretrained=None)
+    for target in ("a red coat", pictures(1)[0]):
+        condition = Clip(target, pretrained=None)
         guided = ddn.guide(condition, 1)
         score = condition.scores(guided.images.unsqueeze(1))
         assert score.shape == (1, 1)

@@ -4,20 +4,18 @@ import torch.nn.functional as F
 from small import SIZE, colour_ddn, digits, pictures, small_ddn
 
 from discrete_distribution_network.errors import InvalidInput
-from discrete_distribution_network.guidance.conditions import (
+from discrete_distribution_network.guidance import (
     Classifier,
     Colorize,
     ColorStrokes,
     Custom,
-    Edges,
     Inpaint,
-    LowBit,
     Match,
-    Style,
     SuperResolve,
-    edges,
 )
-from discrete_distribution_network.guidance.guidance import Guidance
+from discrete_distribution_network.guidance.choice import greedy
+from discrete_distribution_network.guidance.config import GuidanceConfig, Request
+from discrete_distribution_network.guidance.selection import GuidedSelection
 from discrete_distribution_network.model.tensors import gather_state, resize
 from discrete_distribution_network.prior.heads import Frequencies, Prior
 
@@ -123,7 +121,8 @@ def test_linear_conditions_choose_what_all_candidates_in_float64_say(names):
     for condition, weight in zip(conditions, weights, strict=True):
         condition.weight = weight
     parts = [(LINEAR[name][1], weight) for name, weight in zip(names, weights, strict=True)]
-    beside = Beside(Guidance(conditions, 16, ddn.num_levels, ddn.image_size), images, parts)
+    request = Request(conditions, 16, ddn.num_levels)
+    beside = Beside(GuidedSelection(ddn, request, GuidanceConfig(), greedy), images, parts)
     with torch.no_grad():
         ddn.walk(beside, 16)
     assert beside.count >= 16 * ddn.num_levels
@@ -314,34 +313,6 @@ def test_top_k_chooses_among_the_best():
     assert torch.equal(codes, again)
 
 
-def test_classifier_style_low_bit_and_edges_get_what_they_ask_for():
-    ddn = colour_ddn()
-    torch.manual_seed(2)
-    net = torch.nn.Sequential(torch.nn.Flatten(), torch.nn.Linear(3 * SIZE * SIZE, 4)).requires_grad_(False)
-    plain = ddn.sample(4, generator=torch.Generator().manual_seed(0))
-    wanted = torch.tensor([0, 1, 2, 3])
-    classes = ddn.guide(Classifier(net, wanted))
-    assert net(classes.images).argmax(1).tolist() == wanted.tolist()
-    any_of = ddn.guide(Classifier(net, [1, 2]), 3)
-    assert set(net(any_of.images).argmax(1).tolist()) <= {1, 2}
-    image = pictures(4)
-    features = torch.nn.Conv2d(3, 5, 3).requires_grad_(False)
-    for condition in (LowBit(image, 2), Edges(edges(image)), Style(image[0], features)):
-        condition.check(4, 3, (SIZE, SIZE))
-        guided = ddn.guide(condition, 4)
-        better = condition.scores(guided.images.unsqueeze(1)) > condition.scores(plain.unsqueeze(1))
-        assert better.all(), str(condition)
-        torch.testing.assert_close(guided.scores[:, -1, :], condition.scores(guided.images.unsqueeze(1)))
-
-
-def test_edges_of_a_step_are_where_it_steps():
-    image = torch.zeros(1, 1, 8, 8)
-    image[..., 4:] = 1
-    found = edges(image)
-    assert found[0, 0, :, 3:5].min() == 1
-    assert found[0, 0, :, [0, 1, 2, 5, 6, 7]].max() == 0
-
-
 def wrong_shape(images):
     return images.mean((2, 3))
 
@@ -439,7 +410,7 @@ def test_rollouts_are_guided_by_linear_conditions():
     assert float(both.scores[:, -1, 1].mean()) > float(brightness(alone.images).mean())
     errors = [((own.images - images).square() * mask).mean() for own in (alone, both)]
     assert float(errors[1]) < 2 * float(errors[0])
-    with pytest.raises(InvalidInput, match="a black box where rollouts"):
+    with pytest.raises(InvalidInput, match="a black box among the conditions for rollouts=4, got Inpaint"):
         ddn.guide(left, rollouts=4)
 
 
