@@ -34,8 +34,8 @@ from discrete_distribution_network.ddn import DDN
 from discrete_distribution_network.errors import InvalidInput, require
 from discrete_distribution_network.guidance.conditions import RatePenalty
 from discrete_distribution_network.model.fingerprint import fingerprints
-from discrete_distribution_network.model.guided_sampler import check_codes
 from discrete_distribution_network.model.pixels import as_pixels, require_finite, warn_of_range
+from discrete_distribution_network.model.sampler_checks import check_codes
 from discrete_distribution_network.model.tensors import to_patches
 
 MAX_PIXELS = 1 << 26
