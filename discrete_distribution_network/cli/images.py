@@ -19,7 +19,7 @@ from discrete_distribution_network.cli.runs import (
     parts,
 )
 from discrete_distribution_network.errors import InvalidInput
-from discrete_distribution_network.prior.heads import temperatures
+from discrete_distribution_network.prior.base import temperatures
 from discrete_distribution_network.viz.pictures import (
     growing_levels,
     make_folder,

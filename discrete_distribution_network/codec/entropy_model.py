@@ -30,8 +30,9 @@ from discrete_distribution_network.io.atomic_file import write_bytes
 from discrete_distribution_network.io.pretrained import Shapes, compare, load_strictly, read_tensors
 from discrete_distribution_network.model.blocks import zero_
 from discrete_distribution_network.model.tensors import by_level
-from discrete_distribution_network.prior.fitting import Budget, Fit, FitCheckpoints, as_bytes, digest
-from discrete_distribution_network.prior.heads import projected_weights
+from discrete_distribution_network.prior.base import as_bytes, projected_weights
+from discrete_distribution_network.prior.fit_checkpoints import FitCheckpoints
+from discrete_distribution_network.prior.fit_loop import Budget, Fit, digest
 from discrete_distribution_network.training.processes import fast_autocast
 
 ENTROPY_MODEL = "code_prior.safetensors"

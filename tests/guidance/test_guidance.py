@@ -19,7 +19,7 @@ from discrete_distribution_network.guidance.conditions import (
 )
 from discrete_distribution_network.guidance.guidance import Guidance
 from discrete_distribution_network.model.tensors import gather_state, resize
-from discrete_distribution_network.prior.heads import Frequencies, Prior
+from discrete_distribution_network.prior import Frequencies, Prior
 
 
 def half():

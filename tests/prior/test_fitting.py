@@ -17,9 +17,10 @@ from discrete_distribution_network.errors import DataError, DDNError, InvalidInp
 from discrete_distribution_network.evaluation.classifier import train_classifier
 from discrete_distribution_network.io import atomic_folder
 from discrete_distribution_network.io.pretrained import read_tensors
-from discrete_distribution_network.prior import fitting
-from discrete_distribution_network.prior.fitting import FitCheckpoints, FitInterrupted, read_notes
-from discrete_distribution_network.prior.heads import LearnedPrior, Prior, fit
+from discrete_distribution_network.prior.base import LearnedPrior
+from discrete_distribution_network.prior.fit_checkpoints import TENSORS, FitCheckpoints, FitInterrupted, read_notes
+from discrete_distribution_network.prior.fitting import fit
+from discrete_distribution_network.prior.heads import Prior
 from discrete_distribution_network.prior.transformer import CodeTransformer
 from discrete_distribution_network.random_state import own_random_state
 
@@ -171,7 +172,7 @@ def test_a_damaged_checkpoint_is_passed_over(tmp_path, monkeypatch):
         with pytest.raises(FitInterrupted):
             fitted("heads", FitCheckpoints(folder, every=0.0))
     newest = max(folder.glob("step-*"))
-    (newest / fitting.TENSORS).write_bytes(b"nothing")
+    (newest / TENSORS).write_bytes(b"nothing")
     with pytest.warns(UserWarning, match="not whole"):
         kept = FitCheckpoints(folder, resume=True)
     whole = fitted("heads")
@@ -179,7 +180,7 @@ def test_a_damaged_checkpoint_is_passed_over(tmp_path, monkeypatch):
     assert figures == whole[0]
     assert_equal(weights, whole[1])
     for path in folder.glob("step-*"):
-        (path / fitting.TENSORS).write_bytes(b"nothing")
+        (path / TENSORS).write_bytes(b"nothing")
     with pytest.warns(UserWarning, match="not whole"), pytest.raises(ModelFileError, match="none that is whole"):
         FitCheckpoints(folder, resume=True)
 
@@ -280,7 +281,7 @@ def test_what_is_not_finite_ends_a_fit_at_once(tmp_path, monkeypatch, kind):
     with pytest.raises(DDNError, match="finite"):
         fitted(kind, FitCheckpoints(tmp_path / "fitting", every=0.0), learning_rate=1e30)
     kept = FitCheckpoints(tmp_path / "fitting", resume=True)
-    tensors = read_tensors(kept.found / fitting.TENSORS)
+    tensors = read_tensors(kept.found / TENSORS)
     assert all(bool(value.isfinite().all()) for name, value in tensors.items() if name.startswith("best/"))
 
 

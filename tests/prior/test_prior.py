@@ -21,17 +21,11 @@ from discrete_distribution_network.evaluation.metrics import evaluate
 from discrete_distribution_network.guidance.conditions import Match, RatePenalty
 from discrete_distribution_network.model.code_distribution import draw_codes
 from discrete_distribution_network.model.selection import FixedCodes, PriorSampling
-from discrete_distribution_network.prior import heads as priors
-from discrete_distribution_network.prior.heads import (
-    CONFIG,
-    Chain,
-    Frequencies,
-    Prior,
-    fit,
-    projected_weights,
-    shifted,
-    temperatures,
-)
+from discrete_distribution_network.prior import base
+from discrete_distribution_network.prior.base import CONFIG, projected_weights, temperatures
+from discrete_distribution_network.prior.counts import Chain, Frequencies
+from discrete_distribution_network.prior.fitting import fit
+from discrete_distribution_network.prior.heads import Prior, shifted
 from discrete_distribution_network.prior.transformer import CodeTransformer
 from discrete_distribution_network.training.presets import preset
 
@@ -337,7 +331,7 @@ def test_a_prior_by_class(tmp_path, kind):
     figures = frechet_figures(made.ddn, lambda images: images.flatten(1), digits(), digits(), count=9, prior=prior)
     assert figures.drawn == 9
     for labels, said in (
-        (None, "got none"),
+        (None, "got None"),
         (torch.tensor([2]), r"in \[0, 2\)"),
         (torch.zeros(1, 1), "shape"),
         (torch.zeros(1), "integer"),
@@ -396,7 +390,7 @@ def test_its_two_files_are_never_of_two_priors(tmp_path, monkeypatch, kind):
                 raise OSError(errno.ENOSPC, "No space left on device")
 
         with monkeypatch.context() as patch:
-            patch.setattr(priors, "flush", flush)
+            patch.setattr(base, "flush", flush)
             with pytest.raises(OutputError, match=r"cannot write .*prior\.(json|safetensors)"):
                 new.save(tmp_path)
         assert all(torch.equal(value, before[name]) for name, value in weights().items())
