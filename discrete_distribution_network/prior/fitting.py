@@ -135,7 +135,7 @@ def _check_data(dataset: Any, test_dataset: Any, ddn: DDN, by_class: bool, max_b
         if is_stream(data):  # which perhaps can be read only once
             continue
         if len(data) == 0:
-            raise DataError(f"expected {name}, got a data set of length 0; give at least one image")
+            raise DataError(f"expected {name}, got {len(data)}; give at least one")
         _labels(first_batch(data, ddn, 1, max_bad_images).labels, by_class)
 
 

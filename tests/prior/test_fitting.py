@@ -242,10 +242,10 @@ def test_data_that_cannot_be_fitted_to_is_one_sentence_before_any_step(monkeypat
     settings = {"steps": 3, "minutes": None, "progress": False}
     unlabelled, labelled = list(digits()), [(image, 0) for image in digits()]
     for data, held_out, error, said in (
-        (digits(0), digits(), DataError, "images to fit a prior to, got none"),
-        (digits(), [], DataError, "held-out images, got none"),
-        (None, digits(), InvalidInput, "NoneType"),
-        (digits(), 5, InvalidInput, "int"),
+        (digits(0), digits(), DataError, "images to fit a prior to, got 0"),
+        (digits(), [], DataError, "held-out images, got 0"),
+        (None, digits(), InvalidInput, "as a data set, got None"),
+        (digits(), 5, InvalidInput, "as a data set, got 5"),
         (digits(9, size=9), digits(), DataError, "9"),
     ):
         with pytest.raises(error, match=said):
