@@ -145,7 +145,7 @@ def unpack(data: bytes, sizes: Sequence[int]) -> list[int]:
     number, codes = int.from_bytes(data, "big"), [0] * len(sizes)
     if number >= _product(sizes):
         raise DamagedCodes(
-            f"expected a number below the product of all K as packed codes, got 0x{data[:8].hex()}...; copy the file again"
+            f"expected packed codes below the product of all K, got 0x{data[:8].hex()}...; copy the file again"
         )
     _split(number, sizes, codes, 0, len(sizes))
     return codes
@@ -218,7 +218,7 @@ def write(header: Header, parts: Sequence[bytes]) -> bytes:
     total = _START.size + len(head) + _CHECK.size
     if total > MAX_HEADER:
         raise InvalidInput(
-            f"expected levels that take at most {MAX_HEADER} bytes in the header, got {total}; use fewer different levels"
+            f"expected levels that take at most {MAX_HEADER} bytes in the header, got {total}; use levels more alike"
         )
     head = _START.pack(MAGIC, VERSION, total) + head
     return head + _CHECK.pack(zlib.crc32(head)) + payload
@@ -259,8 +259,8 @@ class Reader:
         self._start, self._payload = length, payload
         if self.header.method == UNIFORM and self._bytes_per_image * self.header.images != payload:
             raise DamagedCodes(
-                f"expected {self.header.images} times {self._bytes_per_image} bytes of codes, got {payload}; copy the file "
-                "again"
+                f"expected {self.header.images} times {self._bytes_per_image} bytes of codes, got {payload}; copy the "
+                "file again"
             )
 
     @cached_property
@@ -363,7 +363,7 @@ class _Scan:
         self.place += count
         if self.place > self.stop:
             raise DamagedCodes(
-                f"expected {self.stop - self.place + count} bytes more at most, got a field of {count}; copy the file again"
+                f"expected a field of at most {self.stop - self.place + count} bytes, got {count}; copy the file again"
             )
         return self.data[self.place - count : self.place]
 

@@ -265,7 +265,7 @@ def test_codes_that_cannot_be_fitted_to_are_one_sentence():
     for wrong, said in (
         (codes[:0], "at least one image"),
         (codes[:, :-1], r"\(N, "),
-        (codes.tolist(), "list"),
+        (codes.tolist(), r"got \[\["),
         (codes.float(), "integers"),
         (codes + 8, "level 0"),
         (codes - 9, "level 0"),
