@@ -23,12 +23,10 @@ from quality import DRAWN, WORK, as_bytes, classifier, data, distance, features
 
 from discrete_distribution_network.cli.runs import load_model, model_folder
 from discrete_distribution_network.data.datasets import Pixels
-from discrete_distribution_network.prior.heads import Chain, Frequencies, LearnedPrior, Prior, fit, temperatures
-from discrete_distribution_network.prior.transformer import CodeTransformer
+from discrete_distribution_network.prior import PRIORS, Chain, Frequencies, fit, temperatures
 
 RESULTS = Path(__file__).resolve().parent / "results" / "priors.json"
 HELD_OUT = 1000
-LEARNED: tuple[type[LearnedPrior], ...] = (Prior, CodeTransformer)
 
 
 def main() -> None:
@@ -61,7 +59,7 @@ def main() -> None:
     codes = torch.cat([ddn.encode(part.float() / 255) for part in images[:-HELD_OUT].split(250)])
     measure("frequencies", Frequencies.of(ddn, codes), plain, {})
     measure("first-order chain", Chain.of(ddn, codes), plain, {})
-    for kind in LEARNED:
+    for kind in PRIORS.values():
         torch.manual_seed(0)
         prior = kind(ddn)
         learnt, held_out = Pixels(images[:-HELD_OUT]), Pixels(images[-HELD_OUT:])

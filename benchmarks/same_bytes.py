@@ -22,7 +22,7 @@ from discrete_distribution_network.data.loader import first_batch
 from discrete_distribution_network.data.sources import open_data
 from discrete_distribution_network.guidance.conditions import Inpaint
 from discrete_distribution_network.io.pretrained import released
-from discrete_distribution_network.prior.heads import temperatures
+from discrete_distribution_network.prior.base import temperatures
 
 
 def digest(value: Tensor | bytes) -> str:

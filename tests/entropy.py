@@ -4,19 +4,19 @@ import math
 
 import torch
 
-from discrete_distribution_network.codec.entropy_model import WEIGHT, EntropyModel
+from discrete_distribution_network.codec.entropy_model import WEIGHT_UNIT, EntropyModel
 
 SHAPES, SIZES = [(), (), (2, 2), (4, 4)], [5, 9, 16, 300]
 
 
-def any_prior(seed=0):
-    """One whose weights are all there, also those that begin as nothing."""
+def any_model(seed=0):
+    """Random weights, also in the layers that are initialised with zeros."""
     torch.manual_seed(seed)
-    prior = EntropyModel(SHAPES, SIZES, dim=12, hidden=20)
+    model = EntropyModel(SHAPES, SIZES, dim=12, hidden=20)
     with torch.no_grad():
-        for parameter in prior.parameters():
+        for parameter in model.parameters():
             parameter.normal_(0, 0.2)
-    return prior
+    return model
 
 
 def any_codes(count, seed=0):
@@ -28,11 +28,11 @@ def any_codes(count, seed=0):
     return torch.cat(parts, 1)
 
 
-def fixed_prior():
+def fixed_model():
     """Weights made of integers, without a random number."""
-    prior = EntropyModel(SHAPES, SIZES, dim=12, hidden=20).exact()
+    model = EntropyModel(SHAPES, SIZES, dim=12, hidden=20).exact()
     with torch.no_grad():
-        for index, parameter in enumerate(prior.parameters()):
+        for index, parameter in enumerate(model.parameters()):
             number = torch.arange(parameter.numel()).reshape(parameter.shape) * (7919 + index)
-            parameter.copy_((number % 4001 - 2000).double() * WEIGHT)
-    return prior
+            parameter.copy_((number % 4001 - 2000).double() * WEIGHT_UNIT)
+    return model

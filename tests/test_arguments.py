@@ -29,7 +29,7 @@ from discrete_distribution_network.guidance import (
 )
 from discrete_distribution_network.model import pixels
 from discrete_distribution_network.model.selection import Nearest, Uniform
-from discrete_distribution_network.prior.heads import Frequencies, Prior
+from discrete_distribution_network.prior import Frequencies, Prior
 
 BYTES = digits(3)
 IMAGES = BYTES / 255

@@ -17,7 +17,7 @@ from common import Clock, Contender, Data, draw, main, save
 from discrete_distribution_network.cli.config import TrainConfig
 from discrete_distribution_network.cli.train import network, trainer_for
 from discrete_distribution_network.data.datasets import Pixels, Split
-from discrete_distribution_network.prior.heads import Prior, fit, temperatures
+from discrete_distribution_network.prior import Prior, fit, temperatures
 
 
 class Ours(Contender):

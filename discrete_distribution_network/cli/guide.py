@@ -42,7 +42,13 @@ from discrete_distribution_network.guidance import (
     grey,
 )
 from discrete_distribution_network.model.tensors import resize
-from discrete_distribution_network.viz.pictures import make_folder, require_picture, save_each, save_pages, told_of
+from discrete_distribution_network.viz.pictures import (
+    describe_pages,
+    make_folder,
+    require_picture,
+    save_images,
+    save_pages,
+)
 
 if TYPE_CHECKING:
     from discrete_distribution_network.cli.main import Guide
@@ -92,7 +98,7 @@ def guide(asked: Guide) -> str:
                 labels=None if labels is None else labels[part.start : part.stop],
             )
             scores.append((len(part), last(guided.scores)))
-            save_each(guided.images, [name_of(index, asked.num, paths) for index in part], asked.folder)
+            save_images(guided.images, [name_of(index, asked.num, paths) for index in part], asked.folder)
             for place, index in enumerate(part):
                 if images is not None and index % asked.num == 0:
                     yield from (own.picture[place : place + 1] for own in known if own.picture is not None)
@@ -107,7 +113,7 @@ def guide(asked: Guide) -> str:
         pages = save_pages(rows(), asked.out, columns * len(paths), columns)
     means = [sum(number * own[place] for number, own in scores) / count for place in range(len(kinds))]
     told = ", ".join(f"{kind} {score:.4g}" for kind, score in zip(kinds, means, strict=True))
-    return f"{count} images in {told_of(pages)}; mean score where a condition held last: {told}"
+    return f"{count} images in {describe_pages(pages)}; mean score where a condition held last: {told}"
 
 
 def each_loaded(files: Sequence[Path], ddn: DDN) -> Tensor:

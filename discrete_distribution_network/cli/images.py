@@ -19,15 +19,15 @@ from discrete_distribution_network.cli.runs import (
     parts,
 )
 from discrete_distribution_network.errors import InvalidInput
-from discrete_distribution_network.prior.heads import temperatures
+from discrete_distribution_network.prior.base import temperatures
 from discrete_distribution_network.viz.pictures import (
+    describe_pages,
     growing_levels,
     make_folder,
     reconstruction_rows,
     require_picture,
-    save_each,
+    save_images,
     save_pages,
-    told_of,
 )
 
 if TYPE_CHECKING:
@@ -69,11 +69,11 @@ def sample(asked: Sample) -> str:
                 labels=None if labels is None else labels[part.start : part.stop],
                 guidance_scale=asked.guidance_scale,
             )
-            save_each(samples, [f"{index:05d}" for index in part], asked.each)
+            save_images(samples, [f"{index:05d}" for index in part], asked.each)
             yield samples
 
     pages = save_pages(drawn(), asked.out, asked.num)
-    return f"{asked.num} samples, drawn {'uniformly' if prior is None else 'by the prior'}, in {told_of(pages)}"
+    return f"{asked.num} samples, drawn {'uniformly' if prior is None else 'by the prior'}, in {describe_pages(pages)}"
 
 
 def reconstruct(asked: Reconstruct) -> str:
@@ -90,9 +90,9 @@ def reconstruct(asked: Reconstruct) -> str:
             errors = (walk.outputs[-1] - images).square().mean((1, 2, 3)).tolist()
             for path, error in zip(own, errors, strict=True):
                 print(f"{path}: error {error:.5f}")
-            save_each(walk.outputs[-1], [f"{index:05d}-{paths[index].stem}" for index in part], asked.each)
+            save_images(walk.outputs[-1], [f"{index:05d}-{paths[index].stem}" for index in part], asked.each)
             yield reconstruction_rows(ddn, walk, images).flatten(0, 1)
 
     columns = len(growing_levels(ddn.num_levels)) + 1
     pages = save_pages(rows(), asked.out, columns * len(paths), columns)
-    return f"{ddn.bits_per_image / 8:g} bytes an image; picture in {told_of(pages)}"
+    return f"{ddn.bits_per_image / 8:g} bytes an image; picture in {describe_pages(pages)}"

@@ -16,7 +16,7 @@ from huggingface_hub import constants
 from torch.utils.data import Subset
 
 from discrete_distribution_network.cli.options import newest_run
-from discrete_distribution_network.cli.runs import PRIORS, _config_of, _data_of, load_model, model_folder, place
+from discrete_distribution_network.cli.runs import _config_of, _data_of, load_model, model_folder, place
 from discrete_distribution_network.codec.entropy_model import EntropyModel, fit_entropy_model
 from discrete_distribution_network.data.datasets import Split, is_stream, split_indices
 from discrete_distribution_network.data.loader import in_order
@@ -33,9 +33,11 @@ from discrete_distribution_network.evaluation.classifier import num_classes
 from discrete_distribution_network.io.atomic_file import check_writable
 from discrete_distribution_network.io.atomic_folder import sha256
 from discrete_distribution_network.io.pretrained import MODEL, RELEASED
-from discrete_distribution_network.prior.fitting import FitCheckpoints, FitInterrupted, read_notes
-from discrete_distribution_network.prior.heads import CONFIG as PRIOR
-from discrete_distribution_network.prior.heads import LearnedPrior, fast_walk, fit
+from discrete_distribution_network.prior import PRIORS
+from discrete_distribution_network.prior.base import CONFIG as PRIOR
+from discrete_distribution_network.prior.base import LearnedPrior
+from discrete_distribution_network.prior.fit_checkpoints import FitCheckpoints, FitInterrupted, read_notes
+from discrete_distribution_network.prior.fitting import fast_walk, fit
 from discrete_distribution_network.random_state import own_random_state
 from discrete_distribution_network.signals import Interrupted, Signals
 from discrete_distribution_network.training.checkpoints import Checkpoints
@@ -48,7 +50,7 @@ KEPT_BY = 1000
 """Training images by which the weights of a prior are kept."""
 
 CODES = "codes"
-"""The kind of prior that range coding needs; the others are `runs.PRIORS`."""
+"""The kind of prior that range coding needs; the others are `prior.PRIORS`."""
 
 DEFAULTS: dict[str, Any] = {"dataset": None, "by_class": False, "seed": 0}
 """Options that need not be given."""

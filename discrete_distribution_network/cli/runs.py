@@ -38,12 +38,15 @@ from discrete_distribution_network.evaluation.frechet import FeatureNet, check_d
 from discrete_distribution_network.evaluation.metrics import evaluate
 from discrete_distribution_network.io.atomic_file import check_writable, write_bytes, write_text
 from discrete_distribution_network.io.atomic_folder import MANIFEST
-from discrete_distribution_network.io.pretrained import MODEL, released
-from discrete_distribution_network.io.safetensors_file import Shapes, load_checked
-from discrete_distribution_network.prior.fitting import as_bytes
-from discrete_distribution_network.prior.heads import CONFIG as PRIOR
-from discrete_distribution_network.prior.heads import LearnedPrior, Prior, read_config, temperatures
-from discrete_distribution_network.prior.transformer import CodeTransformer
+from discrete_distribution_network.io.pretrained import (
+    MODEL,
+    Shapes,
+    load_checked,
+    released,
+)
+from discrete_distribution_network.prior import PRIORS
+from discrete_distribution_network.prior.base import CONFIG as PRIOR
+from discrete_distribution_network.prior.base import LearnedPrior, as_bytes, read_config, temperatures
 from discrete_distribution_network.training.checkpoints import Checkpoints
 from discrete_distribution_network.training.report import METRICS, read_metrics
 
@@ -109,10 +112,6 @@ def load_model(folder: Path, device: str) -> DDN:
     there = place(device)
     # convolutions are faster in this memory format
     return DDN.from_pretrained(folder).to(there).to(memory_format=torch.channels_last).eval()  # type: ignore[call-overload]
-
-
-PRIORS: dict[str, type[LearnedPrior]] = {kind.kind: kind for kind in (Prior, CodeTransformer)}
-"""Of each kind that `ddn prior` fits."""
 
 
 def load_prior(ddn: DDN, folder: Path) -> LearnedPrior | None:

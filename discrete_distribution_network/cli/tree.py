@@ -26,12 +26,12 @@ from discrete_distribution_network.evaluation.neighbours import clusters, neighb
 from discrete_distribution_network.guidance.conditions import Match
 from discrete_distribution_network.io.atomic_file import atomic_file
 from discrete_distribution_network.viz.pictures import (
+    describe_pages,
     grid,
     require_picture,
     save_figure,
     save_pages,
     save_picture,
-    told_of,
 )
 from discrete_distribution_network.viz.tree import animation, nested_grids, path_picture, tree_picture
 
@@ -111,7 +111,7 @@ def interpolate(model: Path | None, one: Path, other: Path, steps: int, beams: i
         yield last
 
     pages = save_pages(between(), out, steps + 2, steps + 2)
-    return f"{steps} steps from {one} to {other} in {told_of(pages)}, the images themselves at both ends"
+    return f"{steps} steps from {one} to {other} in {describe_pages(pages)}, the images themselves at both ends"
 
 
 def show_neighbours(model: Path | None, image: Path, folder: Path, count: int, out: Path, device: str) -> str:
@@ -134,7 +134,7 @@ def show_neighbours(model: Path | None, image: Path, folder: Path, count: int, o
         f"{path}: {levels} of {ddn.num_levels} levels shared, distance {distance:.4f}"
         for path, levels, distance in zip(nearest, found.levels.tolist(), found.distances.tolist(), strict=True)
     ]
-    return "\n".join([*lines, f"the image and its neighbours in {told_of(pages)}"])
+    return "\n".join([*lines, f"the image and its neighbours in {describe_pages(pages)}"])
 
 
 def show_clusters(model: Path | None, folder: Path, levels: int, out: Path, device: str) -> str:

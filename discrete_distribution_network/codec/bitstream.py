@@ -1,30 +1,31 @@
-"""Codes <-> bytes: how the latents of images lie in a `.ddn` file. Knows no network and no floating-point number.
+"""The format of `.ddn` files: codes <-> bytes, without PyTorch and without floating-point numbers.
 
-A file holds the codes of one or more images of the same size, made by one model:
+A file holds the codes of one or more images of one size, encoded by one model:
 
     magic        4 bytes   89 44 44 4e
     version      1         1
     header       2         bytes of the whole header, its checksum included
-    method       1         0: every code of n equally likely values; 1: range coded
+    method       1         0: uniform, every code of K equally likely values; 1: range coded
     model        8         fingerprint of the model
     channels     1
     height       2         of an image, in pixels
     width        2
     images       varint
-    tiles        varint    pieces of an image that have codes of their own, row by row
-    levels       varint    number of runs of equal levels; for each how many levels, K, and codes of a level: varints
+    tiles        varint    of an image, each with codes of its own, row by row
+    levels       varint    number of runs of equal levels; for each its length, K, and codes of a level: varints
     payload      varint    bytes after the header
     check        4         CRC-32 of the payload
     check        4         CRC-32 of the header up to here
     payload
 
-Numbers are little-endian; a varint has 7 bits a byte, lowest first, and a high bit where another byte follows. Magic,
-version, length and checksum of the header stay where they are in all versions.
+Numbers are little-endian; a varint has 7 bits a byte, lowest first, and a high bit if another byte follows (LEB128).
+Magic, version, length and checksum of the header have the same place in all versions.
 
-With method 0 an image's codes are the digits of one number, each in its own base K (mixed radix), the first the most
-significant, written in as many bytes as the largest such number takes, big-endian: the theoretical bits, rounded up.
-So an image is found without reading the others. With method 1 the payload begins with a varint for each image, its
-bytes; `codec.py` says what is in them. The headerless form of an image is its part of the payload.
+With method 0 an image's codes are the digits of one number in mixed radix, each in base K of its level, the first the
+most significant, written big-endian in as many bytes as the largest such number takes: the theoretical bits, rounded
+up. All images take equally many bytes, so one is read without the others. With method 1 the payload begins with a
+varint for each image, the number of its bytes, which `range_coding.py` describes. The headerless form of an image is
+its part of the payload.
 """
 
 from __future__ import annotations
@@ -43,7 +44,7 @@ from discrete_distribution_network.errors import DDNError, InvalidInput, require
 
 MAGIC, VERSION = b"\x89DDN", 1
 UNIFORM, RANGE = 0, 1
-"""Methods."""
+"""Methods of a file."""
 
 _START = struct.Struct("<4sBH")
 _FIXED = struct.Struct("<B8sBHH")
@@ -56,45 +57,45 @@ class CodeFileError(DDNError):
 
 
 class NotACodeFile(CodeFileError):
-    """It does not begin as one."""
+    """The file does not begin with the magic bytes."""
 
 
 class TruncatedCodes(CodeFileError):
-    """It ends too early."""
+    """The file ends too early."""
 
 
 class ExtendedCodes(CodeFileError):
-    """It goes on after its end."""
+    """The file has bytes after its end."""
 
 
 class DamagedCodes(CodeFileError):
-    """Its checksum is wrong, or it says what cannot be."""
+    """A checksum of the file is wrong, or its content is impossible."""
 
 
 class NewerCodes(CodeFileError):
-    """It is of a version that this library does not know."""
+    """The file is of a version newer than this library."""
 
 
 class OtherModelsCodes(CodeFileError):
-    """It was made by another model."""
+    """The file was encoded by another model."""
 
 
 class Level(NamedTuple):
-    """Of the codes of one level of a tile: how many there are, and below which number each is."""
+    """Number of codes of a level of a tile, and K, which each of them is below."""
 
     codes: int
     codebook_size: int
 
 
 class Header(NamedTuple):
-    """What a file says of itself.
+    """The header of a file.
 
     Attributes:
         method: UNIFORM or RANGE.
         model: fingerprint, 8 bytes.
         channels, height, width: of an image.
-        images: how many.
-        tiles: pieces of an image with codes of their own.
+        images: number of images.
+        tiles: number of tiles of an image.
         levels: of a tile.
     """
 
@@ -117,10 +118,14 @@ class Header(NamedTuple):
 
 
 def pack(codes: Sequence[int], sizes: Sequence[int]) -> bytes:
-    """Codes, each below its size, as the digits of one number in ceil(log2 of all possibilities / 8) bytes.
+    """Codes as one number in mixed radix: ceil(sum of log2(size) / 8) bytes.
+
+    Args:
+        codes: each in [0, size).
+        sizes: K of each code.
 
     Raises:
-        InvalidInput: a code is not below its size.
+        InvalidInput: a code is out of its range.
     """
     require(len(codes) == len(sizes), f"{len(sizes)} codes", len(codes))
     outside = [(code, size) for code, size in zip(codes, sizes, strict=True) if not 0 <= code < size]
@@ -130,36 +135,38 @@ def pack(codes: Sequence[int], sizes: Sequence[int]) -> bytes:
 
 
 def unpack(data: bytes, sizes: Sequence[int]) -> list[int]:
-    """The codes that `pack` wrote.
+    """The inverse of `pack`.
 
     Raises:
-        TruncatedCodes, ExtendedCodes: there are fewer or more bytes than these sizes make.
-        DamagedCodes: the number is larger than any that codes make.
+        TruncatedCodes, ExtendedCodes: fewer or more bytes than codes of these sizes take.
+        DamagedCodes: the number is larger than that of any codes.
     """
     _check_length(len(data), packed_bytes(sizes))
     number, codes = int.from_bytes(data, "big"), [0] * len(sizes)
     if number >= _product(sizes):
-        raise DamagedCodes("expected packed codes, got a number that no codes make; the file is damaged")
+        raise DamagedCodes(
+            f"expected packed codes below the product of all K, got 0x{data[:8].hex()}...; copy the file again"
+        )
     _split(number, sizes, codes, 0, len(sizes))
     return codes
 
 
 def packed_bytes(sizes: Sequence[int]) -> int:
-    """How many bytes `pack` makes: the bits of all possibilities, rounded up."""
+    """Number of bytes of packed codes."""
     return -(-(_product(sizes) - 1).bit_length() // 8)
 
 
 def _product(sizes: Sequence[int]) -> int:
-    """Of all of them; equal ones by their power, so that long ones take no square of time."""
-    return math.prod(size**times for size, times in Counter(sizes).items())
+    """Product of all sizes, by powers of equal ones: one by one takes quadratic time."""
+    return math.prod(size**count for size, count in Counter(sizes).items())
 
 
 def _joined(codes: Sequence[int], sizes: Sequence[int], start: int, stop: int) -> tuple[int, int]:
-    """The number of these codes, and how many there could be; by halves, so that long ones take no square of time."""
+    """The number of the codes from `start` to `stop` and the product of their sizes, by halves (divide and conquer)."""
     if stop - start <= 8:
         number, count = 0, 1
-        for place in range(start, stop):
-            number, count = number * sizes[place] + codes[place], count * sizes[place]
+        for index in range(start, stop):
+            number, count = number * sizes[index] + codes[index], count * sizes[index]
         return number, count
     middle = (start + stop) // 2
     (high, before), (low, after) = _joined(codes, sizes, start, middle), _joined(codes, sizes, middle, stop)
@@ -167,14 +174,15 @@ def _joined(codes: Sequence[int], sizes: Sequence[int], start: int, stop: int) -
 
 
 def _split(number: int, sizes: Sequence[int], codes: list[int], start: int, stop: int) -> None:
+    """The inverse of `_joined`, into `codes`."""
     if stop - start <= 8:
-        for place in reversed(range(start, stop)):
-            number, codes[place] = divmod(number, sizes[place])
+        for index in reversed(range(start, stop)):
+            number, codes[index] = divmod(number, sizes[index])
         return
     middle = (start + stop) // 2
     after = _product(sizes[middle:stop])
     bits = after.bit_length() - 1
-    # a long division takes a square of time, a shift does not
+    # a long division takes quadratic time, a shift linear
     high, low = (number >> bits, number & (after - 1)) if after == 1 << bits else divmod(number, after)
     _split(high, sizes, codes, start, middle)
     _split(low, sizes, codes, middle, stop)
@@ -184,10 +192,13 @@ def _split(number: int, sizes: Sequence[int], codes: list[int], start: int, stop
 
 
 def write(header: Header, parts: Sequence[bytes]) -> bytes:
-    """A whole file of the packed codes of its images.
+    """The content of a file.
+
+    Args:
+        parts: the packed codes of each image.
 
     Raises:
-        InvalidInput: the header says what has no place in a file.
+        InvalidInput: a number is too large for the header.
     """
     require(len(parts) == header.images, f"the codes of {header.images} images", len(parts))
     for name, value, most in (
@@ -200,29 +211,29 @@ def write(header: Header, parts: Sequence[bytes]) -> bytes:
     index = b"".join(_varint(len(part)) for part in parts) if header.method == RANGE else b""
     payload = index + b"".join(parts)
     runs = [(level, len(list(group))) for level, group in groupby(header.levels)]
-    told = _FIXED.pack(header.method, header.model, header.channels, header.height, header.width)
-    told += b"".join(map(_varint, (header.images, header.tiles, len(runs))))
-    told += b"".join(_varint(number) for level, times in runs for number in (times, level.codebook_size, level.codes))
-    told += _varint(len(payload)) + _CHECK.pack(zlib.crc32(payload))
-    length = _START.size + len(told) + _CHECK.size
-    if length > MAX_HEADER:
+    head = _FIXED.pack(header.method, header.model, header.channels, header.height, header.width)
+    head += b"".join(map(_varint, (header.images, header.tiles, len(runs))))
+    head += b"".join(_varint(number) for level, length in runs for number in (length, level.codebook_size, level.codes))
+    head += _varint(len(payload)) + _CHECK.pack(zlib.crc32(payload))
+    total = _START.size + len(head) + _CHECK.size
+    if total > MAX_HEADER:
         raise InvalidInput(
-            f"expected levels that take at most {MAX_HEADER} bytes to tell, got {length}; use fewer kinds"
+            f"expected levels that take at most {MAX_HEADER} bytes in the header, got {total}; use levels more alike"
         )
-    told = _START.pack(MAGIC, VERSION, length) + told
-    return told + _CHECK.pack(zlib.crc32(told)) + payload
+    head = _START.pack(MAGIC, VERSION, total) + head
+    return head + _CHECK.pack(zlib.crc32(head)) + payload
 
 
 class Reader:
-    """A file of codes, looked at before anything is taken from it; `reader[i]` are the packed codes of an image.
+    """A validated file of codes; `reader[i]` is the packed codes of image i.
 
-    Where they lie is looked up when they are asked for, so that the header alone costs nothing.
+    The places of range-coded images are read on first use.
 
     Args:
         data: the whole file.
 
     Raises:
-        CodeFileError: of the kind that says what is wrong; nothing larger than the file is made.
+        CodeFileError: the subclass that names the fault; nothing larger than the file is allocated.
     """
 
     def __init__(self, data: bytes):
@@ -234,29 +245,32 @@ class Reader:
         if len(data) < _START.size:
             raise TruncatedCodes(f"expected a file of codes, got its first {len(data)} bytes; copy it again")
         _, version, length = _START.unpack_from(data)
-        told = data[:length]
-        if len(told) < length:
-            raise TruncatedCodes(f"expected a header of {length} bytes, got {len(told)}; copy the file again")
-        if length < _START.size + _CHECK.size or zlib.crc32(told[: -_CHECK.size]) != _CHECK.unpack(told[-4:])[0]:
-            raise DamagedCodes("expected the header as it was written, got other bytes; copy the file again")
+        head = data[:length]
+        if len(head) < length:
+            raise TruncatedCodes(f"expected a header of {length} bytes, got {len(head)}; copy the file again")
+        if length < _START.size + _CHECK.size or zlib.crc32(head[: -_CHECK.size]) != _CHECK.unpack(head[-4:])[0]:
+            raise DamagedCodes(f"expected a header with a valid checksum, got {head[-4:].hex()}; copy the file again")
         if version > VERSION:
             raise NewerCodes(f"expected a file of version {VERSION}, got version {version}; use a newer library")
-        self.header, payload, check = _header(told[_START.size : -_CHECK.size])
+        self.header, payload, check = _header(head[_START.size : -_CHECK.size])
         _check_length(len(data) - length, payload)
-        if zlib.crc32(memoryview(data)[length:]) != check:
-            raise DamagedCodes("expected the codes as they were written, got other bytes; copy the file again")
+        if (found := zlib.crc32(memoryview(data)[length:])) != check:
+            raise DamagedCodes(f"expected codes with checksum {check:08x}, got {found:08x}; copy the file again")
         self._start, self._payload = length, payload
-        if self.header.method == UNIFORM and self._each * self.header.images != payload:
-            raise DamagedCodes(f"expected {self.header.images} times {self._each} bytes of codes, got {payload}")
+        if self.header.method == UNIFORM and self._bytes_per_image * self.header.images != payload:
+            raise DamagedCodes(
+                f"expected {self.header.images} times {self._bytes_per_image} bytes of codes, got {payload}; copy the "
+                "file again"
+            )
 
     @cached_property
-    def _each(self) -> int:
-        """Bytes of each image's codes, where they are equally many."""
+    def _bytes_per_image(self) -> int:
+        """With method UNIFORM."""
         return packed_bytes(self.header.sizes * self.header.tiles)
 
     @cached_property
     def _index(self) -> array[int]:
-        """Where in the file the codes of each image begin, and where the last ones end."""
+        """Offsets in the file at which the codes of each image begin, and at which the last ones end."""
         scan = _Scan(self._data, self._start, self._start + self._payload)
         starts = array("q", [0])
         for _ in range(len(self)):
@@ -264,7 +278,10 @@ class Reader:
             if starts[-1] > self._payload:
                 break
         if scan.place + starts[-1] != self._start + self._payload:
-            raise DamagedCodes("expected codes of the lengths that the file says, got others; copy the file again")
+            raise DamagedCodes(
+                f"expected images of {self._payload} bytes in all, their lengths included, got "
+                f"{scan.place - self._start + starts[-1]}; copy the file again"
+            )
         return array("q", (scan.place + start for start in starts))
 
     def __len__(self) -> int:
@@ -273,55 +290,58 @@ class Reader:
     def __getitem__(self, image: int) -> bytes:
         image = range(len(self))[image]
         if self.header.method == UNIFORM:
-            start = self._start + image * self._each
-            return self._data[start : start + self._each]
+            start = self._start + image * self._bytes_per_image
+            return self._data[start : start + self._bytes_per_image]
         return self._data[self._index[image] : self._index[image + 1]]
 
 
-def _header(told: bytes) -> tuple[Header, int, int]:
-    """What a header says, the bytes of the payload and its checksum."""
-    scan = _Scan(told)
+def _header(data: bytes) -> tuple[Header, int, int]:
+    """The header in these bytes, the number of bytes of the payload, and its checksum."""
+    scan = _Scan(data)
     method, model, channels, height, width = _FIXED.unpack(scan.take(_FIXED.size))
     images, tiles, runs = scan.varint(), scan.varint(), scan.varint()
     levels: list[Level] = []
     for _ in range(runs):
-        times, size, codes = scan.varint(), scan.varint(), scan.varint()
-        if len(levels) + times > MAX_LEVELS:
-            raise DamagedCodes(f"expected at most {MAX_LEVELS} levels, got more")
-        levels += [Level(codes, size)] * times
+        length, size, codes = scan.varint(), scan.varint(), scan.varint()
+        if len(levels) + length > MAX_LEVELS:
+            raise DamagedCodes(f"expected at most {MAX_LEVELS} levels, got {len(levels) + length}; copy the file again")
+        levels += [Level(codes, size)] * length
     payload, (check,) = scan.varint(), _CHECK.unpack(scan.take(_CHECK.size))
     header = Header(method, model, channels, height, width, images, tiles, tuple(levels))
     numbers = (images, tiles, len(levels), height, width, channels, *(number for level in levels for number in level))
-    if method not in (UNIFORM, RANGE) or min(numbers) < 1 or scan.place != len(told):
-        raise DamagedCodes("expected a header that says what can be, got another")
-    # every code of at least two values takes bits, so what is said is at most so large
+    if method not in (UNIFORM, RANGE) or min(numbers) < 1 or scan.place != len(data):
+        raise DamagedCodes(
+            f"expected a header of method {UNIFORM} or {RANGE}, numbers of at least 1 and no further bytes, got method "
+            f"{method}, a number of {min(numbers)} and {len(data) - scan.place} further bytes; copy the file again"
+        )
+    # every code takes at least a bit, unless K = 1, which bounds the numbers of a valid header by the file's size
     if method == UNIFORM and images * tiles * sum(_bits(level) for level in levels) > 8 * (payload + images):
-        raise DamagedCodes(f"expected more than {payload} bytes for these images")
+        raise DamagedCodes(f"expected more bytes for {images} images, got {payload}; copy the file again")
     if images > max(payload, 0 if method == RANGE else MAX_WITHOUT_CODES):
-        raise DamagedCodes(f"expected at least a byte for each of {images} images, got {payload}")
+        raise DamagedCodes(f"expected at least a byte for each of {images} images, got {payload}; copy the file again")
     return header, payload, check
 
 
 MAX_LEVELS = 4096
-"""More are taken for damage."""
+"""A header with more is damaged."""
 
 MAX_WITHOUT_CODES = 1 << 16
-"""As are more images than this whose codes, all of one possible value, take no bytes."""
+"""A header with more images whose codes take no bytes, all K being 1, is damaged."""
 
 MAX_CHANNELS, MAX_SIDE, MAX_HEADER = (1 << 8) - 1, (1 << 16) - 1, (1 << 16) - 1
-"""What the numbers of the header have room for."""
+"""Largest values that fit into the fields of the header."""
 
 
 def _bits(level: Level) -> int:
-    """The bits of a level, rounded down code by code; of one value, which takes none, counted as one."""
+    """A lower bound of the bits of a level, each code rounded down; with K = 1, which takes none, one a code."""
     return level.codes * max(1, level.codebook_size.bit_length() - 1)
 
 
-def _check_length(found: int, wanted: int) -> None:
-    if found < wanted:
-        raise TruncatedCodes(f"expected {wanted} bytes of codes, got {found}; copy the file again")
-    if found > wanted:
-        raise ExtendedCodes(f"expected {wanted} bytes of codes, got {found}; cut off what was added")
+def _check_length(found: int, expected: int) -> None:
+    if found < expected:
+        raise TruncatedCodes(f"expected {expected} bytes of codes, got {found}; copy the file again")
+    if found > expected:
+        raise ExtendedCodes(f"expected {expected} bytes of codes, got {found}; cut off what was added")
 
 
 def _varint(number: int) -> bytes:
@@ -334,7 +354,7 @@ def _varint(number: int) -> bytes:
 
 
 class _Scan:
-    """Reads the bytes from `place` to `stop`."""
+    """Reads bytes from `place` to `stop`, one field after the other."""
 
     def __init__(self, data: bytes, place: int = 0, stop: int | None = None):
         self.data, self.place, self.stop = data, place, len(data) if stop is None else stop
@@ -342,14 +362,18 @@ class _Scan:
     def take(self, count: int) -> bytes:
         self.place += count
         if self.place > self.stop:
-            raise DamagedCodes("expected more numbers in the file, got their end; copy it again")
+            raise DamagedCodes(
+                f"expected a field of at most {self.stop - self.place + count} bytes, got {count}; copy the file again"
+            )
         return self.data[self.place - count : self.place]
 
     def varint(self) -> int:
         number = 0
-        for place in range(MAX_VARINT_BYTES):
+        for index in range(MAX_VARINT_BYTES):
             (byte,) = self.take(1)
-            number |= (byte & 0x7F) << 7 * place
+            number |= (byte & 0x7F) << 7 * index
             if byte < 0x80:
                 return number
-        raise DamagedCodes("expected a number, got one that does not end")
+        raise DamagedCodes(
+            f"expected a varint of at most {MAX_VARINT_BYTES} bytes, got a longer one; copy the file again"
+        )

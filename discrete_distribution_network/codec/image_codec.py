@@ -1,7 +1,7 @@
-"""`ImageCodec`: an image <-> a file of a few bytes. The walk of a DDN is the encoder; its choices are the file.
+"""`ImageCodec`: an image <-> a file of a few bytes, the codes that a DDN encodes it to.
 
-Larger images than the model's are cut into tiles of its size, the last ones filled up with their edge. Packed uniformly
-a code takes log2 K bits. With an `EntropyModel` in the model's folder likely codes take fewer (`range_coding.py`).
+Images larger than the model's are cut into tiles of its size, padded at the border by replication. Packed uniformly a
+code takes log2 K bits; with an `EntropyModel` likely codes take fewer (`range_coding.py`).
 """
 
 from __future__ import annotations
@@ -13,6 +13,7 @@ from collections.abc import Iterator, Sequence
 
 import torch
 import torch.nn.functional as F
+from jaxtyping import Float, Int, Shaped
 from torch import Tensor
 
 from discrete_distribution_network.codec import bitstream
@@ -39,25 +40,25 @@ from discrete_distribution_network.model.sampler_checks import check_codes
 from discrete_distribution_network.model.tensors import to_patches
 
 MAX_PIXELS = 1 << 26
-"""More pixels are not decoded at once, nor is an image of more encoded: a file of a few bytes may claim any size."""
+"""Limit of pixels of an image, and of those decoded in one call: a file of a few bytes may claim any size."""
 
 PIXELS_AT_ONCE, TILE_PIXELS = 1 << 22, 1 << 20
-"""About so many are decoded at once where images are asked for one after another, and walked at once as tiles."""
+"""Pixels that `each` decodes in a batch, and pixels of the tiles in a batch, about."""
 
 
 class ImageCodec:
     """Images <-> `.ddn` files (see `bitstream.py`), by a model.
 
     Args:
-        ddn: the model; it is what reads the files, too.
-        prior: how likely its codes are, to range code; None to pack uniformly. Uniform files are read either way.
-        beams: walks of each tile that are followed, of which the best is taken.
-        rate: what a bit costs against the mean squared error of a tile, where there is a prior: above 0, likely codes
-            are preferred, and files get smaller and images worse.
-        batch_size: tiles that are encoded or decoded at once; 64 if not given, and fewer where tiles are large.
+        ddn: the model; files are decoded by the same one.
+        prior: an entropy model of its codes, for range coding; None to pack uniformly. Uniform files are read by both.
+        beams: beam width of the encoder; cost grows roughly linearly.
+        rate: weight of a bit against the mean squared error of a tile, for rate-distortion optimisation with a prior;
+            0 for the least error.
+        batch_size: tiles encoded or decoded at once; None for 64, or fewer where tiles are large.
 
     Raises:
-        InvalidInput: an argument does not fit, or files have no room for what the model says.
+        InvalidInput: an argument is out of its range, or the model does not fit into the file format.
     """
 
     def __init__(
@@ -70,106 +71,131 @@ class ImageCodec:
         batch_size: int | None = None,
     ):
         batch_size = max(1, min(64, TILE_PIXELS // math.prod(ddn.image_size))) if batch_size is None else batch_size
-        if prior is not None:
-            own = (ddn.code_shapes, ddn.codebook_sizes)
-            fits = (list(prior.code_shapes), list(prior.codebook_sizes)) == own
-            require(fits, "a prior of this model's codes", "one of other levels")
-        require(rate == 0 or prior is not None, "a code prior where rate is given", f"rate {rate} without")
+        if prior is not None and (list(prior.code_shapes), list(prior.codebook_sizes)) != (
+            ddn.code_shapes,
+            ddn.codebook_sizes,
+        ):
+            raise InvalidInput(
+                f"expected a prior of this model's codes, with K {ddn.codebook_sizes}, got one with K "
+                f"{list(prior.codebook_sizes)}; fit one with `ddn prior --kind codes`"
+            )
+        require(rate == 0 or prior is not None, "an entropy model with a rate above 0", f"rate {rate} and no prior")
         require(0 <= rate < math.inf, "a finite rate of at least 0", rate)
         for name, value in (("beams", beams), ("batch_size", batch_size)):
             require(_is_integer(value) and value >= 1, f"{name} to be an integer of at least 1", repr(value))
         require(
-            ddn.cond_channels == 0, "a network that learnt without other images", f"cond_channels {ddn.cond_channels}"
+            ddn.cond_channels == 0, "a network that is not conditioned on images, cond_channels 0", ddn.cond_channels
         )
         require(min(ddn.codebook_sizes) >= 2, "a model with at least 2 candidates at every level", ddn.codebook_sizes)
         require(ddn.channels <= MAX_CHANNELS, f"a model of at most {MAX_CHANNELS} channels", ddn.channels)
         require(ddn.num_levels <= MAX_LEVELS, f"a model of at most {MAX_LEVELS} levels", ddn.num_levels)
         self.ddn, self.prior, self.beams, self.rate, self.batch_size = ddn, prior, beams, rate, batch_size
-        self._known: tuple[object, tuple[bytes, ...]] | None = None
+        self._cached: tuple[object, tuple[bytes, ...]] | None = None
 
     @property
     def fingerprint(self) -> bytes:
-        """That of the model as it is now."""
+        """Fingerprint of the model's present weights."""
         return self._fingerprints()[0]
 
     def _fingerprints(self) -> tuple[bytes, ...]:
-        """Computed anew where a weight has changed since the last time."""
+        """Cached until a weight changes."""
         weights = [
             (own.data_ptr(), own.dtype, 0 if own.is_inference() else own._version) for own in self.ddn.parameters()
         ]
-        if self._known is None or self._known[0] != weights:
-            self._known = weights, fingerprints(self.ddn)
-        return self._known[1]
+        if self._cached is None or self._cached[0] != weights:
+            self._cached = weights, fingerprints(self.ddn)
+        return self._cached[1]
 
     # files
 
-    def compress(self, image: Tensor, levels: int | None = None) -> bytes:
-        """A file of an image (C, H, W) of any size, floats in [0, 1] or uint8; of the first `levels` levels alone."""
+    def compress(self, image: Shaped[Tensor, "channels height width"], levels: int | None = None) -> bytes:
+        """A file of an image of any size.
+
+        Args:
+            image: floats in [0, 1], or uint8.
+            levels: only the codes of the first ones, for a smaller file; None for all.
+        """
         image = as_pixels(image, (self.ddn.channels, None, None), "an image")
         return self.compress_batch(image.unsqueeze(0), levels)
 
-    def decompress(self, data: bytes, levels: int | None = None) -> Tensor:
-        """The image (C, H, W) of a file; by the first `levels` levels alone, if given: a coarser image.
+    def decompress(self, data: bytes, levels: int | None = None) -> Float[Tensor, "channels height width"]:
+        """The image of a file, in [0, 1].
+
+        Args:
+            levels: decode only the first ones, for a coarser image; None for all.
 
         Raises:
-            CodeFileError: the file is damaged, of another model, or of more than one image; see `bitstream.py`.
+            CodeFileError: the file is damaged or of another model; see `bitstream.py`.
+            InvalidInput: the file has more than one image.
         """
         reader = self.read(data)
         require(len(reader) == 1, "a file of one image", f"one of {len(reader)}", "use decompress_batch")
         return self._images(reader, [0], levels)[0]
 
-    def compress_batch(self, images: Tensor, levels: int | None = None) -> bytes:
-        """One file of images (B, C, H, W), floats in [0, 1] or uint8."""
+    def compress_batch(self, images: Shaped[Tensor, "batch channels height width"], levels: int | None = None) -> bytes:
+        """One file of images; see `compress`."""
         return self.write(self.encode(images, levels), (images.shape[2], images.shape[3]))
 
-    def decompress_batch(self, data: bytes, levels: int | None = None, only: Sequence[int] | None = None) -> Tensor:
-        """The images (B, C, H, W) of a file; `only` those of these places, if given.
+    def decompress_batch(
+        self, data: bytes, levels: int | None = None, only: Sequence[int] | None = None
+    ) -> Float[Tensor, "batch channels height width"]:
+        """The images of a file, in [0, 1].
+
+        Args:
+            levels: see `decompress`.
+            only: indices of the images to decode; None for all.
 
         Raises:
             CodeFileError: see `decompress`.
-            InvalidInput: places that are not there, or more images than fit into memory: ask for a part of them.
+            InvalidInput: an index is out of range, or the images have more than `MAX_PIXELS` pixels.
         """
         reader = self.read(data)
         return self._images(reader, range(len(reader)) if only is None else only, levels)
 
     def read(self, data: bytes) -> Reader:
-        """What a file holds, once it is sure that this model can decode it.
+        """The header and the packed codes of a file, validated against this model.
 
         Raises:
             CodeFileError: see `decompress`.
+            InvalidInput: the file is range coded, and there is no prior.
         """
         reader, ddn = Reader(data), self.ddn
         header = reader.header
         if header.method == RANGE and self.prior is None:
-            raise InvalidInput("expected the code prior of the model for a range-coded file, got none; give it")
-        known = self._fingerprints()
-        files = [self._with_prior(own) if header.method == RANGE else own for own in known]
+            raise InvalidInput(
+                f"expected the entropy model of the model for a range-coded file, got prior {self.prior}; give it"
+            )
+        own_fingerprints = self._fingerprints()
+        files = [self._with_prior(own) if header.method == RANGE else own for own in own_fingerprints]
         if header.model not in files:
-            # weights that are as they are in float16 may be those of a model that was saved so
-            saved = "" if len(known) > 1 else ", or the one that this one was before it was saved in float16"
+            # a model whose weights are all exact in float16 may be the rounded copy of the one that wrote the file
+            saved = "" if len(own_fingerprints) > 1 else ", or the one that this one was before it was saved in float16"
             raise OtherModelsCodes(
                 f"expected codes of the model {files[0].hex()}, got {header.model.hex()}'s; use that one{saved}"
             )
         own = tuple(map(Level, ddn.codes_per_level, ddn.codebook_sizes))
         rows, columns = self._grid(header.height, header.width)
-        fits = header.levels == own[: len(header.levels)] and header.tiles == rows * columns
-        if not fits or header.channels != ddn.channels:
-            raise DamagedCodes("expected levels, tiles and channels as this model has them, got others")
+        found = (header.levels, header.tiles, header.channels)
+        if found != (own[: len(header.levels)], rows * columns, ddn.channels):
+            raise DamagedCodes(
+                f"expected levels of this model, {rows * columns} tiles and {ddn.channels} channels, got "
+                f"{len(header.levels)} levels, {header.tiles} tiles and {header.channels} channels; copy the file again"
+            )
         if header.height * header.width > MAX_PIXELS:
             raise DamagedCodes(
-                f"expected images of at most {MAX_PIXELS} pixels, which alone are written, got "
-                f"{header.height}x{header.width}; copy the file again"
+                f"expected images of at most {MAX_PIXELS} pixels, got {header.height}x{header.width}; copy the file "
+                "again"
             )
         if header.method == RANGE and self.prior is not None:
             least = header.images * least_bytes(self.prior, len(header.levels), header.tiles)
             if least > len(data):
                 raise DamagedCodes(
-                    f"expected at least {least} bytes for these images, got {len(data)}; copy them again"
+                    f"expected at least {least} bytes for {header.images} images, got {len(data)}; copy the file again"
                 )
         return reader
 
     def each(self, reader: Reader, levels: int | None = None) -> Iterator[Tensor]:
-        """The images of a file that `read` gave, one after another, as uint8 (C, H, W), however many there are."""
+        """The images of a file from `read`, uint8 (C, H, W), decoded a batch at a time."""
         levels = self._levels(levels, len(reader.header.levels), ", those of the file")
         step = max(1, PIXELS_AT_ONCE // (reader.header.height * reader.header.width))
         parts = (range(start, min(start + step, len(reader))) for start in range(0, len(reader), step))
@@ -177,8 +203,10 @@ class ImageCodec:
 
     # images <-> codes
 
-    def encode(self, images: Tensor, levels: int | None = None) -> Tensor:
-        """The codes (B * tiles, number of codes) of images (B, C, H, W) of any size, for `write` and `decode`."""
+    def encode(
+        self, images: Shaped[Tensor, "batch channels height width"], levels: int | None = None
+    ) -> Int[Tensor, "batch_tiles codes"]:
+        """The codes of the tiles of images of any size, row by row, for `write` and `decode`."""
         levels = self._levels(levels, self.ddn.num_levels)
         images = as_pixels(images, (None, self.ddn.channels, None, None))
         height, width = images.shape[2:]
@@ -187,18 +215,20 @@ class ImageCodec:
         require_finite(images)
         warn_of_range(images)
         codes = []
-        for some in images.split(self._images_at_once(height, width)):
-            codes += [self._encode(part, levels) for part in self._tiles(some).split(self.batch_size)]
+        for chunk in images.split(self._images_at_once(height, width)):
+            codes += [self._encode(part, levels) for part in self._tiles(chunk).split(self.batch_size)]
         return torch.cat(codes)
 
-    def write(self, codes: Tensor, size: tuple[int, int]) -> bytes:
-        """A file of the codes that `encode` gave for images of this (height, width)."""
+    def write(self, codes: Int[Tensor, "batch_tiles codes"], size: tuple[int, int]) -> bytes:
+        """A file of the codes from `encode`, of images of this (height, width)."""
         codes = self._checked(codes)
         header = self._header(codes.shape[1], len(codes), size)
         return bitstream.write(header, self._pack(codes, header))
 
-    def decode(self, codes: Tensor, size: tuple[int, int]) -> Tensor:
-        """The images (B, C, H, W) in [0, 1] that codes (B * tiles, number of codes) give back."""
+    def decode(
+        self, codes: Int[Tensor, "batch_tiles codes"], size: tuple[int, int]
+    ) -> Float[Tensor, "batch channels height width"]:
+        """The inverse of `encode`: images of this (height, width), in [0, 1]."""
         images = self._empty(len(codes) // math.prod(self._grid(*size)), size)
         self._draw(codes, images)
         return images
@@ -207,73 +237,73 @@ class ImageCodec:
         return torch.empty(count, self.ddn.channels, *size, dtype=dtype, device=self.ddn.start.device)
 
     def _draw(self, codes: Tensor, images: Tensor) -> None:
-        """Fill images (B, C, H, W), floats or uint8, by codes (B * tiles, number of codes)."""
+        """Decode codes (B * tiles, number of codes) into images (B, C, H, W), floats or uint8, in place."""
         (h, _), (rows, columns) = self.ddn.image_size, self._grid(images.shape[2], images.shape[3])
         row = 0
-        for some in codes.split(columns * max(1, self.batch_size // columns)):
-            tiles = torch.cat([self.ddn.decode(part) for part in some.split(self.batch_size)]).float().clamp_(0, 1)
+        for chunk in codes.split(columns * max(1, self.batch_size // columns)):
+            tiles = torch.cat([self.ddn.decode(part) for part in chunk.split(self.batch_size)]).float().clamp_(0, 1)
             if images.dtype == torch.uint8:
                 tiles = tiles.mul_(255).round_()
             for strip in tiles.unflatten(0, (-1, columns)).permute(0, 2, 3, 1, 4):  # a row of tiles, side by side
-                place = images[row // rows, :, row % rows * h : (row % rows + 1) * h]
-                place.copy_(strip.flatten(2)[:, : place.shape[1], : place.shape[2]])
+                target = images[row // rows, :, row % rows * h : (row % rows + 1) * h]
+                target.copy_(strip.flatten(2)[:, : target.shape[1], : target.shape[2]])
                 row += 1
 
     def _images(
-        self, reader: Reader, places: Sequence[int], levels: int | None, dtype: torch.dtype = torch.float32
+        self, reader: Reader, indices: Sequence[int], levels: int | None, dtype: torch.dtype = torch.float32
     ) -> Tensor:
-        """The images at these places of a file."""
+        """The images of a file with these indices."""
         header, count = reader.header, len(reader)
         levels = self._levels(levels, len(header.levels), ", those of the file")
-        if not isinstance(places, Sequence) or isinstance(places, str | bytes):
-            raise InvalidInput(f"expected places of images as a list of integers, got {places!r:.80}")
+        if not isinstance(indices, Sequence) or isinstance(indices, str | bytes):
+            raise InvalidInput(f"expected indices of images as a list of integers, got {indices!r:.80}")
         size = (header.height, header.width)
-        if len(places) * size[0] * size[1] > MAX_PIXELS:
+        if len(indices) * size[0] * size[1] > MAX_PIXELS:
             raise InvalidInput(
-                f"expected at most {MAX_PIXELS} pixels at once, got {len(places)} images of {size[0]}x{size[1]}; "
-                f"ask for some of them with only, at most {MAX_PIXELS // (size[0] * size[1])}"
+                f"expected at most {MAX_PIXELS} pixels at once, got {len(indices)} images of {size[0]}x{size[1]}; "
+                f"decode a part of them with only, at most {MAX_PIXELS // (size[0] * size[1])}"
             )
-        for place in places:
-            if not (_is_integer(place) and 0 <= place < count):
-                raise InvalidInput(f"expected places below {count}, from 0, got {place!r:.80}")
-        wanted, images = sum(self.ddn.codes_per_level[:levels]), self._empty(len(places), size, dtype)
+        for index in indices:
+            if not (_is_integer(index) and 0 <= index < count):
+                raise InvalidInput(f"expected indices from 0 and below {count}, got {index!r:.80}")
+        used, images = sum(self.ddn.codes_per_level[:levels]), self._empty(len(indices), size, dtype)
         step = self._images_at_once(*size)
-        for start in range(0, len(places), step):
-            parts = [reader[place] for place in places[start : start + step]]
-            self._draw(self._unpack(parts, header)[:, :wanted], images[start : start + step])
+        for start in range(0, len(indices), step):
+            parts = [reader[index] for index in indices[start : start + step]]
+            self._draw(self._unpack(parts, header)[:, :used], images[start : start + step])
         return images
 
     # headerless
 
-    def pack(self, codes: Tensor) -> list[bytes]:
-        """The codes (B, number of codes) of images of the model's size without a header: equally long, if uniform."""
+    def pack(self, codes: Int[Tensor, "batch codes"]) -> list[bytes]:
+        """The packed codes of each image, of the model's size, without a header; equally long unless range coded."""
         codes = self._checked(codes)
         return self._pack(codes, self._header(codes.shape[1], len(codes), self.ddn.image_size))
 
-    def unpack(self, parts: Sequence[bytes], levels: int | None = None) -> Tensor:
-        """The codes (B, number of codes) that `pack` wrote, of all levels or the first `levels`."""
+    def unpack(self, parts: Sequence[bytes], levels: int | None = None) -> Int[Tensor, "batch codes"]:
+        """The inverse of `pack`, for codes of the first `levels` levels; None for all."""
         codes = sum(self.ddn.codes_per_level[: self._levels(levels, self.ddn.num_levels)])
         return self._unpack(parts, self._header(codes, len(parts), self.ddn.image_size))
 
     def _checked(self, codes: object) -> Tensor:
-        """Codes (rows, number of codes) that are sure to be this model's."""
+        """Codes (rows, number of codes) on the CPU, once they are valid for this model."""
         if not (isinstance(codes, Tensor) and codes.ndim == 2 and not codes.is_floating_point()):
-            came = f"{codes.dtype} {tuple(codes.shape)}" if isinstance(codes, Tensor) else f"a {type(codes).__name__}"
-            raise InvalidInput(f"expected codes as an integer tensor (B, number of codes), got {came}")
+            found = f"{codes.dtype} {tuple(codes.shape)}" if isinstance(codes, Tensor) else f"a {type(codes).__name__}"
+            raise InvalidInput(f"expected codes as an integer tensor (B, number of codes), got {found}")
         levels = self.ddn.levels_of(codes.shape[1])
         for level, part in enumerate(codes.split(self.ddn.codes_per_level[:levels], dim=1)):
             check_codes(part, part.shape, self.ddn.codebook_sizes[level])
         return codes.cpu()
 
     def _header(self, codes: int, rows: int, size: tuple[int, int]) -> Header:
-        """Of a file of codes (rows, codes) of images of this size."""
+        """The header for codes (rows, codes) of images of this size."""
         levels, tiles = self.ddn.levels_of(codes), math.prod(self._grid(*size))
         require(rows % tiles == 0, f"the codes of {tiles} tiles for each image of {size[0]}x{size[1]}", f"{rows} rows")
         own = tuple(map(Level, self.ddn.codes_per_level[:levels], self.ddn.codebook_sizes))
         return Header(*self._method(), self.ddn.channels, *size, rows // tiles, tiles, own)
 
     def _method(self) -> tuple[int, bytes]:
-        """How files are written, and which model, and prior, can read them."""
+        """The method of coding, and the fingerprint of the model and the prior that decode it."""
         return (UNIFORM, self.fingerprint) if self.prior is None else (RANGE, self._with_prior(self.fingerprint))
 
     def _with_prior(self, model: bytes) -> bytes:
@@ -286,10 +316,10 @@ class ImageCodec:
             own = codes.reshape(-1, header.tiles * codes.shape[1]).tolist()
             return [bitstream.pack(one, header.sizes * header.tiles) for one in own]
         assert self.prior is not None
-        return pack_ranges(self.prior, codes, header.tiles)
+        return pack_ranges(self.prior, codes, len(header.levels), header.tiles)
 
     def _unpack(self, parts: Sequence[bytes], header: Header) -> Tensor:
-        """The other way."""
+        """The inverse of `_pack`."""
         if header.method == UNIFORM:
             sizes = header.sizes * header.tiles
             codes = [torch.tensor(bitstream.unpack(part, sizes)) for part in parts]
@@ -301,19 +331,19 @@ class ImageCodec:
 
     def _encode(self, tiles: Tensor, levels: int) -> Tensor:
         tiles = tiles.to(self.ddn.start.device, self.ddn.start.dtype)
-        also = [] if self.rate == 0 or self.prior is None else [RatePenalty(self.prior, weight=self.rate)]
-        return self.ddn.encode_walk(tiles, levels=levels, beams=self.beams, also=also).codes.cpu()
+        penalties = [] if self.rate == 0 or self.prior is None else [RatePenalty(self.prior, weight=self.rate)]
+        return self.ddn.encode_walk(tiles, levels=levels, beams=self.beams, also=penalties).codes.cpu()
 
     def _grid(self, height: int, width: int) -> tuple[int, int]:
-        """How many tiles an image is high and wide."""
+        """Rows and columns of an image's tiles."""
         return -(-height // self.ddn.image_size[0]), -(-width // self.ddn.image_size[1])
 
     def _images_at_once(self, height: int, width: int) -> int:
-        """As many as have about `batch_size` tiles."""
+        """Images with about `batch_size` tiles."""
         return max(1, self.batch_size // math.prod(self._grid(height, width)))
 
     def _tiles(self, images: Tensor) -> Tensor:
-        """(B, C, H, W) -> (B * tiles, C, h, w), row by row; what lies beyond the edge is as the edge."""
+        """(B, C, H, W) -> (B * tiles, C, h, w), row by row, with replication padding."""
         height, width = images.shape[2:]
         (h, w), (rows, columns) = self.ddn.image_size, self._grid(height, width)
         images = images.to(torch.promote_types(images.dtype, torch.float32))
@@ -328,7 +358,7 @@ class ImageCodec:
 
 
 def _is_integer(value: object) -> bool:
-    """Whether it is a number without a fraction; true and false are none."""
+    """Whether it can be an index: an integer of Python, NumPy or PyTorch, and no bool."""
     try:
         operator.index(value)  # type: ignore[arg-type]
     except (TypeError, RuntimeError):
@@ -337,5 +367,5 @@ def _is_integer(value: object) -> bool:
 
 
 def fingerprint(ddn: DDN) -> bytes:
-    """What tells models apart; see `fingerprint.py`."""
+    """8 bytes of a hash of a model's weights; see `model.fingerprint`."""
     return fingerprints(ddn)[0]

@@ -36,7 +36,7 @@ from discrete_distribution_network.guidance import Classifier, ColorStrokes, Con
 from discrete_distribution_network.io.atomic_file import write_bytes
 from discrete_distribution_network.model.code_distribution import takes_labels
 from discrete_distribution_network.model.tensors import resize
-from discrete_distribution_network.prior.heads import LearnedPrior, temperatures
+from discrete_distribution_network.prior.base import LearnedPrior, temperatures
 from discrete_distribution_network.signals import Interrupted, Signals
 from discrete_distribution_network.training.report import read_metrics
 from discrete_distribution_network.viz.pictures import MARGIN, grid, to_pil

@@ -19,7 +19,8 @@ from discrete_distribution_network.model.code_distribution import CodeDistributi
 from discrete_distribution_network.model.guided_sampler import GuidedSampler, SamplerOutput
 from discrete_distribution_network.model.selection import FixedCodes, PriorSampling
 from discrete_distribution_network.model.tensors import resize
-from discrete_distribution_network.prior.heads import Frequencies, temperatures
+from discrete_distribution_network.prior.base import temperatures
+from discrete_distribution_network.prior.counts import Frequencies
 
 Codes = tuple[int, ...]
 

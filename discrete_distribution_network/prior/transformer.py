@@ -1,43 +1,43 @@
-"""A prior that knows nothing but codes: a causal transformer over them, to compare `prior.Prior` with.
+"""`CodeTransformer`: a causal transformer over the codes alone, the baseline of `heads.Prior`.
 
     p(codes) = prod_l prod_patches p(code | codes of the levels before, class)
 
-The codes of a level are drawn at once: each asks by its place, sees the codes of all levels before, and the other
-places that ask.
+The codes of a level are predicted in parallel, by one query token a place, which attends to the codes of all levels
+before and to the other queries of its level.
 """
 
 from __future__ import annotations
 
-import math
 from collections.abc import Iterable, Sequence
 from typing import NamedTuple, cast
 
 import torch
 import torch.nn.functional as F
+from jaxtyping import Float, Int
 from torch import Tensor, nn
 
 from discrete_distribution_network.ddn import DDN
 from discrete_distribution_network.errors import require
-from discrete_distribution_network.prior.heads import LearnedPrior
+from discrete_distribution_network.prior.base import LearnedPrior, cross_entropy_bits, network_labels
 
 
-class Drawing(NamedTuple):
-    """The codes drawn so far, (B, number of codes), and what is wanted, (B, dim)."""
+class TransformerState(NamedTuple):
+    """The codes so far, (B, number of codes), and the embedding of the condition, (B, dim)."""
 
     codes: Tensor
-    wanted: Tensor
+    condition: Tensor
 
 
 class CodeTransformer(LearnedPrior):
     """A causal transformer over the codes.
 
     Args:
-        ddn: whose codes it is for.
+        ddn: the network whose codes it models.
         dim: width.
-        num_classes: of the labels, if it is to be one by class.
-        depth: blocks.
+        num_classes: of the labels, for a prior by class.
+        depth: number of blocks.
         heads: of the attention; they divide `dim`.
-        dropout: while it is fitted; codes are learnt by heart early.
+        dropout: while it is fitted, against early overfitting.
     """
 
     kind = "transformer"
@@ -65,35 +65,36 @@ class CodeTransformer(LearnedPrior):
         self.score = nn.ModuleList(nn.Linear(dim, size) for size in ddn.codebook_sizes)
         self.dropout = nn.Dropout(dropout)
         for level, score in enumerate(cast("Iterable[nn.Linear]", self.score)):
-            self.begin_alike(level, score.weight)
+            self.init_scores(level, score.weight)
 
     @property
     def arguments(self) -> dict[str, int | None]:
         return super().arguments | {"depth": self.depth, "heads": self.heads}
 
-    def begin(self, batch_size: int, labels: Tensor | None = None) -> Drawing:
+    def begin(self, batch_size: int, labels: Tensor | None = None) -> TransformerState:
         codes = torch.zeros(batch_size, 0, dtype=torch.long, device=self.start.device)
-        return Drawing(codes, self.wanted(batch_size, labels))
+        return TransformerState(codes, self.condition(batch_size, labels))
 
-    def logits(self, level: int, features: Tensor, state: Drawing) -> Tensor:
-        scores = self._scores(state.codes, [level], state.wanted)[0].movedim(1, 2)
+    def logits(self, level: int, features: Tensor, state: TransformerState) -> Float[Tensor, "batch nodes ..."]:
+        scores = self._scores(state.codes, [level], state.condition)[0].movedim(1, 2)
         return scores.reshape(*scores.shape[:2], *self.code_shapes[level])
 
-    def follow(self, level: int, codes: Tensor, state: Drawing) -> Drawing:
+    def follow(self, level: int, codes: Int[Tensor, "batch ..."], state: TransformerState) -> TransformerState:
         return state._replace(codes=torch.cat((state.codes, codes.reshape(len(codes), -1)), 1))
 
-    def bits(self, ddn: DDN, images: Tensor, labels: Tensor | None = None) -> Tensor:
-        codes = ddn.encode(images, labels=labels if ddn.num_classes is not None else None)
-        scores = self._scores(codes, range(len(self.codes_per_level)), self.wanted(len(images), labels))
-        return torch.stack(
-            [
-                F.cross_entropy(own.flatten(0, 1), part.flatten(), reduction="sum") / len(images) / math.log(2)
-                for own, part in zip(scores, codes.split(self.codes_per_level, 1), strict=True)
-            ]
-        )
+    def bits(
+        self,
+        ddn: DDN,
+        images: Float[Tensor, "batch channels height width"],
+        labels: Int[Tensor, " batch"] | None = None,
+    ) -> Float[Tensor, " levels"]:
+        codes = ddn.encode(images, labels=network_labels(ddn, labels))
+        scores = self._scores(codes, range(len(self.codes_per_level)), self.condition(len(images), labels))
+        parts = zip(scores, codes.split(self.codes_per_level, 1), strict=True)
+        return torch.stack([cross_entropy_bits(own.flatten(0, 1), part.flatten(), len(images)) for own, part in parts])
 
-    def _scores(self, codes: Tensor, asking: Sequence[int], wanted: Tensor) -> list[Tensor]:
-        """The scores (B, codes of the level, K) of the levels that ask, by the codes of the first levels."""
+    def _scores(self, codes: Tensor, queried: Sequence[int], condition: Tensor) -> list[Tensor]:
+        """Scores (B, codes of the level, K) of each queried level, given the codes (B, number of codes) before it."""
         known = 0
         embedded = []
         for embedding, number in zip(self.nodes, self.codes_per_level, strict=True):
@@ -102,22 +103,22 @@ class CodeTransformer(LearnedPrior):
             embedded.append(embedding(codes[:, known : known + number]))
             known += number
         level_of = torch.repeat_interleave(torch.tensor(self.codes_per_level, device=codes.device))
-        asked = torch.isin(level_of, torch.tensor(list(asking), device=codes.device))
-        told = torch.cat([*embedded, wanted.new_zeros(len(codes), 0, self.dim)], 1) + self.places[:known]
-        questions = (self.question + self.places[asked]).expand(len(codes), -1, -1)
-        tokens = self.dropout(torch.cat((told, questions), 1) + wanted.unsqueeze(1))
-        blocked = _blocked(level_of[:known], level_of[asked])
+        is_queried = torch.isin(level_of, torch.tensor(list(queried), device=codes.device))
+        context = torch.cat([*embedded, condition.new_zeros(len(codes), 0, self.dim)], 1) + self.places[:known]
+        queries = (self.question + self.places[is_queried]).expand(len(codes), -1, -1)
+        tokens = self.dropout(torch.cat((context, queries), 1) + condition.unsqueeze(1))
+        mask = _attention_mask(level_of[:known], level_of[is_queried])
         for block in self.blocks:
-            tokens = block(tokens, src_mask=blocked)
+            tokens = block(tokens, src_mask=mask)
         hidden = self.norm(tokens[:, known:])
-        parts = hidden.split([self.codes_per_level[level] for level in asking], 1)
-        return [self.score[level](part) for level, part in zip(asking, parts, strict=True)]
+        parts = hidden.split([self.codes_per_level[level] for level in queried], 1)
+        return [self.score[level](part) for level, part in zip(queried, parts, strict=True)]
 
 
-def _blocked(known: Tensor, asking: Tensor) -> Tensor:
-    """Which token (row) must not look at which (column), by their levels; the known codes come first."""
-    by_known = torch.cat(
-        (known[:, None] < known, torch.ones(len(known), len(asking), dtype=torch.bool, device=known.device)), 1
+def _attention_mask(codes: Tensor, queries: Tensor) -> Tensor:
+    """True where a token (row) must not attend to another (column), by the levels of codes and queries."""
+    from_codes = torch.cat(
+        (codes[:, None] < codes, torch.ones(len(codes), len(queries), dtype=torch.bool, device=codes.device)), 1
     )
-    by_asking = torch.cat((asking[:, None] <= known, asking[:, None] != asking), 1)
-    return torch.cat((by_known, by_asking))
+    from_queries = torch.cat((queries[:, None] <= codes, queries[:, None] != queries), 1)
+    return torch.cat((from_codes, from_queries))

@@ -1,4 +1,4 @@
-"""Pictures: grids, reconstructions, and the tree of choices."""
+"""Pictures: grids, reconstructions, and the latent tree."""
 
 from discrete_distribution_network.viz.pictures import grid, reconstructions, save_picture, to_pil
 from discrete_distribution_network.viz.tree import animation, most_used_tree, nested_grids, path_picture, tree_picture

@@ -1,4 +1,4 @@
-"""Pictures for people: grids of images, reconstructions beside their originals, curves."""
+"""Pictures: image grids, reconstructions beside their originals, loss curves; and how they are written to files."""
 
 from __future__ import annotations
 
@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
+from jaxtyping import Float, Shaped, UInt8
 from PIL import Image
 from torch import Tensor
 
@@ -19,28 +20,39 @@ from discrete_distribution_network.model.tensors import resize
 from discrete_distribution_network.model.walk import Walk
 
 MARGIN = 2
+"""Pixels between the images of a grid."""
+
 TARGET_WIDTH = 1000
+"""Small images are enlarged until a row has about this width, in pixels."""
 
 PAGE_SIDE, PAGE_IMAGES = 10_000, 256
-"""Most pixels of a side of a picture of many images, and most images of one that is about square."""
+"""Most pixels of a side of a grid, and most images of a square grid; further ones go into further pictures."""
 
 
-def to_bytes(images: Tensor) -> Tensor:
-    """Images in [0, 1] as uint8 in [0, 255], on the CPU; values beyond are clipped. Those that are uint8 stay."""
+def to_bytes(images: Shaped[Tensor, "*batch height width"]) -> UInt8[Tensor, "*batch height width"]:
+    """Images in [0, 1], clipped, as uint8 in [0, 255] on the CPU; uint8 images unchanged."""
     if images.dtype != torch.uint8:
         images = images.detach().float().clamp(0, 1).mul(255).round().byte()
     return images.cpu()
 
 
-def to_pil(image: Tensor) -> Image.Image:
-    """An image (C, H, W) in [0, 1], or uint8, with 1 or 3 channels; values beyond are clipped."""
+def to_pil(image: Shaped[Tensor, "channels height width"]) -> Image.Image:
+    """A Pillow image of an image of 1 or 3 channels, in [0, 1] (clipped) or uint8."""
     require(image.ndim == 3 and image.shape[0] in (1, 3), "an image of 1 or 3 channels to show", tuple(image.shape))
     pixels = to_bytes(image)
     return Image.fromarray(pixels[0].numpy() if image.shape[0] == 1 else pixels.permute(1, 2, 0).numpy())
 
 
-def grid(images: Tensor, columns: int | None = None, background: float = 1.0) -> Image.Image:
-    """Images (B, C, H, W) in rows of `columns` (a square if None), small ones enlarged so that pixels are seen."""
+def grid(
+    images: Shaped[Tensor, "batch channels height width"], columns: int | None = None, background: float = 1.0
+) -> Image.Image:
+    """A grid of images, row by row; small images are enlarged by pixel replication.
+
+    Args:
+        images: in [0, 1], or uint8.
+        columns: images of a row; None for a square grid.
+        background: grey value between the images, in [0, 1].
+    """
     count, channels, height, width = images.shape
     columns = math.ceil(math.sqrt(count)) if columns is None else min(columns, count)
     scale = _scale(columns, height, width)
@@ -55,19 +67,19 @@ def grid(images: Tensor, columns: int | None = None, background: float = 1.0) ->
 
 
 def _scale(columns: int, height: int, width: int) -> int:
-    """How many times larger images are shown, so that a row is about as wide as a page of text."""
+    """Factor of enlargement for a row of about `TARGET_WIDTH` pixels."""
     return max(1, min(TARGET_WIDTH // (columns * (width + MARGIN)), PAGE_SIDE // (height + MARGIN)))
 
 
 def require_picture(path: Path, endings: Iterable[str] | None = None) -> None:
-    """Raise unless a picture can be written there, as far as can be told before: its ending, its folder.
+    """Check before any work that a picture can be written to `--out`.
 
     Args:
-        endings: those that can be written; those of Pillow if None.
+        endings: allowed file name extensions; None for those that Pillow writes.
 
     Raises:
-        InvalidInput: another ending, a folder of that name, or none to write into.
-        OutputError: its folder may not be written to.
+        InvalidInput: the extension is another, the path is a folder, or its folder does not exist.
+        OutputError: its folder is not writable.
     """
     which = "of a picture, such as .png" if endings is None else f"{', '.join(endings)}"
     if endings is None:
@@ -83,7 +95,7 @@ def require_picture(path: Path, endings: Iterable[str] | None = None) -> None:
 
 
 def save_picture(picture: Image.Image, path: Path) -> None:
-    """Write a picture, in the format of the path's ending, whole or not at all."""
+    """Write a picture atomically, in the format of the path's extension."""
     with atomic_file(path) as staging:
         try:
             picture.save(staging)
@@ -92,21 +104,22 @@ def save_picture(picture: Image.Image, path: Path) -> None:
 
 
 def save_figure(figure: Any, path: Path, dpi: int) -> None:
-    """Write a figure of matplotlib, in the format of the path's ending, whole or not at all."""
+    """Write a matplotlib figure atomically, in the format of the path's extension."""
     with atomic_file(path) as staging:
         figure.savefig(staging, dpi=dpi)
 
 
 def save_pages(images: Iterable[Tensor], path: Path, total: int, columns: int | None = None) -> list[Path]:
-    """Write images, as they come, in rows of `columns` (a square if None), into as many pictures as they need.
+    """Write a stream of images as grids, into as many pictures as needed.
 
     Args:
-        images: batches (B, C, H, W) of them.
-        path: of the first picture; the others are called name-2, name-3 and so on.
-        total: how many images come.
+        images: batches (B, C, H, W).
+        path: of the first picture; further ones are named name-2, name-3 and so on.
+        total: number of images in all batches.
+        columns: images of a row; None for square grids.
 
     Returns:
-        The pictures' paths.
+        The paths of the pictures.
     """
     pages: list[Path] = []
     cells: list[Tensor] = []
@@ -125,52 +138,60 @@ def save_pages(images: Iterable[Tensor], path: Path, total: int, columns: int | 
 
 
 def page_layout(height: int, width: int, total: int, columns: int | None = None) -> tuple[int, int]:
-    """How many images of a size go into a row of a picture, and how many rows."""
+    """Images of a row, and rows, of a picture in `save_pages`."""
     most = max(1, (PAGE_SIDE - MARGIN) // (width + MARGIN))
     across = min(most, math.ceil(math.sqrt(min(total, PAGE_IMAGES))) if columns is None else columns)
     down = max(1, (PAGE_SIDE - MARGIN) // (height * _scale(across, height, width) + MARGIN))
     return across, down if columns is not None else max(1, min(down, PAGE_IMAGES // across))
 
 
-def told_of(pages: Sequence[Path]) -> str:
-    """Where pictures are, in words."""
+def describe_pages(pages: Sequence[Path]) -> str:
+    """The paths from `save_pages`, for a message."""
     return str(pages[0]) if len(pages) == 1 else f"{pages[0]} to {pages[-1]}, {len(pages)} pictures"
 
 
-def save_each(images: Tensor, names: Sequence[str], folder: Path | None) -> None:
-    """One PNG an image into a folder, if there is one to write into."""
+def save_images(
+    images: Shaped[Tensor, "batch channels height width"], names: Sequence[str], folder: Path | None
+) -> None:
+    """Write each image as a PNG of its name into a folder; nothing without a folder."""
     if folder is not None:
         for image, name in zip(images, names, strict=True):
             save_picture(to_pil(image), folder / f"{name}.png")
 
 
 def make_folder(folder: Path | None) -> None:
-    """The folder of `save_each`, made before there is anything to write."""
+    """Create the folder of `save_images`, if there is one, before any work."""
     if folder is not None:
         with output_errors(folder):
             folder.mkdir(parents=True, exist_ok=True)
 
 
 def growing_levels(num_levels: int, steps: int = 7) -> list[int]:
-    """Numbers of levels from 1 to all, at most `steps` of them, each about as much larger than the one before."""
-    wanted = [round(num_levels ** (index / max(1, steps - 1))) for index in range(steps)]
-    return sorted({min(max(1, number), num_levels) for number in wanted} | {num_levels})
+    """At most `steps` numbers of levels from 1 to all, in about a geometric series."""
+    series = [round(num_levels ** (index / max(1, steps - 1))) for index in range(steps)]
+    return sorted({min(max(1, number), num_levels) for number in series} | {num_levels})
 
 
-def reconstructions(ddn: DDN, walk: Walk, images: Tensor) -> Image.Image:
-    """One row an image of a walk: at growing numbers of levels, with all levels, and last the original."""
+def reconstructions(ddn: DDN, walk: Walk, images: Float[Tensor, "batch channels height width"]) -> Image.Image:
+    """A grid with one row an image: its reconstructions by `growing_levels`, then the original.
+
+    Args:
+        walk: of these images.
+    """
     rows = reconstruction_rows(ddn, walk, images)
     return grid(rows.flatten(0, 1), columns=rows.shape[1])
 
 
-def reconstruction_rows(ddn: DDN, walk: Walk, images: Tensor) -> Tensor:
-    """The images of `reconstructions`, (B, columns, C, H, W)."""
+def reconstruction_rows(
+    ddn: DDN, walk: Walk, images: Float[Tensor, "batch channels height width"]
+) -> Float[Tensor, "batch columns channels height width"]:
+    """The images of `reconstructions`."""
     columns = [resize(walk.outputs[number - 1], ddn.image_size) for number in growing_levels(ddn.num_levels)]
     return torch.stack([*columns, images], dim=1)
 
 
 def loss_curve(steps: Sequence[int], losses: Sequence[float], path: Path) -> None:
-    """Write the training loss at these steps as a picture, on a logarithmic scale."""
+    """Plot the training loss at these steps on a logarithmic scale."""
     from matplotlib.figure import Figure
 
     figure = Figure(figsize=(7, 4), layout="constrained")

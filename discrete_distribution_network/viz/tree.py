@@ -1,4 +1,4 @@
-"""Pictures of the latent tree: what each choice means and how many images take it."""
+"""Pictures of the latent tree: the image of each node, decoded from its codes, and the share of the data under it."""
 
 from __future__ import annotations
 
@@ -10,6 +10,7 @@ from typing import Any, NamedTuple
 import numpy as np
 import torch
 import torch.nn.functional as F
+from jaxtyping import Float, Int
 from PIL import Image
 from torch import Tensor
 
@@ -19,15 +20,19 @@ from discrete_distribution_network.viz.pictures import grid, save_figure, to_pil
 
 
 class Node(NamedTuple):
-    """A node of the tree: the codes of the first levels, the share of the data under it, and its children."""
+    """A node of the tree: the codes that lead to it, the share of the data under it, and its children."""
 
     prefix: tuple[int, ...]
     share: float
     children: tuple[Node, ...]
 
 
-def most_used_tree(codes: Tensor, branches: Sequence[int]) -> Node:
-    """The most used children of the most used nodes: `branches[d]` of them at depth d, from codes (B, L)."""
+def most_used_tree(codes: Int[Tensor, "batch codes"], branches: Sequence[int]) -> Node:
+    """The most used children of the most used nodes, in the codes of images.
+
+    Args:
+        branches: most children of a node, for each depth.
+    """
     rows = [tuple(row) for row in codes.tolist()]
 
     def grow(prefix: tuple[int, ...], members: list[tuple[int, ...]]) -> Node:
@@ -44,25 +49,30 @@ def most_used_tree(codes: Tensor, branches: Sequence[int]) -> Node:
 
 
 def whole_levels(ddn: DDN) -> int:
-    """How many levels at the beginning make one choice for the whole image: those that the tree is drawn of."""
+    """Number of leading levels with one code for the whole image, which the tree is drawn from."""
     return next((level for level, codes in enumerate(ddn.codes_per_level) if codes > 1), ddn.num_levels)
 
 
-def nested_grids(ddn: DDN, codes: Tensor, depth: int = 3, unit: int = 32) -> Image.Image:
-    """The latent tree of the images with these codes (B, L) as grids within grids (figure 2 of arXiv 2401.00036).
+def nested_grids(ddn: DDN, codes: Int[Tensor, "batch codes"], depth: int = 3, unit: int = 32) -> Image.Image:
+    """The latent tree as nested 3x3 grids (figure 2 of arXiv 2401.00036).
 
-    In the middle of nine cells is a node's image, decoded from its codes; around it are its eight most used children,
-    each nine cells again, down to `depth` levels. The bar below a cell says which share of its parent's images it has.
+    The centre of a grid is a node's image; around it are its eight most used children, each a grid again. The bar below
+    a cell shows its share of its parent's images.
+
+    Args:
+        codes: of the images whose tree it is.
+        depth: levels of the tree.
+        unit: side of the smallest cell, in pixels.
     """
     depth = min(depth, whole_levels(ddn))
-    require(depth >= 1, "a model whose first level makes one choice", f"{ddn.codes_per_level[0]}")
+    _require_one_code(ddn)
     root = most_used_tree(codes[:, :depth], (8,) * depth)
-    mode, ground = ("L", 255) if ddn.channels == 1 else ("RGB", (255, 255, 255))
+    mode, background = ("L", 255) if ddn.channels == 1 else ("RGB", (255, 255, 255))
     sheet = Image.new("RGB", (unit * 3**depth,) * 2, (255, 255, 255))
 
     def image_of(node: Node, side: int) -> Image.Image:
         if not node.prefix:
-            return Image.new(mode, (side, side), ground)
+            return Image.new(mode, (side, side), background)
         prefix = torch.tensor([node.prefix], device=ddn.start.device)
         return to_pil(ddn.decode(prefix)[0]).resize((side, side), Image.Resampling.BICUBIC)
 
@@ -75,8 +85,8 @@ def nested_grids(ddn: DDN, codes: Tensor, depth: int = 3, unit: int = 32) -> Ima
         else:
             third = side // 3
             sheet.paste(image_of(node, third - 2 * margin), (left + third + margin, top + third + margin))
-            places = [(row, column) for row in range(3) for column in range(3) if (row, column) != (1, 1)]
-            for child, (row, column) in zip(node.children, places, strict=False):
+            cells_around = [(row, column) for row in range(3) for column in range(3) if (row, column) != (1, 1)]
+            for child, (row, column) in zip(node.children, cells_around, strict=False):
                 draw(child, left + column * third, top + row * third, cells // 3, child.share / node.share)
         if node.prefix:
             whole = (left + margin, top + side - bar, left + side - margin, top + side - 1)
@@ -88,9 +98,20 @@ def nested_grids(ddn: DDN, codes: Tensor, depth: int = 3, unit: int = 32) -> Ima
     return sheet
 
 
-def path_picture(ddn: DDN, image: Tensor, codes: Tensor) -> Any:
-    """The path of an image (C, H, W): what each level gives, and the share of the images with these codes (B, L) that
-    take the same choices so far. Gives a matplotlib figure."""
+def _require_one_code(ddn: DDN) -> None:
+    number = ddn.codes_per_level[0]
+    require(number == 1, "a model whose first level has one code, to draw its tree", f"{number} codes")
+
+
+def path_picture(ddn: DDN, image: Float[Tensor, "channels height width"], codes: Int[Tensor, "batch all_codes"]) -> Any:
+    """The path of an image through the tree: the output and code of each level, and the share of the data on the path.
+
+    Args:
+        codes: of the images whose tree it is.
+
+    Returns:
+        A matplotlib figure.
+    """
     from matplotlib.figure import Figure
 
     walk = ddn.encode_walk(image.unsqueeze(0))
@@ -114,8 +135,12 @@ def _show(axes: Any, image: Tensor) -> None:
     axes.axis("off")
 
 
-def animation(ddn: DDN, images: Tensor, side: int = 160) -> list[Image.Image]:
-    """The walks of images (B, C, H, W) side by side, a frame a level, the images themselves last."""
+def animation(ddn: DDN, images: Float[Tensor, "batch channels height width"], side: int = 160) -> list[Image.Image]:
+    """The outputs of images side by side, one frame a level, and the images themselves as the last frame.
+
+    Args:
+        side: of an image, in pixels.
+    """
     walk = ddn.encode_walk(images)
     frames = [*walk.outputs, images]
     shown = [
@@ -124,33 +149,37 @@ def animation(ddn: DDN, images: Tensor, side: int = 160) -> list[Image.Image]:
     return [frame.convert("RGB") for frame in shown]
 
 
-def tree_picture(ddn: DDN, codes: Tensor, path: Path, branches: Sequence[int] = (4, 3, 2)) -> None:
-    """Draw the latent tree of the images with these codes (B, L), in the format of the path's ending.
+def tree_picture(ddn: DDN, codes: Int[Tensor, "batch codes"], path: Path, branches: Sequence[int] = (4, 3, 2)) -> None:
+    """Draw the latent tree from left to right, and write it in the format of the path's extension.
 
-    From left to right the first levels: each node shows the image decoded from the choices so far, and the share of
-    the images that pass through it. At the right end, for each leaf, one image that took this path, as the whole code
-    gives it back.
+    A node shows the image decoded from its codes, and the share of the data under it; beside each leaf is one image
+    under it, reconstructed from all its codes.
+
+    Args:
+        codes: of the images whose tree it is.
+        branches: most children of a node, for each depth.
     """
-    require(ddn.codes_per_level[0] == 1, "a model whose first level makes one choice", f"{ddn.codes_per_level[0]}")
+    _require_one_code(ddn)
     from matplotlib.figure import Figure
     from matplotlib.offsetbox import AnnotationBbox, OffsetImage
 
     depth = min(len(branches), whole_levels(ddn))
     root = most_used_tree(codes[:, :depth], branches[:depth])
     leaves: list[Node] = []
-    places: dict[tuple[int, ...], tuple[float, float]] = {}
+    positions: dict[tuple[int, ...], tuple[float, float]] = {}
 
-    def place(node: Node) -> float:
+    def lay_out(node: Node) -> float:
+        """Position a node, at the mean height of its children, and all nodes under it."""
         if node.children:
-            heights = [place(child) for child in node.children]
+            heights = [lay_out(child) for child in node.children]
             y = sum(heights) / len(heights)
         else:
             y = -float(len(leaves))
             leaves.append(node)
-        places[node.prefix] = (float(len(node.prefix)), y)
+        positions[node.prefix] = (float(len(node.prefix)), y)
         return y
 
-    place(root)
+    lay_out(root)
     figure = Figure(figsize=(1.9 * (depth + 2), max(3.0, 0.5 * len(leaves))), layout="constrained")
     axes = figure.add_subplot()
     zoom = 30 / max(ddn.image_size)
@@ -160,12 +189,12 @@ def tree_picture(ddn: DDN, codes: Tensor, path: Path, branches: Sequence[int] = 
         axes.add_artist(AnnotationBbox(picture, (x, y), frameon=True, pad=0.05))
 
     def draw(node: Node) -> None:
-        x, y = places[node.prefix]
+        x, y = positions[node.prefix]
         for child in node.children:
-            child_x, child_y = places[child.prefix]
+            child_x, child_y = positions[child.prefix]
             axes.plot([x, child_x], [y, child_y], color="0.6", linewidth=0.5 + 40 * child.share, zorder=0)
-            beside = {"facecolor": "white", "edgecolor": "none", "pad": 1}
-            axes.text(child_x + 0.16, child_y, f"{child.share:.1%}", va="center", fontsize=7, bbox=beside)
+            box = {"facecolor": "white", "edgecolor": "none", "pad": 1}
+            axes.text(child_x + 0.16, child_y, f"{child.share:.1%}", va="center", fontsize=7, bbox=box)
             draw(child)
         if node.prefix:
             show(ddn.decode(torch.tensor([node.prefix], device=codes.device))[0], x, y)
@@ -173,10 +202,10 @@ def tree_picture(ddn: DDN, codes: Tensor, path: Path, branches: Sequence[int] = 
     draw(root)
     for leaf in leaves:
         member = int((codes[:, :depth] == torch.tensor(leaf.prefix, device=codes.device)).all(1).nonzero()[0])
-        x, y = places[leaf.prefix]
+        x, y = positions[leaf.prefix]
         axes.plot([x, x + 1], [y, y], color="0.8", linewidth=0.5, linestyle=":", zorder=0)
         show(ddn.decode(codes[member : member + 1])[0], x + 1, y)
-    axes.text(0, places[()][1], f"{len(codes)}\nimages", ha="center", va="center", fontsize=8)
+    axes.text(0, positions[()][1], f"{len(codes)}\nimages", ha="center", va="center", fontsize=8)
     axes.set(xlim=(-0.4, depth + 1.5), ylim=(-len(leaves) + 0.2, 0.9))
     for level in range(1, depth + 1):
         axes.text(level, 0.75, f"level {level}", ha="center", fontsize=8)

@@ -22,7 +22,9 @@ from discrete_distribution_network.ddn import DDN
 from discrete_distribution_network.errors import DataError
 from discrete_distribution_network.io import atomic_file
 from discrete_distribution_network.io.pretrained import RELEASED
-from discrete_distribution_network.prior.heads import CONFIG, WEIGHTS, Prior, fit
+from discrete_distribution_network.prior.base import CONFIG, WEIGHTS
+from discrete_distribution_network.prior.fitting import fit
+from discrete_distribution_network.prior.heads import Prior
 from discrete_distribution_network.prior.transformer import CodeTransformer
 
 OF = {"heads": Prior, "transformer": CodeTransformer, "codes": EntropyModel}

@@ -5,15 +5,15 @@ import math
 
 import pytest
 import torch
-from entropy import SHAPES, any_codes, any_prior, fixed_prior
+from entropy import SHAPES, any_codes, any_model, fixed_model
 from small import colour_ddn, small_ddn
 
 from discrete_distribution_network.codec.entropy_model import (
+    ACTIVATION_UNIT,
     ENTROPY_MODEL,
     EXP,
-    PASSED,
-    SCORE,
-    WEIGHT,
+    SCORE_UNIT,
+    WEIGHT_UNIT,
     EntropyModel,
     fit_entropy_model,
 )
@@ -21,43 +21,43 @@ from discrete_distribution_network.errors import InvalidInput, ModelFileError
 from discrete_distribution_network.model.tensors import by_level
 
 
-def all_counts(prior, codes):
-    state, found = prior.begin(len(codes)), []
+def all_counts(model, codes):
+    state, found = model.begin(len(codes)), []
     for level, part in enumerate(by_level(codes, SHAPES)):
-        found.append(prior.counts(level, state))
-        state = prior.follow(level, part, state)
+        found.append(model.counts(level, state))
+        state = model.follow(level, part, state)
     return found
 
 
 def test_counts_are_chances_as_the_network_has_them():
-    prior, codes = any_prior(), any_codes(40)
+    model, codes = any_model(), any_codes(40)
     with torch.no_grad():
-        expected = prior.bits(codes)
-    prior.exact()
-    counts = all_counts(prior, codes)
+        expected = model.bits(codes)
+    model.exact()
+    counts = all_counts(model, codes)
     for own in counts:
         assert own.dtype == torch.int64
         assert int(own.min()) >= 1
         assert bool((own.sum(1) == 2**16).all())
-    for own, part, bits in zip(counts, by_level(codes, prior.grids), expected, strict=True):
+    for own, part, bits in zip(counts, by_level(codes, model.grids), expected, strict=True):
         cost = (16 - own.gather(1, part.unsqueeze(1)).double().log2()).sum() / len(codes)
         # unlikely codes cost less than they should, since no count is below 1
         assert float(cost) == pytest.approx(float(bits), rel=0.05)
-    assert prior.cost(codes) == pytest.approx(float(expected.sum()), rel=0.05)
+    assert model.cost(codes) == pytest.approx(float(expected.sum()), rel=0.05)
 
 
 def test_it_is_the_same_to_the_last_bit_in_any_order():
     """Batches, threads and the order of sums, here that of the channels, change nothing."""
-    prior, codes = any_prior().exact(), any_codes(9)
-    want = all_counts(prior, codes)
+    model, codes = any_model().exact(), any_codes(9)
+    want = all_counts(model, codes)
     threads = torch.get_num_threads()
     for number in (1, 2, 3):
         torch.set_num_threads(number)
         for row in (0, 4, 8):
-            for own, whole in zip(all_counts(prior, codes[row : row + 1]), want, strict=True):
+            for own, whole in zip(all_counts(model, codes[row : row + 1]), want, strict=True):
                 assert torch.equal(own, whole[row : row + 1])
     torch.set_num_threads(threads)
-    turned = any_prior().exact()
+    turned = any_model().exact()
     with torch.no_grad():
         for level in turned.levels:
             order, inner = torch.randperm(20), torch.randperm(20)
@@ -72,24 +72,24 @@ def test_it_is_the_same_to_the_last_bit_in_any_order():
 
 
 def test_what_is_computed_is_fixed_point_numbers_that_float64_holds():
-    prior, codes = any_prior().exact(), any_codes(30)
-    for parameter in prior.parameters():
-        assert torch.equal(parameter / WEIGHT, (parameter / WEIGHT).round())
-    state = prior.begin(len(codes))
+    model, codes = any_model().exact(), any_codes(30)
+    for parameter in model.parameters():
+        assert torch.equal(parameter / WEIGHT_UNIT, (parameter / WEIGHT_UNIT).round())
+    state = model.begin(len(codes))
     for level, part in enumerate(by_level(codes, SHAPES)):
-        state = prior.follow(level, part, state)
-        assert torch.equal(state / PASSED, (state / PASSED).round())
+        state = model.follow(level, part, state)
+        assert torch.equal(state / ACTIVATION_UNIT, (state / ACTIVATION_UNIT).round())
     assert float(state.abs().max()) > 1
-    # largest sum: 128 + place, times 8, over 3x3 places of as many channels as a prior will have, in parts of 2^-24
+    # largest sum: 128 + place, times 8, over 3x3 places of as many channels as a model will have, in parts of 2^-24
     assert 9 * 1024 * 136 * 8 * 2**24 < 2**53
 
 
 def test_golden_counts():
     """What files were written with must never change."""
-    counts = torch.cat([own.flatten() for own in all_counts(fixed_prior(), any_codes(1, seed=3))])
+    counts = torch.cat([own.flatten() for own in all_counts(fixed_model(), any_codes(1, seed=3))])
     assert hashlib.sha256(counts.numpy().tobytes()).hexdigest() == GOLDEN
     # the table of the exponential: no entry is where another machine's last digit could round it otherwise
-    exact = torch.tensor([2**24 * math.exp(-place * SCORE) for place in range(len(EXP))], dtype=torch.float64)
+    exact = torch.tensor([2**24 * math.exp(-place * SCORE_UNIT) for place in range(len(EXP))], dtype=torch.float64)
     assert float((exact - exact.floor() - 0.5).abs().min()) > 1e-5
     assert torch.equal(EXP, exact.round().long())
 
@@ -101,29 +101,29 @@ def test_it_learns_which_codes_follow_which():
     ddn = small_ddn(codebook_size=8)  # levels of one code each
     first = torch.randint(8, (400, 1), generator=torch.Generator().manual_seed(1))
     codes = torch.cat([(first + shift) % 8 for shift in range(ddn.num_levels)], 1)
-    prior = EntropyModel.of(ddn, dim=16, hidden=16)
+    model = EntropyModel.of(ddn, dim=16, hidden=16)
     fitted = fit_entropy_model(
-        prior, codes[:300], codes[300:], steps=200, minutes=None, learning_rate=1e-2, progress=False
+        model, codes[:300], codes[300:], steps=200, minutes=None, learning_rate=1e-2, progress=False
     )
     assert fitted.uniform_bits == ddn.bits_per_image
     # the first code says all others
     assert 2.5 < fitted.test_bits < 3.8
-    assert prior.cost(codes[300:]) == fitted.test_bits
+    assert model.cost(codes[300:]) == fitted.test_bits
 
 
 def test_saved_and_loaded(tmp_path):
     ddn = colour_ddn()
-    prior = EntropyModel.of(ddn, dim=8, hidden=12)
+    model = EntropyModel.of(ddn, dim=8, hidden=12)
     with pytest.raises(InvalidInput, match="made exact"):
-        prior.begin(1)
-    prior.exact().save(tmp_path)
+        model.begin(1)
+    model.exact().save(tmp_path)
     loaded = EntropyModel.load(tmp_path, ddn)
-    assert loaded.fingerprint == prior.fingerprint
+    assert loaded.fingerprint == model.fingerprint
     codes = ddn.encode(torch.rand(5, 3, 16, 16))
-    assert loaded.cost(codes) == prior.cost(codes)
+    assert loaded.cost(codes) == model.cost(codes)
     with torch.no_grad():
-        prior.levels[0].place[0] += WEIGHT
-    assert loaded.fingerprint != prior.fingerprint
+        model.levels[0].place[0] += WEIGHT_UNIT
+    assert loaded.fingerprint != model.fingerprint
 
 
 def test_files_that_do_not_fit_are_told(tmp_path):
@@ -140,19 +140,19 @@ def test_files_that_do_not_fit_are_told(tmp_path):
 
 def test_it_is_a_prior_to_draw_by():
     ddn = colour_ddn()
-    prior = EntropyModel.of(ddn, dim=8, hidden=12).exact()
-    images = ddn.sample(3, prior=prior, temperature=0.7, generator=torch.Generator().manual_seed(0))
+    model = EntropyModel.of(ddn, dim=8, hidden=12).exact()
+    images = ddn.sample(3, prior=model, temperature=0.7, generator=torch.Generator().manual_seed(0))
     assert images.shape == (3, 3, 16, 16)
     with pytest.raises(InvalidInput, match="no labels"):
-        prior.begin(2, torch.zeros(2))
+        model.begin(2, torch.zeros(2))
 
 
-def test_whole_codes_are_forgotten_and_the_others_count_for_them():
-    level = any_prior().levels[2]
-    known, seen, codes = torch.zeros(4000, 12, 2, 2), torch.zeros(4000, 20, 2, 2), torch.full((4000, 2, 2), 5)
+def test_whole_codes_are_dropped_and_the_others_scaled_up():
+    level = any_model().levels[2]
+    state, hidden, codes = torch.zeros(4000, 12, 2, 2), torch.zeros(4000, 20, 2, 2), torch.full((4000, 2, 2), 5)
     with torch.no_grad():
         level.rest.bias.zero_()
-        learnt = level.learn(known, seen, codes, forgotten=0.25)
+        learnt = level.update(state, hidden, codes, dropout=0.25)
         row = level.nodes.weight[5]
     gone = (learnt == 0).all(1)
     assert float(gone.float().mean()) == pytest.approx(0.25, abs=0.02)

@@ -246,7 +246,7 @@ def test_what_cannot_be_decoded_is_not_written():
 
 
 @pytest.mark.parametrize("wrong", [True, 2.0, "2", 0, -1, 99, None])
-def test_levels_places_and_arguments_that_are_none(wrong):
+def test_levels_indices_and_arguments_that_are_none(wrong):
     ddn, images = small_ddn().eval(), digits(3) / 255
     codec = ImageCodec(ddn)
     data, packed = codec.compress_batch(images), codec.pack(ddn.encode(images))
@@ -260,7 +260,7 @@ def test_levels_places_and_arguments_that_are_none(wrong):
             with pytest.raises(InvalidInput, match="levels from 1 to 4"):
                 do()
     if wrong != 0:
-        with pytest.raises(InvalidInput, match="places below 3"):
+        with pytest.raises(InvalidInput, match="indices from 0 and below 3"):
             codec.decompress_batch(data, only=[0, wrong])
     if wrong != 99:
         for name in ("beams", "batch_size"):
@@ -399,7 +399,7 @@ def test_range_coded_files_are_smaller_where_codes_are_known(tmp_path):
 def test_range_coded_files_want_the_prior_that_wrote_them():
     ddn, image = colour_ddn(), photo(16, 16)
     data = ImageCodec(ddn, EntropyModel.of(ddn, dim=8, hidden=8).exact()).compress(image)
-    with pytest.raises(InvalidInput, match="code prior of the model"):
+    with pytest.raises(InvalidInput, match="entropy model of the model"):
         ImageCodec(ddn).decompress(data)
     with pytest.raises(OtherModelsCodes):
         ImageCodec(ddn, EntropyModel.of(ddn, dim=8, hidden=8).exact()).decompress(data)
@@ -448,7 +448,7 @@ def test_a_prior_that_does_not_fit_is_told():
     ddn = colour_ddn()
     with pytest.raises(InvalidInput, match="a prior of this model's codes"):
         ImageCodec(ddn, EntropyModel.of(small_ddn(), dim=8, hidden=8))
-    with pytest.raises(InvalidInput, match="a code prior where rate"):
+    with pytest.raises(InvalidInput, match="an entropy model with a rate"):
         ImageCodec(ddn, rate=0.1)
 
 

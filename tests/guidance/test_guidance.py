@@ -17,7 +17,7 @@ from discrete_distribution_network.guidance.choice import greedy
 from discrete_distribution_network.guidance.config import GuidanceConfig, Request
 from discrete_distribution_network.guidance.selection import GuidedSelection
 from discrete_distribution_network.model.tensors import gather_state, resize
-from discrete_distribution_network.prior.heads import Frequencies, Prior
+from discrete_distribution_network.prior import Frequencies, Prior
 
 
 def half():

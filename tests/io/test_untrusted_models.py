@@ -51,7 +51,8 @@ from pathlib import Path
 from discrete_distribution_network import DDN
 from discrete_distribution_network.prior.transformer import CodeTransformer
 from discrete_distribution_network.errors import DDNError
-from discrete_distribution_network.prior.heads import Prior, read_config
+from discrete_distribution_network.prior.base import read_config
+from discrete_distribution_network.prior.heads import Prior
 warnings.simplefilter("ignore")
 folder, (file, load, texts) = Path(sys.argv[1]), json.loads(Path(sys.argv[2]).read_text())
 ddn = DDN.from_pretrained(folder)

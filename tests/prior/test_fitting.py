@@ -16,10 +16,11 @@ from discrete_distribution_network.codec.entropy_model import EntropyModel, fit_
 from discrete_distribution_network.errors import DataError, DDNError, InvalidInput, ModelFileError, OutputError
 from discrete_distribution_network.evaluation.classifier import train_classifier
 from discrete_distribution_network.io import atomic_folder
-from discrete_distribution_network.io.safetensors_file import read_tensors
-from discrete_distribution_network.prior import fitting
-from discrete_distribution_network.prior.fitting import FitCheckpoints, FitInterrupted, read_notes
-from discrete_distribution_network.prior.heads import LearnedPrior, Prior, fit
+from discrete_distribution_network.io.pretrained import read_tensors
+from discrete_distribution_network.prior.base import LearnedPrior
+from discrete_distribution_network.prior.fit_checkpoints import TENSORS, FitCheckpoints, FitInterrupted, read_notes
+from discrete_distribution_network.prior.fitting import fit
+from discrete_distribution_network.prior.heads import Prior
 from discrete_distribution_network.prior.transformer import CodeTransformer
 from discrete_distribution_network.random_state import own_random_state
 
@@ -171,7 +172,7 @@ def test_a_damaged_checkpoint_is_passed_over(tmp_path, monkeypatch):
         with pytest.raises(FitInterrupted):
             fitted("heads", FitCheckpoints(folder, every=0.0))
     newest = max(folder.glob("step-*"))
-    (newest / fitting.TENSORS).write_bytes(b"nothing")
+    (newest / TENSORS).write_bytes(b"nothing")
     with pytest.warns(UserWarning, match="not whole"):
         kept = FitCheckpoints(folder, resume=True)
     whole = fitted("heads")
@@ -179,7 +180,7 @@ def test_a_damaged_checkpoint_is_passed_over(tmp_path, monkeypatch):
     assert figures == whole[0]
     assert_equal(weights, whole[1])
     for path in folder.glob("step-*"):
-        (path / fitting.TENSORS).write_bytes(b"nothing")
+        (path / TENSORS).write_bytes(b"nothing")
     with pytest.warns(UserWarning, match="not whole"), pytest.raises(ModelFileError, match="none that is whole"):
         FitCheckpoints(folder, resume=True)
 
@@ -241,10 +242,10 @@ def test_data_that_cannot_be_fitted_to_is_one_sentence_before_any_step(monkeypat
     settings = {"steps": 3, "minutes": None, "progress": False}
     unlabelled, labelled = list(digits()), [(image, 0) for image in digits()]
     for data, held_out, error, said in (
-        (digits(0), digits(), DataError, "images to fit a prior to, got none"),
-        (digits(), [], DataError, "held-out images, got none"),
-        (None, digits(), InvalidInput, "NoneType"),
-        (digits(), 5, InvalidInput, "int"),
+        (digits(0), digits(), DataError, "images to fit a prior to, got 0"),
+        (digits(), [], DataError, "held-out images, got 0"),
+        (None, digits(), InvalidInput, "as a data set, got None"),
+        (digits(), 5, InvalidInput, "as a data set, got 5"),
         (digits(9, size=9), digits(), DataError, "9"),
     ):
         with pytest.raises(error, match=said):
@@ -264,7 +265,7 @@ def test_codes_that_cannot_be_fitted_to_are_one_sentence():
     for wrong, said in (
         (codes[:0], "at least one image"),
         (codes[:, :-1], r"\(N, "),
-        (codes.tolist(), "list"),
+        (codes.tolist(), r"got \[\["),
         (codes.float(), "integers"),
         (codes + 8, "level 0"),
         (codes - 9, "level 0"),
@@ -280,7 +281,7 @@ def test_what_is_not_finite_ends_a_fit_at_once(tmp_path, monkeypatch, kind):
     with pytest.raises(DDNError, match="finite"):
         fitted(kind, FitCheckpoints(tmp_path / "fitting", every=0.0), learning_rate=1e30)
     kept = FitCheckpoints(tmp_path / "fitting", resume=True)
-    tensors = read_tensors(kept.found / fitting.TENSORS)
+    tensors = read_tensors(kept.found / TENSORS)
     assert all(bool(value.isfinite().all()) for name, value in tensors.items() if name.startswith("best/"))
 
 

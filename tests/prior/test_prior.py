@@ -21,31 +21,13 @@ from discrete_distribution_network.evaluation.metrics import evaluate
 from discrete_distribution_network.guidance.conditions import Match, RatePenalty
 from discrete_distribution_network.model.code_distribution import draw_codes
 from discrete_distribution_network.model.selection import FixedCodes, PriorSampling
-from discrete_distribution_network.prior import heads as priors
-from discrete_distribution_network.prior.heads import (
-    CONFIG,
-    Chain,
-    Frequencies,
-    Prior,
-    fit,
-    projected_weights,
-    shifted,
-    temperatures,
-)
+from discrete_distribution_network.prior import base
+from discrete_distribution_network.prior.base import CONFIG, projected_weights, temperatures
+from discrete_distribution_network.prior.counts import Chain, Frequencies
+from discrete_distribution_network.prior.fitting import fit
+from discrete_distribution_network.prior.heads import Prior
 from discrete_distribution_network.prior.transformer import CodeTransformer
 from discrete_distribution_network.training.presets import preset
-
-KINDS = {
-    "plain": {},
-    "patches": {"patch_size": [None, 4]},
-    "recurrence": {"recurrence": 2, "levels_per_resolution": [0, 2]},
-    "several sizes of codebook": {"codebook_size": [3, 4, 5, 6]},
-}
-
-
-@pytest.fixture(params=KINDS)
-def ddn(request):
-    return small_ddn(**KINDS[request.param]).eval()
 
 
 @pytest.fixture(params=[Prior, CodeTransformer])
@@ -99,45 +81,6 @@ def test_codes_are_drawn_by_their_chances():
             drawn(scores, **wrong)
 
 
-def test_frequencies_and_chain_by_hand():
-    ddn = small_ddn(codebook_size=3, levels_per_resolution=[0, 2])
-    codes = torch.tensor([[0, 1], [0, 1], [0, 2], [2, 0]])
-    chances = Frequencies.of(ddn, codes).logits(0, torch.zeros(1), 1).softmax(1)
-    torch.testing.assert_close(chances, torch.tensor([[4, 1, 2]]) / 7)  # one more each
-    chain = Chain.of(ddn, codes)
-    state = chain.follow(0, torch.tensor([0, 2, 1]), chain.begin(3, None))
-    chances = chain.logits(1, torch.zeros(1), state).softmax(1)
-    expected = torch.tensor([[0 + 1 / 3, 2 + 1 / 3, 1 + 1 / 3], [1 + 1 / 3, 1 / 3, 1 / 3], [1 / 3] * 3])
-    torch.testing.assert_close(chances, expected / expected.sum(1, keepdim=True))
-    for plain in (chain, Frequencies.of(ddn, codes)):
-        with pytest.raises(InvalidInput, match="labels"):
-            plain.begin(2, torch.zeros(2))
-        assert ddn.sample(5, prior=plain).shape == (5, 1, 8, 8)
-
-
-def test_a_chain_asks_the_code_that_lay_at_the_same_place():
-    ddn = small_ddn(codebook_size=4, levels_per_resolution=[1, 2], patch_size=[None, 4])  # 1, then twice 2x2 codes
-    upper, lower = torch.tensor([1, 2, 3, 0]), torch.tensor([3, 0, 1, 2])
-    codes = torch.cat([torch.tensor([2]), upper, lower]).expand(100_000, -1)
-    chain = Chain.of(ddn, codes)
-    drawn = ddn.sample(6, return_codes=True, prior=chain, generator=torch.Generator().manual_seed(0))[1]
-    assert torch.equal(drawn[:, 0], torch.full((6,), 2))
-    assert set(drawn[:, 1:5].flatten().tolist()) == {0, 1, 2, 3}  # after the one code of the image each is as likely
-    follows = dict(zip(upper.tolist(), lower.tolist(), strict=True))
-    assert drawn[:, 5:].tolist() == [[follows[code] for code in row] for row in drawn[:, 1:5].tolist()]
-
-
-def test_frequencies_of_any_network(ddn):
-    # only the last node of each level is ever chosen
-    last = torch.tensor(
-        [ddn.codebook_sizes[level] - 1 for level, n in enumerate(ddn.codes_per_level) for _ in range(n)]
-    )
-    counted = Frequencies.of(ddn, last.expand(100_000, -1))
-    images, codes = ddn.sample(6, return_codes=True, prior=counted, generator=torch.Generator().manual_seed(1))
-    assert torch.equal(codes, last.expand(6, -1))
-    torch.testing.assert_close(ddn.decode(codes), images)
-
-
 def test_nodes_of_like_weights_begin_with_like_rows():
     sampler = small_ddn(codebook_size=16).samplers[0]
     weight = sampler.keys.weight
@@ -170,16 +113,7 @@ def test_sampling_by_a_prior(ddn, kind):
     assert len({*map(tuple, ddn.sample(6, return_codes=True, prior=prior, temperature=0)[1].tolist())}) == 1
 
 
-def perturbed(prior):
-    """Its weights away from where they begin, so that no part of it does nothing."""
-    torch.manual_seed(5)
-    with torch.no_grad():
-        for parameter in prior.parameters():
-            parameter.add_(torch.randn_like(parameter) * 0.2)
-    return prior
-
-
-def test_bits_are_those_of_the_chances_it_draws_by(ddn, kind):
+def test_bits_are_those_of_the_chances_it_draws_by(ddn, kind, perturbed):
     prior, images = perturbed(kind(ddn, dim=8)).eval(), digits(5) / 255
     with torch.no_grad():
         bits = prior.bits(ddn, images)
@@ -206,49 +140,6 @@ def test_bits_are_those_of_the_chances_it_draws_by(ddn, kind):
         ddn.walk(watched, 5)
     torch.testing.assert_close(bits, torch.stack(costs), rtol=1e-4, atol=1e-4)
     assert len(bits) == ddn.num_levels
-
-
-def test_patches_know_those_before_them_and_no_others():
-    ddn = small_ddn(image_size=16, patch_size=[None, None, 4], levels_per_resolution=[1, 0, 1]).eval()
-    prior = perturbed(Prior(ddn, dim=8)).eval()
-    seen = []
-
-    def scores_with(codes):
-        """The scores (16, K) of the places of the last level, as these codes (16,) are picked one after the other."""
-        asked = []
-
-        def pick(scores):
-            asked.append(scores[0, 0, 0])
-            return torch.full(scores.shape[:-1], int(codes[len(asked) - 1]))
-
-        def watched(level, sampler, features, residual):
-            if level == 1:
-                prior.draw(level, features, prior.begin(1).expand(-1, -1, 4, 4), pick)
-                seen.append(prior.logits(level, features, prior.begin(1).expand(-1, -1, 4, 4)))
-            return sampler.draw(features, torch.zeros(sampler.codes_shape(features), dtype=torch.long), residual)
-
-        with torch.no_grad():
-            ddn.walk(watched, 1)
-        return torch.stack(asked)
-
-    plain = scores_with([0] * 16)
-    for place in (0, 5, 15):
-        codes = [0] * 16
-        codes[place] = 3
-        changed = (scores_with(codes) - plain).abs().amax(1) > 1e-5
-        row, column = divmod(place, 4)
-        # those it stands before: on the right, and the three below; beyond these by way of none
-        near = {(row, column + 1), *((row + 1, column + step) for step in (-1, 0, 1))}
-        assert {divmod(int(i), 4) for i in changed.nonzero()} == {(i, j) for i, j in near if i < 4 and 0 <= j < 4}
-    # asked for all at once it is as if none were known, which is how the first place is drawn
-    assert torch.allclose(seen[0][0, :, 0, 0], plain[0], atol=1e-5)
-    assert not torch.allclose(seen[0][0, :, 1, 1], plain[5], atol=1e-3)
-
-
-def test_shifted_by_hand():
-    grid = torch.arange(1.0, 7).reshape(1, 2, 3, 1)
-    assert shifted(grid, ((0, -1), (1, 1))).tolist() == [[[[0, 5], [1, 6], [2, 0]], [[0, 0], [4, 0], [5, 0]]]]
-    assert shifted(grid, ((-1, 0),), slice(1, 2), slice(2, 3)).tolist() == [[[[3]]]]
 
 
 def test_fitting_learns_which_codes_are_likely(tmp_path, kind):
@@ -337,7 +228,7 @@ def test_a_prior_by_class(tmp_path, kind):
     figures = frechet_figures(made.ddn, lambda images: images.flatten(1), digits(), digits(), count=9, prior=prior)
     assert figures.drawn == 9
     for labels, said in (
-        (None, "got none"),
+        (None, "got None"),
         (torch.tensor([2]), r"in \[0, 2\)"),
         (torch.zeros(1, 1), "shape"),
         (torch.zeros(1), "integer"),
@@ -396,7 +287,7 @@ def test_its_two_files_are_never_of_two_priors(tmp_path, monkeypatch, kind):
                 raise OSError(errno.ENOSPC, "No space left on device")
 
         with monkeypatch.context() as patch:
-            patch.setattr(priors, "fsync", flush)
+            patch.setattr(base, "flush", flush)
             with pytest.raises(OutputError, match=r"cannot write .*prior\.(json|safetensors)"):
                 new.save(tmp_path)
         assert all(torch.equal(value, before[name]) for name, value in weights().items())
