@@ -39,8 +39,9 @@ from discrete_distribution_network.evaluation.classifier import Classifier as Ne
 from discrete_distribution_network.evaluation.classifier import accuracy, train_classifier
 from discrete_distribution_network.evaluation.frechet import frechet_distance, statistics
 from discrete_distribution_network.evaluation.metrics import psnr
-from discrete_distribution_network.guidance.conditions import Classifier, Inpaint, SuperResolve
-from discrete_distribution_network.io.pretrained import load_strictly, read_tensors, write_tensors
+from discrete_distribution_network.guidance.conditions import Inpaint, SuperResolve
+from discrete_distribution_network.guidance.scorers import Classifier
+from discrete_distribution_network.io.safetensors_file import load_strictly, read_tensors, write_tensors
 from discrete_distribution_network.prior.base import LearnedPrior, temperatures
 
 RESULTS = Path(__file__).resolve().parent / "results" / "guidance.json"

@@ -27,7 +27,8 @@ from discrete_distribution_network.ddn import DDN
 from discrete_distribution_network.evaluation.frechet import frechet_figures
 from discrete_distribution_network.evaluation.metrics import evaluate
 from discrete_distribution_network.io import atomic_folder
-from discrete_distribution_network.io.pretrained import RELEASED, read_tensors, write_tensors
+from discrete_distribution_network.io.pretrained import RELEASED
+from discrete_distribution_network.io.safetensors_file import read_tensors, write_tensors
 from discrete_distribution_network.prior.base import temperatures
 from discrete_distribution_network.viz.pictures import to_pil
 

@@ -38,12 +38,8 @@ from discrete_distribution_network.evaluation.frechet import FeatureNet, check_d
 from discrete_distribution_network.evaluation.metrics import evaluate
 from discrete_distribution_network.io.atomic_file import check_writable, write_bytes, write_text
 from discrete_distribution_network.io.atomic_folder import MANIFEST
-from discrete_distribution_network.io.pretrained import (
-    MODEL,
-    Shapes,
-    load_checked,
-    released,
-)
+from discrete_distribution_network.io.pretrained import MODEL, released
+from discrete_distribution_network.io.safetensors_file import Shapes, load_checked
 from discrete_distribution_network.prior import PRIORS
 from discrete_distribution_network.prior.base import CONFIG as PRIOR
 from discrete_distribution_network.prior.base import LearnedPrior, as_bytes, read_config, temperatures

@@ -39,6 +39,7 @@ from discrete_distribution_network.prior.base import (
 )
 from discrete_distribution_network.prior.fit_checkpoints import FitCheckpoints
 from discrete_distribution_network.prior.fit_loop import Budget, Fit, digest
+from discrete_distribution_network.random_state import mix_seed
 from discrete_distribution_network.training.processes import fast_autocast
 
 ENTROPY_MODEL = "code_prior.safetensors"
@@ -246,7 +247,7 @@ class EntropyModel(nn.Module):
             hidden, dim = shapes["levels.0.first.weight"][:2]
             return cls(ddn.code_shapes, ddn.codebook_sizes, dim, hidden).double()
 
-        shapes = compare(make, ddn, path, f"the weights of an entropy model in {path}", stored=torch.int16)
+        shapes = compare_with_header(make, ddn, path, f"the weights of an entropy model in {path}", stored=torch.int16)
         model: Self = make(shapes, ddn)
         load_strictly(model, {name: value.double() * WEIGHT_UNIT for name, value in read_tensors(path).items()}, path)
         return model.exact()

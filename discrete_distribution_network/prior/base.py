@@ -24,10 +24,11 @@ from torch import Tensor, nn
 
 from discrete_distribution_network.ddn import DDN
 from discrete_distribution_network.errors import InvalidInput, ModelFileError, require, shown
-from discrete_distribution_network.io.atomic_file import atomic_file, flush
+from discrete_distribution_network.io.atomic_file import atomic_file, fsync
 from discrete_distribution_network.io.atomic_folder import sha256
 from discrete_distribution_network.io.json_file import read_object
-from discrete_distribution_network.io.pretrained import Shapes, check_types, load_checked
+from discrete_distribution_network.io.plain_values import check_types
+from discrete_distribution_network.io.safetensors_file import Shapes, load_checked
 from discrete_distribution_network.model.guided_sampler import GuidedSampler
 from discrete_distribution_network.model.stages import Stage
 
@@ -146,7 +147,7 @@ class LearnedPrior(nn.Module, ABC):
         with atomic_file(config) as new_config, atomic_file(weights) as new_weights:
             for path, data in ((new_weights, as_bytes(self.state_dict())), (new_config, text)):
                 path.write_bytes(data)
-                flush(path)
+                fsync(path)
             # a kill between the two renames must not leave the new weights beside the old configuration
             if config.exists() and config.read_bytes() != text:
                 config.unlink()

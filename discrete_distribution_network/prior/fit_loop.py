@@ -19,7 +19,6 @@ from typing import Any, Generic, NamedTuple, TypeVar
 import torch
 from torch import Tensor, nn
 
-from discrete_distribution_network.data.loader import key
 from discrete_distribution_network.errors import (
     DataError,
     DDNError,
@@ -29,9 +28,9 @@ from discrete_distribution_network.errors import (
     require_positive,
     require_seed,
 )
-from discrete_distribution_network.io.pretrained import load_strictly, read_tensors
+from discrete_distribution_network.io.safetensors_file import load_strictly, read_tensors
 from discrete_distribution_network.prior.fit_checkpoints import TENSORS, FitCheckpoints, FitInterrupted
-from discrete_distribution_network.random_state import own_random_state
+from discrete_distribution_network.random_state import mix_seed, own_random_state
 from discrete_distribution_network.signals import Interrupted, Signals
 from discrete_distribution_network.training.checkpoints import STATE, load_moments, moments_of, read_state
 from discrete_distribution_network.training.report import Bar
@@ -197,7 +196,7 @@ class Fit(Generic[Batch]):
             self._step(next(batches), done, seed)
 
     def _step(self, batch: Batch, done: float, seed: Callable[[int], None]) -> None:
-        seed(key(self.budget.seed, self.step))
+        seed(mix_seed(self.budget.seed, self.step))
         for group in self.optimizer.param_groups:
             group["lr"] = rate_at(self.budget.learning_rate, self.step, WARMUP_STEPS, done)
         bits = self.bits(batch)

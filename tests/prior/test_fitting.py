@@ -16,7 +16,7 @@ from discrete_distribution_network.codec.entropy_model import EntropyModel, fit_
 from discrete_distribution_network.errors import DataError, DDNError, InvalidInput, ModelFileError, OutputError
 from discrete_distribution_network.evaluation.classifier import train_classifier
 from discrete_distribution_network.io import atomic_folder
-from discrete_distribution_network.io.pretrained import read_tensors
+from discrete_distribution_network.io.safetensors_file import read_tensors
 from discrete_distribution_network.prior.base import LearnedPrior
 from discrete_distribution_network.prior.fit_checkpoints import TENSORS, FitCheckpoints, FitInterrupted, read_notes
 from discrete_distribution_network.prior.fitting import fit
