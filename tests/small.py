@@ -68,20 +68,20 @@ def trainer(folder, ddn=None, **kwargs):
 
 def before_splits(made, action):
     """Let a trainer do this in every step, before it splits."""
-    original = made._split_and_prune
+    original = made.optimisation.split_and_prune
 
     def split():
         action()
         return original()
 
-    made._split_and_prune = split
+    made.optimisation.split_and_prune = split
     return made
 
 
 def everything(trained):
     """All that a training is: weights and counts, moments, moving average, place."""
     state = {f"weights/{name}": value for name, value in trained.ddn.state_dict().items()}
-    state |= {name: value for name, value in trained._training_state().items() if name.startswith("optimizer/")}
+    state |= {name: value for name, value in trained.optimisation.tensors().items() if name.startswith("optimizer/")}
     if trained.ema is not None:
         state |= {f"ema/{name}": value for name, value in trained.ema.model.state_dict().items()}
     numbers = torch.tensor([trained.step, trained.images, trained.splits])

@@ -13,7 +13,7 @@ from discrete_distribution_network.cli.runs import CLASSIFIER
 from discrete_distribution_network.evaluation.classifier import Classifier
 from discrete_distribution_network.io.pretrained import RELEASED, load_strictly, read_tensors
 from discrete_distribution_network.model.guided_sampler import GuidedSampler, split_and_prune_
-from discrete_distribution_network.training.trainer import LossByLevel
+from discrete_distribution_network.training.optimisation import LossByLevel
 
 BENCHMARKS = Path(__file__).parent.parent / "benchmarks"
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+import warnings
 from collections.abc import Callable, Sequence
 from typing import Any, NamedTuple
 
@@ -63,6 +64,14 @@ class Evaluation(NamedTuple):
     usage_by_level: list[float]
 
 
+def renamed_cond_fn(cond_fn: CondFn | None, make_cond: CondFn | None) -> CondFn | None:
+    """`cond_fn`, also under its name until version 0.3."""
+    if make_cond is None:
+        return cond_fn
+    warnings.warn("make_cond is now cond_fn; the old name goes in the next release", DeprecationWarning, stacklevel=3)
+    return make_cond
+
+
 @torch.no_grad()
 def evaluate(
     ddn: DDN,
@@ -76,6 +85,7 @@ def evaluate(
     stopped: Callable[[], bool] = lambda: False,
     max_bad_images: int = 0,
     cond_fn: CondFn | None = None,
+    make_cond: CondFn | None = None,
 ) -> Evaluation:
     """Reconstruct images, each once, and measure.
 
@@ -88,6 +98,7 @@ def evaluate(
         max_bad_images: how many images that cannot be decoded are left out before it is an error.
         cond_fn: what images are shown with; see `conditioning_inputs.py`.
     """
+    cond_fn = renamed_cond_fn(cond_fn, make_cond)
     require_integer(batch_size, "batch_size")
     require_integer(1 if limit is None else limit, "limit")
     sizes = ddn.codebook_sizes

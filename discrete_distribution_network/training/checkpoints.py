@@ -13,6 +13,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
+from huggingface_hub import constants
 from torch import Tensor, nn
 from torch.optim import Optimizer
 
@@ -20,8 +21,8 @@ from discrete_distribution_network.errors import InvalidInput, ModelFileError, r
 from discrete_distribution_network.io import atomic_folder
 from discrete_distribution_network.io.atomic_file import is_another_running, naming
 
-STATE = "training.json"
-"""The file of a checkpoint that says how far the training was."""
+STATE, TRAINING, WEIGHTS = "training.json", "training.safetensors", constants.SAFETENSORS_SINGLE_FILE
+"""Files of a checkpoint: how far the training was, what else it takes to continue, and the model to use."""
 
 _NAME = re.compile(r"step-\d{8,}(\.\d+)?")
 _UNFINISHED = re.compile(re.escape(atomic_folder.STAGING) + rf"(deleted-)?{_NAME.pattern}(-(?P<process>\d+))?")

@@ -11,8 +11,8 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import Any
 
-from discrete_distribution_network.cli.config import TrainConfig
 from discrete_distribution_network.model.network import resolutions
+from discrete_distribution_network.training.recipes import Recipe
 
 CODEBOOK_SIZE = 256
 """K: one code is one byte."""
@@ -48,15 +48,16 @@ def preset(image_size: int | Sequence[int], channels: int = 3) -> dict[str, Any]
     }
 
 
-def recipe(config: TrainConfig | None = None) -> dict[str, Any]:
-    """How `ddn train` trains these networks: arguments of `Trainer`, whose own defaults are another package's.
+def recipe(config: Any = None) -> dict[str, Any]:
+    """Arguments of `Trainer` by which `ddn train` trains these networks; its own defaults are those of another package.
 
     `Trainer(DDN(**preset(32)), dataset=images, num_train_steps=5000, **recipe())`
 
     Args:
-        config: options of `ddn train`; its defaults if not given.
+        config: a `Recipe`, or options of the same names, such as the `TrainConfig` of `ddn train`; the defaults of
+            `Recipe` if None.
     """
-    config = TrainConfig() if config is None else config
+    config = Recipe() if config is None else config
     return {
         "batch_size": config.batch_size,
         "grad_accum_every": config.grad_accum,

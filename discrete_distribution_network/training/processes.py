@@ -6,7 +6,7 @@ import atexit
 import gc
 import os
 import weakref
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from datetime import timedelta
 from pathlib import Path
 from typing import Any, Literal, get_args
@@ -26,7 +26,7 @@ LAUNCHED_PRECISION = "ACCELERATE_MIXED_PRECISION"
 
 
 def accelerator_for(
-    precision: Precision | None, timeout: float, trackers: list[Any], folder: Path, kwargs: dict[str, Any]
+    precision: Precision | None, timeout: float, trackers: list[Any], folder: Path, kwargs: Mapping[str, Any]
 ) -> Accelerator:
     """An `Accelerator` with these settings, over which `kwargs` go.
 
@@ -114,12 +114,13 @@ class Processes:
 
     Attributes:
         rank, number: of this process, and how many there are.
+        accelerator: of accelerate.
         device: where this one computes.
         model: what `prepare` was given, wrapped.
     """
 
     def __init__(self, accelerator: Accelerator):
-        self._accelerator = accelerator
+        self.accelerator = accelerator
         self.rank, self.number = accelerator.process_index, accelerator.num_processes
         self.device = accelerator.device
         self.is_main = accelerator.is_main_process
@@ -127,7 +128,7 @@ class Processes:
 
     def prepare(self, model: nn.Module, optimizer: torch.optim.Optimizer) -> Any:
         """Wrap a network, as `model` from now on, and its optimiser, which is given back."""
-        self.model, prepared = self._accelerator.prepare(model, optimizer)
+        self.model, prepared = self.accelerator.prepare(model, optimizer)
         if self.number > 1:
             atexit.register(_drop_wrapper, weakref.ref(self))  # the last registered is called first
         return prepared
@@ -137,7 +138,7 @@ class Processes:
         return self.gather_tensor(torch.tensor(values, dtype=torch.float32, device=self.device))
 
     def gather_tensor(self, values: Tensor) -> list[list[float]]:
-        return [values.tolist()] if self.number == 1 else self._accelerator.gather(values[None]).tolist()
+        return [values.tolist()] if self.number == 1 else self.accelerator.gather(values[None]).tolist()
 
     def sum(self, values: Tensor) -> Tensor:
         """Summed over the processes: a new tensor where the old one was."""
@@ -163,7 +164,7 @@ class Processes:
         return value
 
     def wait(self) -> None:
-        self._accelerator.wait_for_everyone()
+        self.accelerator.wait_for_everyone()
 
     def require_equal(self, name: str, value: float, advice: str) -> None:
         """Raise unless all processes have the same value."""
@@ -174,7 +175,7 @@ class Processes:
 def _drop_wrapper(of: weakref.ref[Processes]) -> None:
     if (processes := of()) is not None:
         processes.model = None
-        processes._accelerator.free_memory()
+        processes.accelerator.free_memory()
 
 
 def _end_group() -> None:

@@ -8,6 +8,7 @@ import subprocess
 import sys
 import time
 import weakref
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -221,7 +222,7 @@ def leave_part(folder, how):
     # until the interpreter ends, everything can be used
     made.save("again")
     if how == "finished":
-        made.num_train_steps = 6
+        made.loop.config = replace(made.config, num_train_steps=6)
         made()
         other = trainer(folder / "other", num_train_steps=2, batch_size=4)
         other()

@@ -169,11 +169,11 @@ def test_handlers_of_ones_own(tmp_path):
 def test_learning_rate(tmp_path):
     made = trainer(tmp_path, num_train_steps=100, learning_rate=1.0, warmup_steps=9, decay="cosine", hold=0.5)
     rates = []
-    for made.step in (0, 4, 9, 50, 75, 100):
+    for made.state.progress.step in (0, 4, 9, 50, 75, 100):
         rates.append(made.rate())
     assert rates == pytest.approx([0.1, 0.5, 1.0, 1.0, 0.5, 0.0])
     made = trainer(tmp_path, num_train_steps=100, learning_rate=1.0)
-    for made.step in (0, 50, 99):
+    for made.state.progress.step in (0, 50, 99):
         assert made.rate() == 1.0
 
 
@@ -273,7 +273,7 @@ def test_splits_reach_the_moving_average(tmp_path):
     sampler.counts.copy_(torch.tensor([500, 100, 100, 100, 100, 100, 100, 0]))
     with torch.no_grad():
         mirrored.keys.weight.normal_()
-    made._split_and_prune()
+    made.optimisation.split_and_prune()
     assert torch.equal(sampler.keys.weight[7], sampler.keys.weight[0])
     assert torch.equal(mirrored.keys.weight[7], mirrored.keys.weight[0])
     assert not torch.equal(mirrored.keys.weight[7], sampler.keys.weight[7])
@@ -517,7 +517,7 @@ def test_another_recipe_is_said(tmp_path):
 
 def test_other_images_of_the_same_number_are_said(tmp_path, monkeypatch):
     marks = iter(["aa", "aa", "bb", "aa", None])
-    monkeypatch.setattr("discrete_distribution_network.training.trainer.fingerprint", lambda dataset: next(marks))
+    monkeypatch.setattr("discrete_distribution_network.training.state.fingerprint", lambda dataset: next(marks))
     train(tmp_path, num_train_steps=5)
     with warnings.catch_warnings():
         warnings.simplefilter("error")
@@ -753,7 +753,11 @@ def test_signals_before_the_first_step_and_after_the_last(tmp_path, monkeypatch,
 
         monkeypatch.setattr(owner, name, killed)
 
-    places = {"trackers": (made, "_require_room"), "model": (made, "_save_result"), "last look": (made, "_stop")}
+    places = {
+        "trackers": (made.loop, "_require_room"),
+        "model": (made.loop, "_save_result"),
+        "last look": (made.loop, "_stop"),
+    }
     if when == "last checkpoint":
         made.checkpoints.save(0, {}, lambda folder: None)
         killing(made.checkpoints, "save")
