@@ -1,6 +1,6 @@
-"""`Trainer`: its settings, what it builds from them, and what scripts call on it.
+"""`Trainer`: training on one process or several, through accelerate.
 
-On one process or many, through accelerate. The steps are those of `loop.py`.
+Here are its settings, what it builds from them, and what scripts call on it; the steps are in `loop.py`.
 """
 
 from __future__ import annotations
@@ -11,6 +11,7 @@ from dataclasses import fields
 from pathlib import Path
 from typing import Any, Literal
 
+from jaxtyping import Float
 from torch import Tensor
 
 from discrete_distribution_network.conditioning import CondFn
@@ -39,12 +40,12 @@ class Trainer:
 
     Args:
         ddn: trained in place; or a dictionary, the arguments of a new one.
-        dataset: a `Dataset`, a tensor (N, C, H, W) or an iterable, of images or (image, label), see `data.py`; or a
-            dictionary, the arguments of an `ImageDataset`.
+        dataset: a `Dataset`, a tensor (N, C, H, W) or an iterable, of images or (image, label), see `data/datasets.py`;
+            or a dictionary, the arguments of an `ImageDataset`.
         num_train_steps: steps of the optimiser.
-        learning_rate: the highest.
+        learning_rate: the highest learning rate.
         weight_decay: of AdamW.
-        batch_size: images a step, in each process.
+        batch_size: images per batch, in each process.
         grad_accum_every: batches whose gradients are summed for one step.
         checkpoints_folder: where checkpoints are written; a new or empty folder, unless `resume` or `overwrite`.
         results_folder: where `metrics.jsonl`, pictures and, at the end, `model` are written; likewise.
@@ -53,54 +54,58 @@ class Trainer:
         num_samples: images in a grid.
         adam_kwargs: further arguments of `torch.optim.AdamW`.
         accelerate_kwargs: further arguments of `accelerate.Accelerator`.
-        ema_kwargs: of the moving average: `beta` (0.9999), `update_every` (1) and `update_after_step` (0). Early on
-            it averages over fewer steps: beta is at most (1 + t) / (10 + t).
-        use_ema: keep a moving average of the weights; it is what is evaluated, drawn and given out.
+        ema_kwargs: of the moving average: `beta` (0.9999, at most (1 + t) / (10 + t) in update t), `update_every` (1)
+            and `update_after_step` (0).
+        use_ema: keep an exponential moving average of the weights, which is then evaluated, sampled and saved.
         max_grad_norm: gradients are clipped to this norm; None for no clipping.
-        apply_grad_penalty_every: steps between two gradient penalties of the discriminator, where there is one.
-        test_dataset: held-out images, evaluated every `evaluate_every` steps and at the end.
-        evaluate_every: see there.
-        evaluate_images: how many of them; all if None.
-        max_minutes: end after so many minutes of wall-clock time, if that comes before `num_train_steps`; schedules
-            then follow the clock, so a resumed training is no exact repetition.
-        warmup_steps: steps over which the learning rate rises from nothing.
-        decay: "cosine" lets the learning rate fall to nothing after the share `hold` of the training.
-        hold: see there.
+        apply_grad_penalty_every: steps between two gradient penalties of the discriminator, if there is one.
+        test_dataset: held-out images, evaluated now and then and at the end.
+        evaluate_every: steps between two evaluations.
+        evaluate_images: number of held-out images in an evaluation; None for all.
+        max_minutes: wall-clock time after which the training ends, if that comes before `num_train_steps`. Schedules
+            then follow the clock, so that a resume is not exact.
+        warmup_steps: steps of the linear warm-up of the learning rate.
+        decay: "cosine" for a learning rate that decays to zero.
+        hold: share of the training at which the decay begins.
         split_every: steps between two calls of split-and-prune.
-        split_until: share of the training after which nodes stay where they are.
-        augment: of one image (C, H, W); see `Loader`.
-        cond_fn: images -> what a network with `cond_channels` is shown with them; see `conditioning.py`. One with
-            `num_classes` is shown the labels of the data set.
-        max_bad_images: how many images that cannot be decoded are replaced by others (left out, when evaluating)
-            before it is an error; in each process.
-        num_workers: processes that load images; None for none on a CPU, two on a GPU.
-        mixed_precision: "no" (float32), "bf16", "fp16", or "auto": what `accelerate launch --mixed_precision` asks for
-            if that is bf16 or fp16, else bf16 where the processor has instructions for it. None is what the launcher
-            asks for, else float32. The launcher's number of batches to accumulate is not looked at.
+        split_until: share of the training after which split-and-prune is not called.
+        augment: function of one image (C, H, W); see `Loader`.
+        cond_fn: function from images to the condition of a network with `cond_channels`; see `conditioning.py`. A
+            network with `num_classes` gets the labels of the data set.
+        max_bad_images: number of undecodable images, in each process, that are replaced by others (left out of an
+            evaluation) before an error is raised.
+        num_workers: processes that load images; by default none on a CPU, two on a GPU.
+        mixed_precision: "no" (float32), "bf16" or "fp16". None is the setting of `accelerate launch
+            --mixed_precision`, else float32. "auto" is the launcher's bf16 or fp16, else bf16 where the processor has
+            instructions for it. The launcher's gradient accumulation is ignored.
         compile: `torch.compile` the network.
-        channels_last: keep weights and images in that memory format.
-        seed: of the order of the images and of all that is random in training.
+        channels_last: keep weights and images in this memory format.
+        seed: of the order of the images and of everything random in training.
         resume: True for the newest whole checkpoint, if there is one; or the folder of a checkpoint.
-        overwrite: write into folders that hold files; files of the same names are replaced, none else, but older
-            checkpoints count among those of which only the newest are kept.
-        max_checkpoints: the newest so many are kept; None for all.
+        overwrite: write into folders that hold files. Only files of the same names are replaced, but older
+            checkpoints count among the newest `max_checkpoints`.
+        max_checkpoints: number of checkpoints kept, the newest; None for all.
         trackers: names of accelerate's trackers (tensorboard, wandb, trackio), or trackers.
         log_every: steps between two lines of figures.
-        timeout: seconds after which a process gives up waiting for the others.
-        progress: show a bar.
+        timeout: seconds after which a process stops waiting for the others.
+        progress: show a progress bar.
+        make_cond: the former name of `cond_fn`.
 
     Attributes:
+        config: the settings, as a `TrainerConfig`.
         step: steps done.
-        seconds: wall-clock time of them, also before a resume.
-        splits: nodes pruned so far.
+        seconds: wall-clock time of the steps, including those before a resume.
+        splits: nodes pruned.
         result: the model to use: the moving average, or the `ddn`.
-        unwrapped_model: the `ddn`, which trains.
-        is_main: whether this is the process that writes.
+        unwrapped_model: the `ddn`.
+        is_main: whether this process writes the files.
 
     Raises:
-        DDNError: from the call: the loss or the gradient is not finite; no weight was changed by that step.
-        OutputError: from the call: a file cannot be written; it names the file, and older checkpoints stay.
-        Interrupted: from the call: SIGTERM or Ctrl-C; a checkpoint is saved. It is a SystemExit, code 128 + signal.
+        InvalidInput: from the constructor: a setting is out of range, or a folder holds files.
+        DDNError: from the call: the loss or the gradient is not finite; that step changed no weight.
+        OutputError: from the call: a file cannot be written; the error names it, and older checkpoints stay.
+        Interrupted: from the call: SIGTERM or Ctrl-C, after a checkpoint is saved. It is a SystemExit with code
+            128 + signal.
     """
 
     def __init__(
@@ -253,11 +258,11 @@ class Trainer:
 
     # for scripts, between the steps or after them
 
-    def sample(self, fname: str | Path) -> Tensor:
-        """Draw `num_samples` images with the result and write them as one picture.
+    def sample(self, fname: str | Path) -> Float[Tensor, "batch channels height width"]:
+        """Sample `num_samples` images with `result` and write them as one picture, in the main process.
 
         Args:
-            fname: of the picture; a bare name is one in the results folder. Only the main process writes.
+            fname: of the picture; a bare name is a file in the results folder.
 
         Returns:
             The images (num_samples, C, H, W) in [0, 1].
@@ -271,24 +276,26 @@ class Trainer:
     def log(
         self, values: Mapping[str, Any] | float | Tensor | None = None, step: int | None = None, **more: Any
     ) -> None:
-        """Add figures to `metrics.jsonl` and, while it trains, to the trackers: `log({"name": 1.0})`, `log(name=1.0)`.
+        """Write figures to `metrics.jsonl` and, during the training, to the trackers.
+
+        `log({"name": 1.0})` and `log(name=1.0)` do the same.
 
         Args:
             values: by their names; a single number is called "value".
-            step: of the training; the present one if None.
+            step: of the training; by default the current one.
         """
         if self.is_main:
             named = values if isinstance(values, Mapping) else {} if values is None else {"value": values}
             self.report.write(self.step if step is None else step, {**named, **more})
 
     def log_images(self, *images: Any, step: int | None = None, **more: Any) -> None:
-        """Write images into the results folder's `pictures` and, while it trains, to the trackers that take some.
+        """Write images into `pictures` in the results folder and, during the training, to trackers that accept them.
 
         Args:
             images: `log_images(images)`, `log_images("name", images)`, `log_images({"name": images})` or
                 `log_images(name=images)`; a tensor (C, H, W) or (B, C, H, W) of 1 or 3 channels in [0, 1] or uint8, a
                 Pillow image, or a list of these.
-            step: of the training; the present one if None.
+            step: of the training; by default the current one.
         """
         if not self.is_main:
             return
@@ -331,7 +338,7 @@ class Trainer:
 
 
 def _made_of(kind: Callable[..., Any], given: Any) -> Any:
-    """What is given or, for a dictionary, what these arguments make."""
+    """`given`, or `kind` with the arguments of a dictionary."""
     if not isinstance(given, dict):
         return given
     try:
