@@ -921,23 +921,3 @@ def test_images_and_labels_bad_images_and_too_few(tmp_path):
     assert len(trainer(tmp_path / "b", dataset=Faulty(), max_bad_images=3, resume=True).loader.faults) == 3
     with pytest.raises(DataError, match="batch of 64 images, got 60"):
         trainer(tmp_path / "c", batch_size=64)
-
-
-def test_evaluation_counts_every_image_once():
-    ddn, images = small_ddn(), digits(25)
-    whole, parts = evaluate(ddn, images, 25), evaluate(ddn, images, 10)
-    error = (ddn.reconstruct(images / 255) - images / 255).square().mean()
-    assert whole.images == parts.images == 25
-    assert whole.error == pytest.approx(float(error), rel=1e-5)
-    assert parts.error == pytest.approx(whole.error, rel=1e-5)
-    assert parts.usage_by_level == pytest.approx(whole.usage_by_level)
-    with pytest.raises(DataError, match="got none"):
-        evaluate(ddn, images[:0])
-
-
-def test_what_is_not_finite_is_null_in_the_figures(tmp_path):
-    from discrete_distribution_network.training.report import Report
-
-    with Report(tmp_path, 1, False) as report:
-        report.write(1, {"psnr": math.inf, "levels": [math.nan, 1.0]})
-    assert json.loads((tmp_path / "metrics.jsonl").read_text()) == {"step": 1, "psnr": None, "levels": [None, 1.0]}
