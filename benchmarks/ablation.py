@@ -19,6 +19,7 @@ import statistics
 import tempfile
 from collections.abc import Callable, Sequence
 from concurrent.futures import ProcessPoolExecutor, as_completed
+from dataclasses import replace
 from multiprocessing import get_context
 from pathlib import Path
 from typing import Any
@@ -212,7 +213,7 @@ def run(name: str, minutes: float, seed: int) -> dict[str, Any]:
     )
     with tempfile.TemporaryDirectory() as folder:
         trainer = trainer_for(config, make(), Split(Pixels(torch.from_numpy(images)), None), Path(folder))
-        trainer.progress = False
+        trainer.loop.config = replace(trainer.config, progress=False)
         trainer()
     model = trainer.result.eval()
     walks = [model.encode_walk(part.float() / 255) for part in torch.from_numpy(test).split(250)]

@@ -19,11 +19,8 @@ from statistics import median
 import torch
 from guided_sampler import ROOT, machine
 
-from discrete_distribution_network import DDN
-from discrete_distribution_network.cli.config import TrainConfig
-from discrete_distribution_network.cli.train import trainer_for
-from discrete_distribution_network.data.datasets import Pixels, Split
-from discrete_distribution_network.training.presets import preset
+from discrete_distribution_network import DDN, Trainer
+from discrete_distribution_network.training.presets import preset, recipe
 from discrete_distribution_network.training.report import read_metrics
 
 RESULTS = ROOT / "benchmarks" / "results" / "presets.json"
@@ -34,18 +31,22 @@ STEPS, NEVER = 5, 10**9
 def measure(size: int) -> dict[str, float]:
     torch.set_num_threads(2)
     ddn = DDN(**preset(size))
-    config = TrainConfig(
-        size=(size, size),
-        steps=STEPS,
-        device="cpu",
-        checkpoint_every=NEVER,
-        pictures_every=NEVER,
-        evaluate_every=NEVER,
-    )
-    images = torch.randint(0, 256, (config.batch_size * STEPS, 3, size, size), dtype=torch.uint8)
+    settings = recipe()
+    images = torch.randint(0, 256, (settings["batch_size"] * STEPS, 3, size, size), dtype=torch.uint8)
     with tempfile.TemporaryDirectory() as folder:
-        trainer = trainer_for(config, ddn, Split(Pixels(images), None), Path(folder))
-        trainer.log_every, trainer.progress = 1, False
+        trainer = Trainer(
+            ddn,
+            dataset=images,
+            num_train_steps=STEPS,
+            **settings,
+            accelerate_kwargs={"cpu": True},
+            results_folder=folder,
+            checkpoints_folder=Path(folder) / "checkpoints",
+            checkpoint_every=NEVER,
+            save_results_every=NEVER,
+            log_every=1,
+            progress=False,
+        )
         trainer()
         speeds = [line["images_per_second"] for line in read_metrics(Path(folder)) if "images_per_second" in line]
     return {

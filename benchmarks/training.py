@@ -34,8 +34,6 @@ from discrete_distribution_network.cli.train import network
 from discrete_distribution_network.data.datasets import ImageFiles
 from discrete_distribution_network.data.image_folder import find_images
 from discrete_distribution_network.data.loader import Loader
-from discrete_distribution_network.data.sources import open_data
-from discrete_distribution_network.signals import Signals
 
 
 def trainer_step(ddn: DDN, dataset: object, folder: str, **kwargs: object) -> Callable[[], None]:
@@ -50,13 +48,12 @@ def trainer_step(ddn: DDN, dataset: object, folder: str, **kwargs: object) -> Ca
         overwrite=True,
         **kwargs,
     )
-    signals, batches, recent = Signals(), trainer.loader.batches(), []
-    trainer._started = time.monotonic()
+    batches, recent = trainer.loader.batches(), []
 
     def step() -> None:
-        recent.append(trainer._train_step(batches, signals)[0])
-        if len(recent) == trainer.log_every:
-            trainer._figures(recent)
+        recent.append(trainer.loop.step(batches)[0])
+        if len(recent) == trainer.config.log_every:
+            trainer.loop.figures(recent)
             recent.clear()
 
     return step

@@ -5,8 +5,10 @@ import os
 import socket
 
 import torch
+from torch.utils.data import Dataset
 
 from discrete_distribution_network import DDN, Trainer
+from discrete_distribution_network.errors import DataError
 
 PROCESSES = multiprocessing.get_context("forkserver")
 PROCESSES.set_forkserver_preload(["discrete_distribution_network.training.trainer"])
@@ -21,6 +23,18 @@ def digits(count=60, size=8):
         image[0, top : top + 3, left] = 250
         image[0, top, left : left + 3] = 200
     return images
+
+
+class Faulty(Dataset):
+    """Every twentieth image is broken."""
+
+    def __len__(self):
+        return 60
+
+    def __getitem__(self, index):
+        if index % 20 == 3:
+            raise DataError(f"expected an image, got file {index}")
+        return digits()[index], index % 10
 
 
 SIZE = 16
@@ -66,22 +80,29 @@ def trainer(folder, ddn=None, **kwargs):
     return Trainer(ddn or small_ddn(), **{**arguments, **kwargs})
 
 
+def train(folder, **kwargs):
+    """A training by `trainer` that has come to its end."""
+    trained = trainer(folder, **kwargs)
+    trained()
+    return trained
+
+
 def before_splits(made, action):
     """Let a trainer do this in every step, before it splits."""
-    original = made._split_and_prune
+    original = made.optimisation.split_and_prune
 
     def split():
         action()
         return original()
 
-    made._split_and_prune = split
+    made.optimisation.split_and_prune = split
     return made
 
 
 def everything(trained):
     """All that a training is: weights and counts, moments, moving average, place."""
     state = {f"weights/{name}": value for name, value in trained.ddn.state_dict().items()}
-    state |= {name: value for name, value in trained._training_state().items() if name.startswith("optimizer/")}
+    state |= {name: value for name, value in trained.optimisation.tensors().items() if name.startswith("optimizer/")}
     if trained.ema is not None:
         state |= {f"ema/{name}": value for name, value in trained.ema.model.state_dict().items()}
     numbers = torch.tensor([trained.step, trained.images, trained.splits])

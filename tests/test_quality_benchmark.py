@@ -14,7 +14,7 @@ from discrete_distribution_network.evaluation.classifier import Classifier
 from discrete_distribution_network.io.pretrained import RELEASED
 from discrete_distribution_network.io.safetensors_file import load_strictly, read_tensors
 from discrete_distribution_network.model.guided_sampler import GuidedSampler, split_and_prune_
-from discrete_distribution_network.training.trainer import LossByLevel
+from discrete_distribution_network.training.optimisation import LossByLevel
 
 BENCHMARKS = Path(__file__).parent.parent / "benchmarks"
 

@@ -17,6 +17,7 @@ from tyro.constructors import PrimitiveConstructorSpec
 
 from discrete_distribution_network.errors import InvalidInput
 from discrete_distribution_network.io.atomic_file import write_text
+from discrete_distribution_network.training.recipes import Recipe
 
 CONFIG = "config.json"
 
@@ -105,33 +106,33 @@ class TrainConfig:
     """Training time; not looked at where STEPS is given."""
     steps: int | None = None
     """Steps of the optimiser, in place of a time."""
-    batch_size: int = 64
+    batch_size: int = Recipe.batch_size
     """Images a step, in each process."""
-    grad_accum: int = 1
+    grad_accum: int = Recipe.grad_accum
     """Batches whose gradients are summed for one step."""
-    learning_rate: float = 3e-3
+    learning_rate: float = Recipe.learning_rate
     """Highest learning rate."""
-    weight_decay: float = 0.0
+    weight_decay: float = Recipe.weight_decay
     """Of AdamW."""
-    warmup_steps: int = 50
+    warmup_steps: int = Recipe.warmup_steps
     """Steps over which the learning rate rises."""
-    hold: float = 0.3
+    hold: float = Recipe.hold
     """Share of the training after which the learning rate falls to nothing, along half a cosine."""
-    max_grad_norm: float = 1.0
+    max_grad_norm: float = Recipe.max_grad_norm
     """Gradients are clipped to this norm."""
-    split_every: int = 1
+    split_every: int = Recipe.split_every
     """Steps between two calls of split-and-prune."""
-    split_until: float = 0.85
+    split_until: float = Recipe.split_until
     """Share of the training after which nodes stay where they are."""
-    ema: bool = True
+    ema: bool = Recipe.ema
     """Keep a moving average of the weights; it is what is used."""
-    precision: Literal["auto", "no", "bf16", "fp16"] = "auto"
+    precision: Literal["auto", "no", "bf16", "fp16"] = Recipe.precision
     """no is float32; auto is bf16 where the processor has instructions for it."""
     compile: bool = False
     """Compile the network with torch.compile: minutes at the start, faster steps."""
     device: str = "auto"
     """Where to train: cpu, cuda, mps, or auto for what there is."""
-    seed: int = 0
+    seed: int = Recipe.seed
     """Of the weights, of the order of the images and of all that is random in training."""
 
     checkpoint_every: int = 500

@@ -1,4 +1,4 @@
-"""How good a model is: errors, usage of nodes, Fréchet distances, a classifier, nearest neighbours."""
+"""Evaluation: reconstruction error, usage of nodes, Fréchet distances, a classifier, nearest neighbours."""
 
 from discrete_distribution_network.evaluation.classifier import Classifier, accuracy, train_classifier
 from discrete_distribution_network.evaluation.frechet import (

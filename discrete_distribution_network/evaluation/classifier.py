@@ -1,4 +1,4 @@
-"""A small classifier, trained from the labels of a data set: features for Fréchet distances, and a judge of samples."""
+"""A small classifier, trained on the labels of a data set: features for Fréchet distances, accuracy of samples."""
 
 from __future__ import annotations
 
@@ -7,6 +7,7 @@ from typing import Any
 
 import torch
 import torch.nn.functional as F
+from jaxtyping import Float, Int
 from torch import Tensor, nn
 
 from discrete_distribution_network.data.datasets import is_stream
@@ -15,20 +16,20 @@ from discrete_distribution_network.errors import DataError, require, require_int
 from discrete_distribution_network.random_state import own_random_state
 
 MAX_CLASSES = 100_000
-"""A label beyond is none that numbers classes."""
+"""Labels are integers below this number."""
 
 
 class NoClasses(DataError):
-    """A data set has no labels, or such as number no classes from 0 on."""
+    """A data set has no labels, or labels outside [0, number of classes)."""
 
 
 class Classifier(nn.Module):
-    """Three convolutions, each followed by a pooling, and two linear layers: (B, C, H, W) in [0, 1] -> (B, classes).
+    """Three convolutions, each followed by pooling, and two linear layers, from images in [0, 1] to logits.
 
     Args:
-        channels: C.
-        num_classes: how many classes.
-        width: channels of the first convolution; they double.
+        channels: of the images.
+        num_classes: number of classes.
+        width: channels of the first convolution; each further one doubles them.
         dim: number of features.
     """
 
@@ -43,11 +44,11 @@ class Classifier(nn.Module):
         self.body = nn.Sequential(*layers, nn.AdaptiveAvgPool2d(4), nn.Flatten(), nn.Linear(widths[-1] * 16, dim))
         self.head = nn.Linear(dim, num_classes)
 
-    def features(self, images: Tensor) -> Tensor:
-        """(B, C, H, W) in [0, 1] -> (B, dim)."""
+    def features(self, images: Float[Tensor, "batch channels height width"]) -> Float[Tensor, "batch dim"]:
+        """The features of images in [0, 1]."""
         return F.relu(self.body(images.to(self.head.weight.dtype)))
 
-    def forward(self, images: Tensor) -> Tensor:
+    def forward(self, images: Float[Tensor, "batch channels height width"]) -> Float[Tensor, "batch classes"]:
         return self.head(self.features(images))
 
 
@@ -63,13 +64,18 @@ def train_classifier(
     device: str | torch.device = "cpu",
     max_bad_images: int = 0,
 ) -> Classifier:
-    """A classifier of a data set with labels; the same one for the same seed, machine and number of threads.
+    """A classifier trained on a data set; the same for the same seed, machine and number of threads.
 
     Args:
-        dataset: with a length and labels from 0 on; see `data.py`.
-        shape: what gives `image_size` and `channels`, such as a DDN.
-        classes: how many there are; None to look (see `num_classes`).
-        max_bad_images: how many images that cannot be decoded are left out before it is an error.
+        dataset: with a length and labels from 0 on; see `data/datasets.py`.
+        shape: an object with `image_size` and `channels`, such as a DDN.
+        classes: number of classes; None to count them with `num_classes`.
+        epochs: passes over the data set.
+        batch_size: images per step.
+        learning_rate: the highest learning rate.
+        seed: of the weights and of the order of the images.
+        device: of the classifier.
+        max_bad_images: number of undecodable images that are left out before an error is raised.
 
     Raises:
         NoClasses: the data set has no labels, or fewer than two classes.
@@ -104,8 +110,8 @@ def train_classifier(
     return classifier.eval().requires_grad_(False)
 
 
-def num_classes(dataset: Any, shape: ImageShape, max_bad_images: int = 0) -> int:
-    """One more than the largest label of a data set, of which every item is looked at.
+def num_classes(dataset: Any, shape: Sized, max_bad_images: int = 0) -> int:
+    """The largest label of a data set plus one; every item is read.
 
     Raises:
         NoClasses: an image has no label, or one outside [0, `MAX_CLASSES`).
@@ -120,18 +126,22 @@ def num_classes(dataset: Any, shape: ImageShape, max_bad_images: int = 0) -> int
 
 
 @torch.no_grad()
-def accuracy(classifier: Classifier, dataset: Any, shape: ImageShape, max_bad_images: int = 0) -> float:
-    """The share of a data set's images whose label it says; up to `max_bad_images` that cannot be decoded left out."""
-    right = count = 0
+def accuracy(classifier: Classifier, dataset: Any, shape: Sized, max_bad_images: int = 0) -> float:
+    """The share of a data set's images that are classified by their label.
+
+    Args:
+        dataset, shape, max_bad_images: see `train_classifier`.
+    """
+    correct = count = 0
     device = next(classifier.parameters()).device
     for batch in in_order(dataset, shape, 500, max_bad_images=max_bad_images):
-        right += int((classifier(batch.images.to(device)).argmax(1).cpu() == labels_of(batch)).sum())
+        correct += int((classifier(batch.images.to(device)).argmax(1).cpu() == labels_of(batch)).sum())
         count += len(batch.images)
-    return right / max(1, count)
+    return correct / max(1, count)
 
 
-def labels_of(batch: Batch, classes: int = MAX_CLASSES) -> Tensor:
-    """The labels (B,) of a batch.
+def labels_of(batch: Batch, classes: int = MAX_CLASSES) -> Int[Tensor, " batch"]:
+    """The labels of a batch.
 
     Raises:
         NoClasses: there are none, or one is outside [0, `classes`).

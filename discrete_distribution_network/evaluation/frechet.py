@@ -1,8 +1,8 @@
-"""Fréchet distance between two sets of images, in the features of a stated network.
+"""Fréchet distance between two sets of images: |m_a - m_b|^2 + tr(S_a + S_b - 2 (S_a S_b)^(1/2)).
 
-The distance of two Gaussians fitted to the features, |m_a - m_b|^2 + tr(S_a + S_b - 2 (S_a S_b)^(1/2)) (Heusel et al.,
-arXiv 1706.08500). It says nothing without the network and the number of images; beside it belongs the distance between
-training and test images, the floor.
+The distance of two Gaussians fitted to features of the images (Heusel et al., arXiv 1706.08500). It depends on the
+network of the features and on the number of images, so state both, and the distance between training and test images
+as the floor.
 """
 
 from __future__ import annotations
@@ -12,6 +12,7 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 import torch
+from jaxtyping import Float64
 from torch import Tensor
 
 from discrete_distribution_network.conditioning import conditioning_inputs
@@ -20,21 +21,23 @@ from discrete_distribution_network.ddn import DDN
 from discrete_distribution_network.errors import DataError, ModelFileError, require, require_integer, require_seed
 from discrete_distribution_network.model.code_distribution import CodeDistribution
 
+INCEPTION_FILE = "weights-inception-2015-12-05-6726825d.pth"
+
 FeatureNet = Callable[[Tensor], Tensor]
 """Images (B, C, H, W) in [0, 1] -> features (B, F)."""
 
 
 class Statistics(NamedTuple):
-    """Of the features of images: how many, their mean (F,), their covariance (F, F), in float64."""
+    """The number of images, and the mean and covariance of their features."""
 
     images: int
-    mean: Tensor
-    covariance: Tensor
+    mean: Float64[Tensor, " features"]
+    covariance: Float64[Tensor, "features features"]
 
 
 @torch.no_grad()
 def statistics(net: FeatureNet, batches: Iterable[Tensor]) -> Statistics:
-    """The statistics of the features of batches of images (B, C, H, W)."""
+    """The statistics of the features of batches of images (B, C, H, W) in [0, 1]."""
     count, total, squares = 0, None, None
     for images in batches:
         features = net(images)
@@ -52,7 +55,7 @@ def statistics(net: FeatureNet, batches: Iterable[Tensor]) -> Statistics:
 
 
 def frechet_distance(a: Statistics, b: Statistics) -> float:
-    """The squared Fréchet distance of two Gaussians, as FID is: at least 0."""
+    """The squared Fréchet distance of two Gaussians, as FID is."""
     require(a.mean.shape == b.mean.shape, f"features of {len(a.mean)} numbers", len(b.mean))
     values, vectors = torch.linalg.eigh(a.covariance)
     root = vectors * values.clamp_min(0).sqrt() @ vectors.T
@@ -63,12 +66,12 @@ def frechet_distance(a: Statistics, b: Statistics) -> float:
 
 
 class FrechetFigures(NamedTuple):
-    """Distances to the test images, all in the same features.
+    """Fréchet distances to the test images, all in the same features.
 
     Attributes:
         samples: of `drawn` samples of the model.
-        reconstructions: of the test images' own reconstructions.
-        floor: of as many training images, if there are so many: what a perfect model would have.
+        reconstructions: of the reconstructed test images.
+        floor: of the first `drawn` training images, or all if there are fewer; a perfect model would reach it.
         drawn: number of samples.
         test_images: number of test images.
     """
@@ -81,7 +84,7 @@ class FrechetFigures(NamedTuple):
 
 
 def check_drawn(count: object) -> None:
-    """Raise `InvalidInput` unless it is a number of samples that a distance can be measured of."""
+    """Raise `InvalidInput` unless it is an integer of at least 2 samples."""
     require_integer(count, "samples")
     require(count != 1, "at least 2 samples for a Fréchet distance", 1, "10000 is usual")
 
@@ -98,20 +101,25 @@ def frechet_figures(
     prior: CodeDistribution | None = None,
     temperature: float | Sequence[float] = 1.0,
 ) -> FrechetFigures:
-    """The Fréchet distance of `count` samples to the test images, with the floor beside it.
+    """Fréchet distances of samples, reconstructions and training images to the test images.
 
     Args:
-        net: any callable; see `inception` and `classifier.py`.
-        train, test: data sets; see `data.py`.
-        max_bad_images: how many images that cannot be decoded are left out of each before it is an error.
-        prior: how the samples are drawn, of one class after the other if it, or the network, is one by
-            class; uniformly if None.
+        net: of the features, such as `inception` or `Classifier.features`.
+        train, test: data sets; see `data/datasets.py`.
+        count: number of samples.
+        batch_size: images per batch.
+        seed: of the samples.
+        max_bad_images: number of undecodable images of each data set that are left out before an error is raised.
+        prior: of the codes; uniform if None. Classes take turns where it, or the network, is conditioned on them.
         temperature: of the prior; see `DDN.sample`.
+
+    Raises:
+        DataError: a data set has fewer than 2 images.
     """
     check_drawn(count)
     require_integer(batch_size, "batch_size")
     require_seed(seed)
-    device, kind, generator = ddn.start.device, ddn.start.dtype, torch.Generator().manual_seed(seed)
+    device, dtype, generator = ddn.start.device, ddn.start.dtype, torch.Generator().manual_seed(seed)
 
     def batches(dataset: Any, limit: int | None = None) -> Iterator[Batch]:
         return in_order(dataset, ddn, batch_size, limit=limit, max_bad_images=max_bad_images)
@@ -122,39 +130,40 @@ def frechet_figures(
 
     def reconstructed() -> Iterator[Tensor]:
         for batch in batches(test):
-            shown = batch.images.to(device, kind)
-            yield ddn.reconstruct(shown, **conditioning_inputs(ddn, shown, batch.labels, None)).float().clamp(0, 1)
+            originals = batch.images.to(device, dtype)
+            inputs = conditioning_inputs(ddn, originals, batch.labels, None)
+            yield ddn.reconstruct(originals, **inputs).float().clamp(0, 1)
 
-    real = statistics(net, images(test))
-    learnt = statistics(net, images(train, limit=count))
-    again = statistics(net, reconstructed())
+    test_statistics = statistics(net, images(test))
+    train_statistics = statistics(net, images(train, limit=count))
+    reconstruction_statistics = statistics(net, reconstructed())
     classes = ddn.num_classes or getattr(prior, "num_classes", None)
 
     def samples() -> Iterator[Tensor]:
         for done in range(0, count, batch_size):
-            places = torch.arange(done, min(done + batch_size, count))
-            labels = None if classes is None else places % classes
-            drawn = ddn.sample(len(places), generator=generator, prior=prior, temperature=temperature, labels=labels)
+            numbers = torch.arange(done, min(done + batch_size, count))
+            labels = None if classes is None else numbers % classes
+            drawn = ddn.sample(len(numbers), generator=generator, prior=prior, temperature=temperature, labels=labels)
             yield drawn.float().clamp(0, 1)
 
-    drawn = statistics(net, samples())
     return FrechetFigures(
-        samples=frechet_distance(drawn, real),
-        reconstructions=frechet_distance(again, real),
-        floor=frechet_distance(learnt, real),
+        samples=frechet_distance(statistics(net, samples()), test_statistics),
+        reconstructions=frechet_distance(reconstruction_statistics, test_statistics),
+        floor=frechet_distance(train_statistics, test_statistics),
         drawn=count,
-        test_images=real.images,
+        test_images=test_statistics.images,
     )
 
 
 def inception(weights: str | Path | None = None, device: str = "cpu") -> FeatureNet:
-    """The 2048 features of the Inception network that FID is usually measured with (through torchmetrics).
+    """The 2048 features of the Inception network that FID usually uses, through torchmetrics.
 
     Args:
-        weights: torch-fidelity's file weights-inception-2015-12-05-6726825d.pth; None for where torch.hub keeps it.
+        weights: path of torch-fidelity's file `INCEPTION_FILE`; by default in the folder of torch.hub.
+        device: of the network.
 
     Raises:
-        ModelFileError: the packages or the weights are not there, or the file holds more than tensors.
+        ModelFileError: the packages or the weights are missing, or the file holds more than tensors.
     """
     try:
         from torchmetrics.image.fid import NoTrainInceptionV3
@@ -167,13 +176,15 @@ def inception(weights: str | Path | None = None, device: str = "cpu") -> Feature
     if not path.is_file():
         raise ModelFileError(f"expected the weights of Inception in {path}, found none; give the path of that file")
     try:
-        # a look first that runs no code: the package itself would unpickle whatever is in the file
+        # refused here if it holds more than tensors: the package itself would unpickle it and so run its code
         torch.load(path, weights_only=True, map_location="meta")
         net = NoTrainInceptionV3(
             name="inception-v3-compat", features_list=["2048"], feature_extractor_weights_path=str(path)
         )
     except Exception as error:
-        raise ModelFileError(f"expected the weights of Inception in {path}, got something else ({error})") from error
+        raise ModelFileError(
+            f"expected the weights of Inception in {path}, but {error}; give the path of {INCEPTION_FILE}"
+        ) from error
     net = net.to(device).eval()
 
     def features(images: Tensor) -> Tensor:
@@ -181,6 +192,3 @@ def inception(weights: str | Path | None = None, device: str = "cpu") -> Feature
         return net(colour.mul(255).round().byte()).flatten(1)
 
     return features
-
-
-INCEPTION_FILE = "weights-inception-2015-12-05-6726825d.pth"

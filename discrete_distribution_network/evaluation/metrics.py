@@ -1,12 +1,14 @@
-"""Figures: PSNR, the use of nodes, and what a model does on held-out images."""
+"""Metrics: PSNR, usage of nodes, and the reconstruction of held-out images."""
 
 from __future__ import annotations
 
 import math
+import warnings
 from collections.abc import Callable, Sequence
 from typing import Any, NamedTuple
 
 import torch
+from jaxtyping import Int, Shaped
 from torch import Tensor
 
 from discrete_distribution_network.conditioning import CondFn, conditioning_inputs
@@ -20,8 +22,8 @@ def psnr(error: float) -> float:
     return math.inf if error == 0 else -10 * math.log10(error)
 
 
-def usage(counts: Tensor) -> float:
-    """The share of nodes in use, (0, 1]: the perplexity of usage counts (K,) over K; 1 where all are used alike."""
+def usage(counts: Shaped[Tensor, " nodes"]) -> float:
+    """The perplexity of usage counts over K, in (0, 1]; 1 where all nodes are chosen equally often."""
     counts = counts.cpu()
     total = counts.sum()
     if total == 0:
@@ -30,29 +32,33 @@ def usage(counts: Tensor) -> float:
     return float(torch.exp(-(share * share.log()).sum())) / len(counts)
 
 
-def counts_by_level(codes: Tensor, codebook_sizes: Sequence[int], codes_per_level: Sequence[int]) -> list[Tensor]:
-    """How often each node is chosen at each level in codes (B, number of codes): one (K,) a level."""
+def counts_by_level(
+    codes: Int[Tensor, "batch codes"], codebook_sizes: Sequence[int], codes_per_level: Sequence[int]
+) -> list[Tensor]:
+    """Usage counts (K,) of each level."""
     return [
         torch.bincount(part.flatten(), minlength=size)
         for part, size in zip(codes.split(list(codes_per_level), dim=1), codebook_sizes, strict=True)
     ]
 
 
-def usage_by_level(codes: Tensor, codebook_sizes: Sequence[int], codes_per_level: Sequence[int]) -> list[float]:
-    """`usage` of each level in codes (B, number of codes)."""
+def usage_by_level(
+    codes: Int[Tensor, "batch codes"], codebook_sizes: Sequence[int], codes_per_level: Sequence[int]
+) -> list[float]:
+    """`usage` of each level."""
     return [usage(counts) for counts in counts_by_level(codes, codebook_sizes, codes_per_level)]
 
 
 class Evaluation(NamedTuple):
-    """Figures on held-out images, pixels in [0, 1].
+    """Metrics on held-out images, pixels in [0, 1].
 
     Attributes:
-        images: how many.
+        images: number of images.
         error: mean squared error of the reconstructions.
-        psnr: of that error, in dB.
+        psnr: of the mean error, in dB.
         bits_per_image: length of the code.
-        error_by_level: of the chosen candidate at each level's own size.
-        usage_by_level: perplexity of the choices over K, in (0, 1].
+        error_by_level: mean squared error of the chosen candidates, at the size of each level.
+        usage_by_level: see `usage`.
     """
 
     images: int
@@ -61,6 +67,14 @@ class Evaluation(NamedTuple):
     bits_per_image: float
     error_by_level: list[float]
     usage_by_level: list[float]
+
+
+def renamed_cond_fn(cond_fn: CondFn | None, make_cond: CondFn | None, stacklevel: int = 3) -> CondFn | None:
+    """`cond_fn`, or the argument under its former name."""
+    if make_cond is None:
+        return cond_fn
+    warnings.warn("make_cond is now cond_fn; the old name goes in the next release", DeprecationWarning, stacklevel)
+    return make_cond
 
 
 @torch.no_grad()
@@ -76,18 +90,25 @@ def evaluate(
     stopped: Callable[[], bool] = lambda: False,
     max_bad_images: int = 0,
     cond_fn: CondFn | None = None,
+    make_cond: CondFn | None = None,
 ) -> Evaluation:
-    """Reconstruct images, each once, and measure.
+    """Metrics of reconstructions, of each image once.
 
     Args:
-        dataset: see `data.py`.
-        limit: only the first so many.
-        rank, ranks, total: in several processes, the number of this one, how many there are, and what sums a tensor
-            over all of them.
-        stopped: asked after each batch; ends early if true.
-        max_bad_images: how many images that cannot be decoded are left out before it is an error.
-        cond_fn: what images are shown with; see `conditioning_inputs.py`.
+        dataset: see `data/datasets.py`.
+        batch_size: images per batch.
+        limit: number of images, the first of the data set; None for all.
+        rank, ranks, total: with several processes, the rank of this one, their number, and a function that sums a
+            tensor over them.
+        stopped: called after each batch; True ends the evaluation early.
+        max_bad_images: number of undecodable images that are left out before an error is raised.
+        cond_fn: function from images to the condition of the network; see `conditioning.py`.
+        make_cond: the former name of `cond_fn`.
+
+    Raises:
+        DataError: there are no images, or too many cannot be decoded.
     """
+    cond_fn = renamed_cond_fn(cond_fn, make_cond, stacklevel=4)  # no_grad wraps this function
     require_integer(batch_size, "batch_size")
     require_integer(1 if limit is None else limit, "limit")
     sizes = ddn.codebook_sizes

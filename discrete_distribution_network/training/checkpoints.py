@@ -1,4 +1,4 @@
-"""The checkpoints of a training: which there are, which is the newest whole one, and how many are kept."""
+"""Checkpoints of a training: written whole or not at all, the newest found, the oldest deleted."""
 
 from __future__ import annotations
 
@@ -13,6 +13,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
+from huggingface_hub import constants
 from torch import Tensor, nn
 from torch.optim import Optimizer
 
@@ -20,8 +21,8 @@ from discrete_distribution_network.errors import InvalidInput, ModelFileError, r
 from discrete_distribution_network.io import atomic_folder
 from discrete_distribution_network.io.atomic_file import is_another_running, output_errors
 
-STATE = "training.json"
-"""The file of a checkpoint that says how far the training was."""
+STATE, TRAINING, WEIGHTS = "training.json", "training.safetensors", constants.SAFETENSORS_SINGLE_FILE
+"""Files of a checkpoint: the progress of the training, the optimiser's state with the weights, the model to use."""
 
 _NAME = re.compile(r"step-\d{8,}(\.\d+)?")
 _UNFINISHED = re.compile(re.escape(atomic_folder.STAGING) + rf"(deleted-)?{_NAME.pattern}(-(?P<process>\d+))?")
@@ -31,9 +32,9 @@ class Checkpoints:
     """Folders `step-00001000` inside `folder`, each written whole (see `atomic_folder.py`).
 
     Args:
-        folder: made when the first is saved.
-        keep: the newest so many are kept, older ones deleted once a new one is whole, whichever training of this
-            folder they are of; None keeps all.
+        folder: made with the first checkpoint.
+        keep: number of checkpoints kept. Older ones are deleted once a new one is whole, whichever training wrote
+            them; None keeps all.
     """
 
     def __init__(self, folder: str | Path, keep: int | None = 3):
@@ -43,22 +44,28 @@ class Checkpoints:
     def save(
         self, step: int, state: dict[str, Any], fill: Callable[[Path], None], name: str | Path | None = None
     ) -> Path:
-        """Write a checkpoint and give its folder: `fill` writes its files, `state` goes into training.json.
+        """Write a checkpoint.
 
         Args:
-            name: of the folder, if not by the step; such a one is not found as the newest, and is never deleted.
+            step: of the training; it names the folder.
+            state: content of training.json.
+            fill: writes the other files into the folder that it is given.
+            name: of the folder, in place of the step; a named checkpoint is never found as the newest, nor deleted.
+
+        Returns:
+            The folder.
 
         Raises:
-            OutputError: it could not be written; those that were there still are.
+            OutputError: it could not be written; older checkpoints stay.
         """
-        there = self._by_age()
+        older = self._by_age()
         target, again = self.folder / (f"step-{step:08d}" if name is None else name), 2
         if name is not None and target.exists():
-            raise InvalidInput(f"expected a checkpoint of another name, got {target}, which is there; give a new name")
+            raise InvalidInput(f"expected a new name for a checkpoint, got {target}, which is there; give another name")
         while target.exists():
             target, again = self.folder / f"step-{step:08d}.{again}", again + 1
         # the order of saving, also where the clock was set back
-        saved_at = max([time.time_ns(), *(age + 1 for age, _ in there)])
+        saved_at = max([time.time_ns(), *(age + 1 for age, _ in older)])
 
         def fill_all(staging: Path) -> None:
             fill(staging)
@@ -67,37 +74,37 @@ class Checkpoints:
         self.remove_unfinished()
         atomic_folder.write_atomically(target, fill_all)
         if self.keep is not None and name is None:
-            for _, old in there[: max(0, len(there) + 1 - self.keep)]:
-                # renamed first: a kill while it is deleted leaves nothing that looks like a checkpoint
-                with output_errors(old):
+            for _, old in older[: max(0, len(older) + 1 - self.keep)]:
+                # renamed first, so that a kill during the deletion leaves nothing that looks like a checkpoint
+                with naming(old):
                     doomed = old.rename(self.folder / f"{atomic_folder.STAGING}deleted-{old.name}")
                 shutil.rmtree(doomed, ignore_errors=True)
         return target
 
     def remove_unfinished(self) -> None:
-        """Delete what saves and deletions that were killed have left."""
-        for left in self._unfinished():
-            if not _is_being_written(left):
-                shutil.rmtree(left, ignore_errors=True)
+        """Delete what killed saves and deletions have left."""
+        for folder in self._unfinished():
+            if not _is_being_written(folder):
+                shutil.rmtree(folder, ignore_errors=True)
 
     def clear(self) -> None:
-        """Delete all checkpoints, also unfinished ones, and then the folder unless it holds anything else."""
+        """Delete all checkpoints, including unfinished ones, and the folder unless it holds other files."""
         for own in (*self.folder.glob("step-*"), *self._unfinished()):
             if _NAME.fullmatch(own.name):
                 own = own.rename(self.folder / f"{atomic_folder.STAGING}deleted-{own.name}")
             if _UNFINISHED.fullmatch(own.name):
                 shutil.rmtree(own, ignore_errors=True)
-        with suppress(OSError):  # it is not there, or holds what others made
+        with suppress(OSError):  # it is not there, or holds other files
             self.folder.rmdir()
 
     def any(self) -> bool:
-        """Whether there are any, whole or not."""
+        """Whether there are checkpoints, whole or not."""
         return any(_NAME.fullmatch(path.name) for path in self.folder.glob("step-*"))
 
     def newest_whole(self) -> Path | None:
-        """The newest checkpoint that is as it was written; what is not is passed over with a warning."""
-        for left in self._unfinished():
-            warnings.warn(f"{left} is a checkpoint that was not finished; it is ignored", stacklevel=2)
+        """The newest checkpoint whose files are as written; damaged ones are skipped with a warning."""
+        for folder in self._unfinished():
+            warnings.warn(f"{folder} is a checkpoint that was not finished; it is ignored", stacklevel=2)
         folders = [path for path in self.folder.glob("step-*") if _NAME.fullmatch(path.name)]
         ages = {path: age for age, path in self._by_age()}
         for path in sorted(folders, key=lambda path: (ages.get(path, 0), path.name), reverse=True):
@@ -113,7 +120,7 @@ class Checkpoints:
         return sorted(path for path in self.folder.glob(".*") if _UNFINISHED.fullmatch(path.name))
 
     def _by_age(self) -> list[tuple[int, Path]]:
-        """Checkpoints that say when they were saved, the oldest first."""
+        """Checkpoints with the time of saving in their training.json, the oldest first."""
         found = []
         for path in self.folder.glob("step-*"):
             try:
@@ -125,16 +132,16 @@ class Checkpoints:
 
 
 def _is_being_written(unfinished: Path) -> bool:
-    """Whether the process that writes this folder still runs, here."""
+    """Whether the process that writes this folder still runs on this machine."""
     process = (_UNFINISHED.fullmatch(unfinished.name) or {"process": None})["process"]
     return process is not None and is_another_running(int(process))
 
 
 def read_state(checkpoint: Path) -> dict[str, Any]:
-    """What training.json of a checkpoint says.
+    """The content of a checkpoint's training.json.
 
     Raises:
-        ModelFileError: it is not there, or not what was written.
+        ModelFileError: the file is missing or damaged.
     """
     try:
         state = json.loads((checkpoint / STATE).read_text(encoding="utf-8"))
@@ -148,7 +155,7 @@ def read_state(checkpoint: Path) -> dict[str, Any]:
 
 
 def moments_of(module: nn.Module, optimizer: Optimizer) -> dict[str, Tensor]:
-    """An optimiser's state of a module's parameters, as tensors `optimizer/PARAMETER/FIELD`."""
+    """The optimiser's state of a module's parameters, as tensors named `optimizer/PARAMETER/FIELD`."""
     return {
         f"optimizer/{name}/{field}": torch.as_tensor(value)
         for name, parameter in module.named_parameters()
@@ -157,10 +164,14 @@ def moments_of(module: nn.Module, optimizer: Optimizer) -> dict[str, Tensor]:
 
 
 def load_moments(module: nn.Module, optimizer: Optimizer, tensors: dict[str, Tensor], file: Path) -> None:
-    """Give an optimiser the state that `moments_of` gave, among these tensors of a file.
+    """Load an optimiser's state from the tensors of `moments_of`.
+
+    Args:
+        tensors: of a file, which may hold others too.
+        file: named in errors.
 
     Raises:
-        ModelFileError: it is of parameters of another shape.
+        ModelFileError: a moment has not the shape of its parameter.
     """
     found: dict[str, dict[str, Tensor]] = {}
     for path, value in tensors.items():

@@ -1,4 +1,4 @@
-"""The moving average of a model's weights, which is what is used after training."""
+"""Exponential moving average of a model's weights, which is the model to use after training."""
 
 from __future__ import annotations
 
@@ -12,13 +12,13 @@ from discrete_distribution_network.errors import require
 
 
 class MovingAverage:
-    """The exponential moving average of a DDN's weights; its buffers are those of the last update.
+    """The exponential moving average of a DDN's parameters, with the buffers of the latest step.
 
     Args:
-        ddn: what is averaged; it is copied as it is now, so after every process has the same weights.
-        beta: the share of the average that stays at an update; early on at most (1 + t) / (10 + t) after t of them.
+        ddn: the model to average, copied at once, so all processes must hold the same weights by then.
+        beta: weight of the average in an update; at most (1 + t) / (10 + t) in update t.
         update_every: steps between two updates.
-        update_after_step: until then the average is the model itself.
+        update_after_step: up to this step the average equals the model.
 
     Attributes:
         model: the average.
@@ -29,13 +29,17 @@ class MovingAverage:
         require(update_every >= 1, "update_every of at least 1", update_every)
         self.beta, self.update_every, self.update_after_step = beta, update_every, update_after_step
         self.model = copy.deepcopy(ddn).requires_grad_(False).eval()
-        # listed once: to look through all modules takes longer than to average
+        # listed once, since walking through all modules takes longer than averaging
         self._averaged, self._current = tuple(self.model.parameters()), tuple(ddn.parameters())
         self._kept, self._buffers = tuple(self.model.buffers()), tuple(ddn.buffers())
 
     @torch.no_grad()
     def update(self, step: int) -> None:
-        """To be called after every step of the optimiser, once nodes are split; the first step is number 1."""
+        """Update after a step of the optimiser, once nodes are split.
+
+        Args:
+            step: number of the step, from 1 on.
+        """
         if step <= self.update_after_step:
             torch._foreach_copy_(self._averaged, self._current)
         elif step % self.update_every == 0:

@@ -1,9 +1,9 @@
-"""Networks for images of a size: how many levels each resolution has, and how finely they choose.
+"""Preset networks for a size of images: levels and patches of each resolution.
 
-`DDN(**preset(32, channels=1))` is what `ddn train` trains. Four choices of 256 for the whole image say what it is; from
-8x8 on the image is cut into patches that choose for themselves, since a level then brings as many bytes as there are
-patches for one look by the network, and each patch trains the level's nodes (docs/log.md has the figures). Sides that
-halve evenly, such as 32, 48 and 64, are cut best; a side like 37 hardly at all, which leaves fewer bytes.
+`DDN(**preset(32, channels=1))` is the network of `ddn train`. Four levels of K = 256 choose for the whole image. From
+8x8 on each patch chooses for itself: one pass of a level then gives one byte per patch, and every patch trains the
+level's nodes (docs/log.md has the figures). Sides that halve evenly, such as 32, 48 and 64, divide best into patches; a
+side like 37 hardly divides, which leaves fewer bytes.
 """
 
 from __future__ import annotations
@@ -11,20 +11,20 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import Any
 
-from discrete_distribution_network.cli.config import TrainConfig
-from discrete_distribution_network.model.network_config import resolutions
+from discrete_distribution_network.model.network import resolutions
+from discrete_distribution_network.training.recipes import Recipe
 
 CODEBOOK_SIZE = 256
-"""K: one code is one byte."""
+"""K; a code is one byte."""
 
 DIM, DIM_MAX = 16, 64
-"""Channels at full resolution, and most at any; twice as many take twice the time and were no better after minutes."""
+"""Channels at full resolution, and the most at any; twice as many take twice the time, without gain after minutes."""
 
-CHOICES_A_SIDE = (1, 2, 2, 4, 8)
-"""Into how many patches a side is cut, from the smallest resolution on; the last number holds for all above."""
+PATCHES_PER_SIDE = (1, 2, 2, 4, 8)
+"""Patches along a side, from the smallest resolution on; the last number holds for all larger ones."""
 
 LEVELS = (4, 3, 4, 2, 1)
-"""Levels of each resolution, from the smallest on; the last number holds for all above."""
+"""Levels of each resolution, from the smallest on; the last number holds for all larger ones."""
 
 
 def preset(image_size: int | Sequence[int], channels: int = 3) -> dict[str, Any]:
@@ -48,15 +48,16 @@ def preset(image_size: int | Sequence[int], channels: int = 3) -> dict[str, Any]
     }
 
 
-def recipe(config: TrainConfig | None = None) -> dict[str, Any]:
-    """How `ddn train` trains these networks: arguments of `Trainer`, whose own defaults are another package's.
+def recipe(config: Any = None) -> dict[str, Any]:
+    """Arguments of `Trainer` by which `ddn train` trains these networks; its own defaults are those of another package.
 
     `Trainer(DDN(**preset(32)), dataset=images, num_train_steps=5000, **recipe())`
 
     Args:
-        config: options of `ddn train`; its defaults if not given.
+        config: a `Recipe`, or options of the same names, such as the `TrainConfig` of `ddn train`; the defaults of
+            `Recipe` if None.
     """
-    config = TrainConfig() if config is None else config
+    config = Recipe() if config is None else config
     return {
         "batch_size": config.batch_size,
         "grad_accum_every": config.grad_accum,
@@ -81,20 +82,20 @@ def levels_for(count: int) -> list[int]:
 
 
 def patches_for(sizes: Sequence[tuple[int, int]]) -> list[int | None]:
-    """The patch size at each resolution, smallest first; None where one choice is made for the image.
+    """The patch size at each resolution, smallest first; None where one code is chosen for the whole image.
 
-    A patch has to divide its resolution: the one is taken whose number a side is nearest to `CHOICES_A_SIDE`.
+    A patch divides its resolution, with a number of patches per side as near as possible to `PATCHES_PER_SIDE`.
     """
-    wanted = [CHOICES_A_SIDE[min(place, len(CHOICES_A_SIDE) - 1)] for place in range(len(sizes))]
-    return [_patch(size, number) for size, number in zip(sizes, wanted, strict=True)]
+    targets = [PATCHES_PER_SIDE[min(place, len(PATCHES_PER_SIDE) - 1)] for place in range(len(sizes))]
+    return [_patch(size, target) for size, target in zip(sizes, targets, strict=True)]
 
 
-def _patch(size: tuple[int, int], wanted: int) -> int | None:
-    if wanted == 1:
+def _patch(size: tuple[int, int], target: int) -> int | None:
+    if target == 1:
         return None
     shorter = min(size)
     fitting = [side for side in range(2, shorter + 1) if all(length % side == 0 for length in size)]
     if not fitting:
         return None
-    patch = min(fitting, key=lambda side: abs(shorter / side - wanted))
+    patch = min(fitting, key=lambda side: abs(shorter / side - target))
     return None if (patch, patch) == size else patch

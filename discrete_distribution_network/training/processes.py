@@ -1,4 +1,4 @@
-"""What the processes of a training tell each other. With one process, nothing is sent."""
+"""The processes that train together: accelerate, precision, collective operations (none with one process)."""
 
 from __future__ import annotations
 
@@ -6,7 +6,7 @@ import atexit
 import gc
 import os
 import weakref
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from datetime import timedelta
 from pathlib import Path
 from typing import Any, Literal, get_args
@@ -15,6 +15,7 @@ import torch
 from accelerate import Accelerator
 from accelerate.state import AcceleratorState
 from accelerate.utils import DistributedDataParallelKwargs, InitProcessGroupKwargs, parse_flag_from_env
+from jaxtyping import Shaped
 from torch import Tensor, nn
 
 from discrete_distribution_network.errors import DDNError, InvalidInput, require
@@ -22,25 +23,31 @@ from discrete_distribution_network.errors import DDNError, InvalidInput, require
 Precision = Literal["auto", "no", "bf16", "fp16"]
 
 LAUNCHED_PRECISION = "ACCELERATE_MIXED_PRECISION"
-"""The variable by which `accelerate launch` passes its `--mixed_precision` on: "no" if none was asked for."""
+"""Environment variable in which `accelerate launch` passes on its `--mixed_precision`; "no" by default."""
 
 
 def accelerator_for(
-    precision: Precision | None, timeout: float, trackers: list[Any], folder: Path, kwargs: dict[str, Any]
+    precision: Precision | None, timeout: float, trackers: list[Any], folder: Path, kwargs: Mapping[str, Any]
 ) -> Accelerator:
-    """An `Accelerator` with these settings, over which `kwargs` go.
+    """An `Accelerator` for trainings of one or several processes.
 
     Args:
         precision: see `chosen_precision`.
-        timeout: seconds after which a process gives up waiting for the others.
+        timeout: seconds after which a process stops waiting for the others.
+        trackers: names of accelerate's trackers, or trackers.
+        folder: where the trackers write.
+        kwargs: further arguments of `Accelerator`, which take precedence.
+
+    Raises:
+        InvalidInput: accelerate does not accept the settings, or not all launched processes train together.
     """
-    given = kwargs.get("kwargs_handlers", [])
+    handlers_given = kwargs.get("kwargs_handlers", [])
     handlers = [
         # counts are no weights: each process keeps its own until they are summed
         DistributedDataParallelKwargs(broadcast_buffers=False),
         InitProcessGroupKwargs(timeout=timedelta(seconds=timeout)),
     ]
-    handlers = [one for one in handlers if type(one) not in {type(other) for other in given}]
+    handlers = [one for one in handlers if type(one) not in {type(other) for other in handlers_given}]
     # without `cpu`, accelerate takes processes that torchrun starts on a machine without a GPU for separate trainings
     cpu = kwargs.get("cpu", not torch.accelerator.is_available()) or parse_flag_from_env("ACCELERATE_USE_CPU")
     chosen = kwargs.get("mixed_precision") or chosen_precision(precision, cpu)
@@ -50,10 +57,10 @@ def accelerator_for(
         AcceleratorState._reset_state()
     grouped = torch.distributed.is_initialized()
     try:
-        accelerator = Accelerator(**{**settings, "kwargs_handlers": [*handlers, *given]})
+        accelerator = Accelerator(**{**settings, "kwargs_handlers": [*handlers, *handlers_given]})
     except (ImportError, TypeError, ValueError) as error:
-        said = str(error).strip().split("\n")[0]
-        raise InvalidInput(f"expected settings that accelerate takes, but it says: {said}") from error
+        message = str(error).strip().split("\n")[0]
+        raise InvalidInput(f"expected settings that accelerate takes, but it says: {message}") from error
     if torch.distributed.is_initialized() and not grouped:
         atexit.register(_end_group)
     kind = accelerator.distributed_type.value
@@ -74,11 +81,15 @@ def accelerator_for(
 
 
 def chosen_precision(precision: Precision | None, cpu: bool = False) -> Precision:
-    """The precision to train in: what is given, else what `accelerate launch` asks for, else float32.
+    """The precision to train in: "no" (float32), "bf16" or "fp16".
 
     Args:
-        precision: "no", "bf16" or "fp16" is taken as it is. None is what the launcher says, else "no". "auto" is what
-            the launcher says if that is bf16 or fp16, else the fast one: a launcher says "no" also where nobody asked.
+        precision: "no", "bf16" or "fp16" is returned as it is. None is the launcher's setting, "no" without a launcher.
+            "auto" is the launcher's bf16 or fp16, else `fast_precision`: "no" is also a launcher's default.
+        cpu: whether the training runs on the CPU.
+
+    Raises:
+        InvalidInput: the launcher's setting is another one.
     """
     launched = os.environ.get(LAUNCHED_PRECISION, "").lower() or "no"
     if precision not in (None, "auto"):
@@ -102,32 +113,36 @@ def fast_precision(cpu: bool = False) -> Precision:
 
 
 def fast_autocast(device: torch.device) -> torch.autocast:
-    """Autocast to bfloat16 where that is fast, else none. Enter it anew at every step: it keeps copies of weights."""
+    """Autocast to bfloat16 where that is fast. Enter it anew at every step, since it caches copies of weights."""
     return torch.autocast(device.type, torch.bfloat16, enabled=fast_precision(device.type == "cpu") == "bf16")
 
 
 class Processes:
-    """This process among all that train together.
+    """This process among those that train together.
 
-    A network that is wrapped for several processes holds their group, and an interpreter that ends with both still
-    there crashes now and then. So when it ends, wrappers are dropped, then the group is ended; until then both serve.
+    A network wrapped for several processes holds their process group, and an interpreter that exits while both exist
+    sometimes crashes. At exit the wrapper is dropped first, then the group is destroyed.
+
+    Args:
+        accelerator: see `accelerator_for`.
 
     Attributes:
-        rank, number: of this process, and how many there are.
-        device: where this one computes.
-        model: what `prepare` was given, wrapped.
+        rank, number: of this process; of all processes.
+        device: of this process.
+        is_main: whether this process writes the files.
+        model: the network that `prepare` has wrapped.
     """
 
     def __init__(self, accelerator: Accelerator):
-        self._accelerator = accelerator
+        self.accelerator = accelerator
         self.rank, self.number = accelerator.process_index, accelerator.num_processes
         self.device = accelerator.device
         self.is_main = accelerator.is_main_process
         self.model: nn.Module | None = None
 
     def prepare(self, model: nn.Module, optimizer: torch.optim.Optimizer) -> Any:
-        """Wrap a network, as `model` from now on, and its optimiser, which is given back."""
-        self.model, prepared = self._accelerator.prepare(model, optimizer)
+        """Wrap a network, from now on `model`, and its optimiser, which is returned."""
+        self.model, prepared = self.accelerator.prepare(model, optimizer)
         if self.number > 1:
             atexit.register(_drop_wrapper, weakref.ref(self))  # the last registered is called first
         return prepared
@@ -136,11 +151,12 @@ class Processes:
         """The values of each process."""
         return self.gather_tensor(torch.tensor(values, dtype=torch.float32, device=self.device))
 
-    def gather_tensor(self, values: Tensor) -> list[list[float]]:
-        return [values.tolist()] if self.number == 1 else self._accelerator.gather(values[None]).tolist()
+    def gather_tensor(self, values: Shaped[Tensor, " values"]) -> list[list[float]]:
+        """The values of each process."""
+        return [values.tolist()] if self.number == 1 else self.accelerator.gather(values[None]).tolist()
 
     def sum(self, values: Tensor) -> Tensor:
-        """Summed over the processes: a new tensor where the old one was."""
+        """The sum over the processes, on the device of `values`."""
         if self.number == 1:
             return values
         total = values.to(self.device, copy=True)
@@ -148,7 +164,14 @@ class Processes:
         return total.to(values.device)
 
     def on_main(self, action: Callable[[], Any]) -> Any:
-        """Let the first process do this and give what it gives (None in the others); if it fails, all end."""
+        """Run `action` in the main process alone.
+
+        Returns:
+            What it returns; None in the other processes.
+
+        Raises:
+            DDNError: in the other processes, where it fails; the main process raises its error.
+        """
         error, value = None, None
         if self.is_main:
             try:
@@ -159,26 +182,27 @@ class Processes:
         if error is not None:
             raise error
         if failed:
-            raise DDNError("expected the first process to write its files, but it could not; see what it says")
+            raise DDNError("expected the first process to write its files, but it could not; see its error")
         return value
 
     def wait(self) -> None:
-        self._accelerator.wait_for_everyone()
+        """Wait until all processes are here."""
+        self.accelerator.wait_for_everyone()
 
     def require_equal(self, name: str, value: float, advice: str) -> None:
-        """Raise unless all processes have the same value."""
+        """Raise `InvalidInput` unless all processes have the same value."""
         values = sorted({one[0] for one in self.gather(value)})
         require(len(values) == 1, f"the same {name} in every process", values, advice)
 
 
-def _drop_wrapper(of: weakref.ref[Processes]) -> None:
-    if (processes := of()) is not None:
+def _drop_wrapper(reference: weakref.ref[Processes]) -> None:
+    if (processes := reference()) is not None:
         processes.model = None
-        processes._accelerator.free_memory()
+        processes.accelerator.free_memory()
 
 
 def _end_group() -> None:
-    """End the group of processes that an accelerator has begun, unless it is ended."""
-    gc.collect()  # wrappers of trainings that are no more
+    """Destroy the process group that an accelerator has made."""
+    gc.collect()  # wrappers of trainings that no longer exist
     if torch.distributed.is_initialized():
         torch.distributed.destroy_process_group()

@@ -1,4 +1,4 @@
-"""What a training tells: its progress, a line of figures every few steps (metrics.jsonl), trackers."""
+"""Progress and figures of a training: a progress bar, `metrics.jsonl`, accelerate's trackers."""
 
 from __future__ import annotations
 
@@ -21,25 +21,25 @@ from discrete_distribution_network.io.atomic_file import output_errors
 METRICS = "metrics.jsonl"
 
 EVERY = 30.0
-"""Seconds between two lines of progress where the error output is no terminal."""
+"""Seconds between two lines of progress where standard error is no terminal."""
 
 
 class Bar:
-    """How far a long work is, on the error output: a bar on a terminal, a line every `every` seconds in a log.
+    """Progress on standard error: a bar on a terminal, a line every `every` seconds in a log.
 
-    An error output that is closed, or fails, ends no work: nothing is shown.
+    A closed or broken standard error is no failure: nothing is shown.
 
     Args:
-        total: what `advance` counts to.
+        total: value of `advance` at the end.
         shown: whether anything is shown.
         every: seconds between two lines.
-        done: how much is done already, of a work that goes on.
+        done: value at the start, of work that is continued.
     """
 
     def __init__(self, total: float, shown: bool = True, every: float = EVERY, done: float = 0.0):
         self.total, self.every, self.before, self.done, self.text = total, every, done, done, ""
         self.output = sys.stderr if shown else None
-        self.began = self.told = time.monotonic()
+        self.began = self.last_line = time.monotonic()
         self.bar: tqdm[Any] | None = None
         with suppress(OSError, ValueError):  # of an output that is closed
             if self.output is not None and self.output.isatty():
@@ -53,7 +53,12 @@ class Bar:
         self.close()
 
     def advance(self, done: float, text: str | None = None) -> None:
-        """So much of the total is done; `text`, such as the latest figures, stands beside it from now on."""
+        """Show the progress.
+
+        Args:
+            done: of the total.
+            text: shown beside it from now on, such as the latest figures.
+        """
         self.text = self.text if text is None else text
         self.done = min(done, self.total)
         if self.bar is not None:
@@ -61,7 +66,7 @@ class Bar:
                 if text is not None:
                     self.bar.set_postfix_str(text, refresh=False)
                 self.bar.update(self.done - self.bar.n)
-        elif time.monotonic() - self.told >= self.every:
+        elif time.monotonic() - self.last_line >= self.every:
             self._line()
 
     def say(self, text: str) -> None:
@@ -72,7 +77,7 @@ class Bar:
                 self.output.flush()
 
     def close(self) -> None:
-        """Show where it ended."""
+        """Show the final progress."""
         if self.bar is not None:
             with suppress(OSError, ValueError):
                 self.bar.close()
@@ -81,8 +86,8 @@ class Bar:
         self.output = self.bar = None
 
     def _line(self) -> None:
-        self.told = time.monotonic()
-        gone, share = self.told - self.began, self.done / self.total if self.total else 1.0
+        self.last_line = time.monotonic()
+        gone, share = self.last_line - self.began, self.done / self.total if self.total else 1.0
         more, now = self.total - self.done, self.done - self.before
         left = f", {_clock(gone * more / now)} left" if more > 0 and now > 0 else ""
         self.say(f"{share:4.0%} done, {_clock(gone)} gone{left}" + (f", {self.text}" if self.text else ""))
@@ -93,17 +98,17 @@ def _clock(seconds: float) -> str:
 
 
 class Report:
-    """Figures to a file and, while this context lasts, to a progress bar and to accelerate's trackers.
+    """Figures for `metrics.jsonl` and, inside this context, for a progress bar and accelerate's trackers.
 
     Args:
-        folder: where `metrics.jsonl` is written, line by line; one that is there is continued. None: nowhere.
+        folder: of `metrics.jsonl`, which is appended to; None writes no file.
         total: length of the bar.
         progress: whether it is shown.
-        trackers: of accelerate; each gets the figures under flat names, and is ended with this context.
-        replace: begin the file anew.
+        trackers: of accelerate; each gets the figures under flat names, and is finished with this context.
+        replace: replace an existing file.
 
     Attributes:
-        done: how much of the total was done before this context.
+        done: progress before this context.
     """
 
     def __init__(
@@ -126,22 +131,22 @@ class Report:
         self.bar.close()
         trackers, self.trackers = self.trackers, ()
         for tracker in trackers:
-            # an error that is on its way says more
+            # an error that is being raised matters more
             with nullcontext() if kind is None else suppress(OSError), self._naming():
                 tracker.finish()
 
     def begin(self) -> None:
-        """Take away the file that is to be replaced."""
+        """Delete the file that is to be replaced."""
         if self.folder is not None and self.replace:
             with output_errors(self.folder / METRICS):
                 (self.folder / METRICS).unlink(missing_ok=True)
         self.replace = False
 
     def write(self, step: int, figures: dict[str, Any]) -> None:
-        """One line, the step and its figures; NaN and infinity become null.
+        """Write one line, the step and its figures; NaN and infinity become null.
 
         Raises:
-            OutputError: it cannot be written; the file has the lines before.
+            OutputError: it cannot be written; earlier lines stay.
         """
         if "usage_by_level" in figures and "loss" in figures:
             used = figures["usage_by_level"]
@@ -160,7 +165,7 @@ class Report:
                 tracker.log(dict(_flat(plain)), step=step)
 
     def write_pictures(self, step: int, pictures: dict[str, Image.Image]) -> None:
-        """Pictures, by their names, to those trackers that take some."""
+        """Send pictures, by their names, to the trackers that accept images."""
         arrays = {name: np.asarray(picture.convert("RGB"))[None] for name, picture in pictures.items()}
         for tracker in self.trackers:
             if hasattr(tracker, "log_images"):
@@ -169,7 +174,7 @@ class Report:
                     tracker.log_images(arrays, step=step, **options)
 
     def advance(self, done: float) -> None:
-        """Move the bar to this much of its total."""
+        """Move the bar to `done` of its total."""
         self.bar.advance(done)
 
     def say(self, text: str) -> None:
@@ -198,7 +203,7 @@ class Report:
 
 
 def _ends_a_line(path: Path) -> bool:
-    """Whether a file is empty or ends with a whole line, and not with one that a kill cut off."""
+    """Whether a file is empty or ends with a complete line; a kill may have cut the last one off."""
     with path.open("rb") as file:
         if file.seek(0, os.SEEK_END) == 0:
             return True
@@ -207,7 +212,7 @@ def _ends_a_line(path: Path) -> bool:
 
 
 def read_metrics(folder: str | Path) -> list[dict[str, Any]]:
-    """The lines of a run's `metrics.jsonl`, without one that a kill cut off; empty if there are none yet."""
+    """The lines of a run's `metrics.jsonl`, except one that a kill cut off; empty if there is no file yet."""
     path, lines = Path(folder) / METRICS, []
     if not path.is_file():
         return []
@@ -220,7 +225,7 @@ def read_metrics(folder: str | Path) -> list[dict[str, Any]]:
 
 
 def _plain(value: Any) -> Any:
-    """As JSON has it: tensors and arrays as lists of numbers, NaN and infinity as None."""
+    """A value as JSON has it: tensors and arrays as lists of numbers, NaN and infinity as None."""
     if hasattr(value, "tolist"):
         value = value.tolist()
     if isinstance(value, Mapping):
@@ -231,7 +236,7 @@ def _plain(value: Any) -> Any:
 
 
 def _flat(figures: Mapping[str, Any], prefix: str = "") -> Iterator[tuple[str, float]]:
-    """Numbers only, under names such as test/error_by_level/03."""
+    """The numbers alone, under names such as test/error_by_level/03."""
     for name, value in figures.items():
         if isinstance(value, dict):
             yield from _flat(value, f"{prefix}{name}/")

@@ -1,4 +1,4 @@
-"""How the learning rate goes: a linear rise, then constant, then half a cosine down to nothing."""
+"""Learning-rate schedule: linear warm-up, plateau, cosine decay to zero."""
 
 from __future__ import annotations
 
@@ -9,11 +9,11 @@ def learning_rate(peak: float, step: int, warmup_steps: int, progress: float, ho
     """The learning rate of a step.
 
     Args:
-        peak: the highest.
-        step: 0 is the first.
-        warmup_steps: steps over which it rises from nothing.
-        progress: the share of the training that is done, in [0, 1]; 0 for a rate that does not fall.
-        hold: share after which it falls.
+        peak: the highest learning rate.
+        step: number of the step, from 0 on.
+        warmup_steps: steps of the linear warm-up.
+        progress: share of the training that is done, in [0, 1]; 0 for a rate that does not decay.
+        hold: share of the training at which the decay begins.
     """
-    fallen = max(0.0, (progress - hold) / (1 - hold))
-    return peak * min(1.0, (step + 1) / (warmup_steps + 1)) * 0.5 * (1 + math.cos(math.pi * fallen))
+    decayed = max(0.0, (progress - hold) / (1 - hold))
+    return peak * min(1.0, (step + 1) / (warmup_steps + 1)) * 0.5 * (1 + math.cos(math.pi * decayed))

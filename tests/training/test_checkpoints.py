@@ -5,6 +5,8 @@ import shutil
 import warnings
 
 import pytest
+from safetensors.torch import load_file
+from small import small_ddn, trainer
 
 from discrete_distribution_network.errors import InvalidInput, ModelFileError
 from discrete_distribution_network.io import atomic_folder
@@ -126,3 +128,40 @@ def test_foreign_folders_are_left_alone(tmp_path):
     for step in (1, 2, 3):
         save(checkpoints, step)
     assert {path.name for path in tmp_path.iterdir()} == {"step-00000003", *theirs}
+
+
+def test_the_files_of_a_checkpoint_stay_what_they_were(tmp_path):
+    """Version 0.3 reads and writes these; a change of one of these names would lose every running training."""
+    trainer(tmp_path, num_train_steps=2, decay="cosine", split_until=0.5)()
+    folder = tmp_path / "checkpoints" / "step-00000002"
+    files = {path.name for path in folder.iterdir()}
+    assert files >= {"model.safetensors", "config.json", "training.safetensors", "training.json"}
+    state = read_state(folder)
+    assert list(state) == ["saved_at", "step", "images", "seconds", "splits", "faults", "scaler", "exact"]
+    assert list(state["exact"]) == [
+        "seed",
+        "batch_size",
+        "grad_accum_every",
+        "processes",
+        "images",
+        "learning_rate",
+        "warmup_steps",
+        "decay",
+        "split_every",
+        "max_grad_norm",
+        "adam",
+        "beta",
+        "update_every",
+        "num_train_steps",
+        "hold",
+        "split_until",
+        "precision",
+        "moving average",
+        "images' fingerprint",
+    ]
+    tensors = load_file(folder / "training.safetensors")
+    names = small_ddn().state_dict().keys()
+    moments = {name for name, _ in small_ddn().named_parameters()}
+    expected = {f"weights/{name}" for name in names}
+    expected |= {f"optimizer/{name}/{field}" for name in moments for field in ("step", "exp_avg", "exp_avg_sq")}
+    assert tensors.keys() == expected

@@ -90,7 +90,7 @@ def test_the_recipe_is_that_of_ddn_train(tmp_path: Path) -> None:
         "split_until",
         "seed",
     ):
-        assert getattr(made, name) == getattr(same, name)
+        assert getattr(made.config, name) == getattr(same.config, name)
     assert made.loader.batch_size == same.loader.batch_size == 64
     assert made.precision == same.precision
     assert str(made.optimizer.optimizer) == str(same.optimizer.optimizer)

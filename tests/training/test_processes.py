@@ -8,6 +8,7 @@ import subprocess
 import sys
 import time
 import weakref
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -133,33 +134,33 @@ def test_evaluation_counts_every_image_once(tmp_path):
     assert run_together(evaluate_part, 2, tmp_path) == [0, 0]
 
 
-def fail_part(folder, how):
+def fail_part(folder, failure):
     rank = int(os.environ["RANK"])
     made = trainer(folder, num_train_steps=20, batch_size=4)
-    if how == "not finite" and rank == 1:
+    if failure == "not finite" and rank == 1:
         made.loader.dataset = torch.full((60, 1, 8, 8), torch.nan)
-    if how == "signal" and rank == 1:
+    if failure == "signal" and rank == 1:
         before_splits(made, lambda: made.step == 6 and os.kill(os.getpid(), signal.SIGTERM))
-    if how == "full disk" and rank == 0:
+    if failure == "full disk" and rank == 0:
 
         def full(*_):
             raise OSError(28, "No space left on device", "checkpoints")
 
         made.checkpoints.save = full
-    said = {"not finite": "finite", "full disk": "No space" if rank == 0 else "first process"}
-    if how != "signal":
-        with pytest.raises((DDNError, OSError), match=said[how]):
+    messages = {"not finite": "finite", "full disk": "No space" if rank == 0 else "first process"}
+    if failure != "signal":
+        with pytest.raises((DDNError, OSError), match=messages[failure]):
             made()
         sys.exit(10 + made.step)
     made()
 
 
 @pytest.mark.parametrize(
-    ("how", "codes"), [("not finite", [10, 10]), ("signal", [128 + 15, 128 + 15]), ("full disk", [15, 15])]
+    ("failure", "codes"), [("not finite", [10, 10]), ("signal", [128 + 15, 128 + 15]), ("full disk", [15, 15])]
 )
-def test_what_one_process_meets_ends_all(tmp_path, how, codes):
-    assert run_together(fail_part, 2, tmp_path, how) == codes
-    if how == "signal":
+def test_what_one_process_meets_ends_all(tmp_path, failure, codes):
+    assert run_together(fail_part, 2, tmp_path, failure) == codes
+    if failure == "signal":
         with pytest.warns(UserWarning, match="not exactly"):
             assert trainer(tmp_path, resume=True, batch_size=8).step == 8
 
@@ -204,37 +205,37 @@ def test_torchrun_trains_one_model(photograph_folder, tmp_path):
     assert "expected --out where several processes train" in without.stderr
 
 
-def leave_part(folder, how):
-    if how == "own group":
+def leave_part(folder, ending):
+    if ending == "own group":
         torch.distributed.init_process_group("gloo")
     made = trainer(folder, num_train_steps=4, batch_size=4)
     wrapped = weakref.ref(made.processes.model)
     assert isinstance(wrapped(), torch.nn.parallel.DistributedDataParallel)
-    if how == "signal":
+    if ending == "signal":
         before_splits(made, lambda: made.step == 1 and os.kill(os.getpid(), signal.SIGTERM))
-    elif how == "error":
+    elif ending == "error":
         made.ddn.start.register_hook(lambda gradient: gradient * torch.nan)
     try:
         made()
     except (SystemExit, DDNError):
-        assert how in ("signal", "error")
+        assert ending in ("signal", "error")
     # until the interpreter ends, everything can be used
     made.save("again")
-    if how == "finished":
-        made.num_train_steps = 6
+    if ending == "finished":
+        made.loop.config = replace(made.config, num_train_steps=6)
         made()
         other = trainer(folder / "other", num_train_steps=2, batch_size=4)
         other()
-    if how == "ended before":
+    if ending == "ended before":
         made.accelerator.end_training()
     atexit._run_exitfuncs()
     assert wrapped() is None
-    assert torch.distributed.is_initialized() == (how == "own group")
+    assert torch.distributed.is_initialized() == (ending == "own group")
 
 
-@pytest.mark.parametrize("how", ["finished", "signal", "error", "ended before", "own group"])
-def test_the_group_is_left_in_order_when_the_interpreter_ends(tmp_path, how):
-    assert run_together(leave_part, 2, tmp_path, how) == [0, 0]
+@pytest.mark.parametrize("ending", ["finished", "signal", "error", "ended before", "own group"])
+def test_the_group_is_left_in_order_when_the_interpreter_ends(tmp_path, ending):
+    assert run_together(leave_part, 2, tmp_path, ending) == [0, 0]
 
 
 def say_part(folder):

@@ -1,12 +1,14 @@
 """How far a work is: a bar on a terminal, lines in a log."""
 
 import io
+import json
+import math
 import sys
 
 import pytest
 
 from discrete_distribution_network.training import report
-from discrete_distribution_network.training.report import Bar
+from discrete_distribution_network.training.report import Bar, Report
 
 
 class Terminal(io.StringIO):
@@ -84,3 +86,9 @@ def test_an_output_that_is_closed_or_breaks_ends_no_work(monkeypatch, kind):
             bar.advance(5, "text")
             bar.say("halfway")
             bar.advance(10)
+
+
+def test_what_is_not_finite_is_null_in_the_figures(tmp_path):
+    with Report(tmp_path, 1, False) as report:
+        report.write(1, {"psnr": math.inf, "levels": [math.nan, 1.0]})
+    assert json.loads((tmp_path / "metrics.jsonl").read_text()) == {"step": 1, "psnr": None, "levels": [None, 1.0]}

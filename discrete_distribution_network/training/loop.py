@@ -1,0 +1,231 @@
+"""`Loop`: the steps of a training, and what happens between them.
+
+A step is: a batch, forward, backward, clipping, a check that everything is finite, the optimiser, split-and-prune, the
+moving average. Whatever is random in it comes from the seed and the number of the step, so a checkpoint needs no random
+state, and a resumed training repeats the uninterrupted one.
+"""
+
+from __future__ import annotations
+
+import signal
+import time
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from discrete_distribution_network.data.loader import Batch, key
+from discrete_distribution_network.evaluation.metrics import Evaluation, evaluate, usage
+from discrete_distribution_network.io.atomic_file import naming, remove_unfinished
+from discrete_distribution_network.io.pretrained import MODEL
+from discrete_distribution_network.random_state import own_random_state, seed_random_state
+from discrete_distribution_network.signals import Interrupted, Signals
+from discrete_distribution_network.training.config import TrainerConfig
+from discrete_distribution_network.training.folders import require_writable
+from discrete_distribution_network.training.pictures import TrainingPictures
+from discrete_distribution_network.training.progress import Progress, Step
+from discrete_distribution_network.training.report import Report
+from discrete_distribution_network.training.schedule import learning_rate
+from discrete_distribution_network.training.state import TrainingState
+
+
+class Loop:
+    """Training from where it is to its end, with figures, checkpoints, pictures and evaluations on the way.
+
+    Args:
+        config: settings of the training.
+        state: what is trained.
+        pictures: that are drawn on the way.
+        report: where figures go.
+        test_dataset: held-out images, or None.
+    """
+
+    def __init__(
+        self, config: TrainerConfig, state: TrainingState, pictures: TrainingPictures, report: Report, test_dataset: Any
+    ):
+        self.config, self.state, self.pictures, self.report = config, state, pictures, report
+        self.loader, self.optimisation, self.test_dataset = state.loader, state.optimisation, test_dataset
+        self.processes, self.accelerator = self.optimisation.processes, self.optimisation.accelerator
+        self.results_folder = Path(config.results_folder)
+        self.signals, self.started = Signals(), time.monotonic()
+
+    def run(self) -> Evaluation | None:
+        """Train to the end; see `Trainer.__call__`."""
+        config, report = self.config, self.report
+        report.total = config.num_train_steps if config.max_minutes is None else 60 * config.max_minutes
+        report.done = self._done
+        report.progress = config.progress and self.accelerator.is_local_main_process
+        with Signals() as self.signals, report, own_random_state(self.processes.device):
+            self._begin()
+            return self._train()
+
+    @property
+    def progress(self) -> Progress:
+        return self.state.progress
+
+    def _begin(self) -> None:
+        self.processes.require_equal(
+            "step to continue from", self.progress.step, "resume from a folder that all can read"
+        )
+        self.processes.on_main(self._require_room)
+        if self.config.trackers:
+            with naming(self.results_folder):
+                self.accelerator.init_trackers("ddn")
+            self.report.trackers = self.accelerator.trackers
+        if self.progress.step:
+            self._write({"resumed": True})  # later lines of a step are the true ones
+        elif any(one[0] for one in self.processes.gather(self.state.checkpoints.any())):
+            # else a kill before the first save would let the overwritten training be resumed
+            self.state.save()
+        self.started = time.monotonic() - self.progress.seconds
+        if self.pictures.drawable:
+            self.pictures.batch()  # before the training takes its first batch: a stream may be its own iterator
+
+    def _train(self) -> Evaluation | None:
+        config, batches = self.config, self.loader.batches(self.progress.images // self._images_per_batch)
+        figures: Evaluation | None = None
+        recent: list[Step] = []
+        while self.progress_made < 1:
+            step, stop = self.step(batches)
+            ended = self.progress_made == 1
+            recent.append(step)
+            self.report.advance(self._done)
+            if self.progress.step % config.log_every == 0 or ended or stop:
+                self._write(self.figures(recent))
+                recent = []
+            # saved first, then evaluated, which may fail
+            if self.progress.step % config.checkpoint_every == 0 or ended or stop:
+                self.state.save()
+            self._interrupt(stop)
+            if self.pictures.drawable and (self.progress.step % config.save_results_every == 0 or ended):
+                self.processes.on_main(lambda: self.pictures.draw(self.progress.step))
+            if self.test_dataset is not None and (self.progress.step % config.evaluate_every == 0 or ended):
+                figures = self._evaluate()
+        self.state.save()  # unless it is: a training that was resumed at its end makes no step
+        self._save_result()
+        if self.test_dataset is not None and figures is None:
+            figures = self._evaluate()
+        self._interrupt(self._stop())
+        return figures
+
+    def step(self, batches: Iterator[Batch]) -> tuple[Step, int]:
+        """One step of the optimiser, and the signal that any process has received (0: none)."""
+        config, progress, optimisation = self.config, self.progress, self.optimisation
+        began, step = time.monotonic(), progress.step
+        split = (step + 1) % config.split_every == 0 and self.progress_made < config.split_until
+        seed_random_state(key(config.seed, step, self.processes.rank), self.processes.device)
+        penalty = step % config.apply_grad_penalty_every == 0
+        own_losses, own_norm = optimisation.compute_gradients(batches, self.rate(), penalty)
+        losses, norm, seconds, stop = self._over_processes(own_losses, own_norm)
+        optimisation.require_finite(losses, norm, step)
+        swaps = optimisation.update(step + 1, split)
+        progress.step, progress.seconds = step + 1, seconds
+        progress.splits += swaps
+        progress.images += self._images_per_step
+        return Step(losses, norm, swaps, time.monotonic() - began), stop
+
+    def _over_processes(self, losses: Tensor, norm: Tensor) -> tuple[list[float], float, float, int]:
+        """The mean losses, norm and seconds of all processes, and the signal that any has received (0: none).
+
+        It is the one wait for the device before the optimiser changes a weight; splits read the counts after it.
+        """
+        own = torch.cat((losses, norm[None], losses.new_tensor([self.signals.received or 0, 0])))
+        own[-1] = time.monotonic() - self.started
+        everyone = self.processes.gather_tensor(own)
+        means = [sum(column) / self.processes.number for column in zip(*everyone, strict=True)]
+        *by_level, mean_norm, _, seconds = means
+        return by_level, mean_norm, seconds, round(max(one[-2] for one in everyone))
+
+    def _require_room(self) -> None:
+        """Raise unless the folders can be written; remove what a kill has left in them."""
+        require_writable((self.state.checkpoints.folder, self.results_folder))
+        self.report.begin()
+        self.state.checkpoints.remove_unfinished()
+        for folder in (self.results_folder, self.pictures.folder):
+            remove_unfinished(folder)
+
+    def _save_result(self) -> None:
+        self.processes.on_main(lambda: self.state.save_model(self.results_folder / MODEL))
+
+    def _write(self, figures: dict[str, Any]) -> None:
+        self.processes.on_main(lambda: self.report.write(self.progress.step, figures))
+
+    def _stop(self) -> int:
+        """The signal that any process has received, 0 if none has."""
+        return round(max(one[0] for one in self.processes.gather(self.signals.received or 0)))
+
+    def _interrupt(self, signum: int) -> None:
+        """Save and end, if there is a signal."""
+        if not signum:
+            return
+        path = self.state.save()  # unless this step is saved
+        self._save_result()
+        name = signal.Signals(signum).name
+        self.report.say(
+            f"stopped by {name} after {self.progress.step} steps; saved {path}, from which the training can be resumed"
+        )
+        raise Interrupted(signum)
+
+    @property
+    def _images_per_batch(self) -> int:
+        return self.loader.batch_size * self.processes.number
+
+    @property
+    def _images_per_step(self) -> int:
+        return self._images_per_batch * self.config.grad_accum_every
+
+    @property
+    def _done(self) -> float:
+        """What the bar shows: steps or, with `max_minutes`, seconds."""
+        return self.progress.step if self.config.max_minutes is None else self.progress.seconds
+
+    @property
+    def progress_made(self) -> float:
+        """The share of the training that is done, in [0, 1], by steps or, with `max_minutes`, by the clock."""
+        config = self.config
+        by_clock = 0.0 if config.max_minutes is None else self.progress.seconds / (60 * config.max_minutes)
+        return min(1.0, max(self.progress.step / config.num_train_steps, by_clock))
+
+    def rate(self) -> float:
+        """The learning rate of the next step (see `schedule.py`)."""
+        config = self.config
+        progress = 0.0 if config.decay == "none" else self.progress_made
+        return learning_rate(config.learning_rate, self.progress.step, config.warmup_steps, progress, config.hold)
+
+    def figures(self, steps: list[Step]) -> dict[str, Any]:
+        """The figures of recent steps, as `metrics.jsonl` has them."""
+        progress, loader, count = self.progress, self.loader, len(steps)
+        sizes = [sampler.codebook_size for sampler in self.optimisation.ddn.samplers]
+        return {
+            "epoch": None
+            if loader.per_epoch is None
+            else progress.images / (loader.per_epoch * self._images_per_batch),
+            "seconds": progress.seconds,
+            "loss": sum(step.loss for step in steps) / count,
+            "loss_by_level": [sum(losses) / count for losses in zip(*(step.losses for step in steps), strict=True)],
+            "gradient_norm": sum(step.norm for step in steps) / count,
+            "learning_rate": self.rate(),
+            "images_per_second": self._images_per_step * count / sum(step.seconds for step in steps),
+            "usage_by_level": [usage(counts) for counts in self.optimisation.counts().cpu().split(sizes)],
+            "splits": progress.splits,
+            "bad_images": len(loader.faults),
+        }
+
+    def _evaluate(self) -> Evaluation:
+        """The figures on held-out images; ends the training if a process has received a signal meanwhile."""
+        figures = evaluate(
+            self.optimisation.result,
+            self.test_dataset,
+            limit=self.config.evaluate_images,
+            rank=self.processes.rank,
+            ranks=self.processes.number,
+            total=self.processes.sum,
+            stopped=lambda: bool(self.signals.received),
+            max_bad_images=self.config.max_bad_images,
+            cond_fn=self.config.cond_fn,
+        )
+        self._interrupt(self._stop())
+        self._write({"test": figures._asdict()})
+        return figures
