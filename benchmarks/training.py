@@ -34,6 +34,7 @@ from discrete_distribution_network.cli.train import network
 from discrete_distribution_network.data.datasets import ImageFiles
 from discrete_distribution_network.data.image_folder import find_images
 from discrete_distribution_network.data.loader import Loader
+from discrete_distribution_network.data.sources import open_data
 
 
 def trainer_step(ddn: DDN, dataset: object, folder: str, **kwargs: object) -> Callable[[], None]:

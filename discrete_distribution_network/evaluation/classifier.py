@@ -110,7 +110,7 @@ def train_classifier(
     return classifier.eval().requires_grad_(False)
 
 
-def num_classes(dataset: Any, shape: Sized, max_bad_images: int = 0) -> int:
+def num_classes(dataset: Any, shape: ImageShape, max_bad_images: int = 0) -> int:
     """The largest label of a data set plus one; every item is read.
 
     Raises:
@@ -126,7 +126,7 @@ def num_classes(dataset: Any, shape: Sized, max_bad_images: int = 0) -> int:
 
 
 @torch.no_grad()
-def accuracy(classifier: Classifier, dataset: Any, shape: Sized, max_bad_images: int = 0) -> float:
+def accuracy(classifier: Classifier, dataset: Any, shape: ImageShape, max_bad_images: int = 0) -> float:
     """The share of a data set's images that are classified by their label.
 
     Args:

@@ -76,7 +76,7 @@ class Checkpoints:
         if self.keep is not None and name is None:
             for _, old in older[: max(0, len(older) + 1 - self.keep)]:
                 # renamed first, so that a kill during the deletion leaves nothing that looks like a checkpoint
-                with naming(old):
+                with output_errors(old):
                     doomed = old.rename(self.folder / f"{atomic_folder.STAGING}deleted-{old.name}")
                 shutil.rmtree(doomed, ignore_errors=True)
         return target

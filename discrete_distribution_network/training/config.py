@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Any, Literal, get_args
 
 from discrete_distribution_network.conditioning import CondFn
-from discrete_distribution_network.data.loader import Augment
+from discrete_distribution_network.data.decoding import Augment
 from discrete_distribution_network.errors import require, require_integer, require_positive
 from discrete_distribution_network.training.processes import Precision
 

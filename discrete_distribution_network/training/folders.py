@@ -7,7 +7,7 @@ from collections.abc import Iterable
 from pathlib import Path
 
 from discrete_distribution_network.errors import InvalidInput, require
-from discrete_distribution_network.io.atomic_file import naming
+from discrete_distribution_network.io.atomic_file import output_errors
 from discrete_distribution_network.training.processes import Processes
 
 
@@ -30,7 +30,7 @@ def _holds_files(folder: Path) -> bool:
 def require_writable(folders: Iterable[Path]) -> None:
     """Make the folders, so that a refusal is an `OutputError` before the first step."""
     for folder in folders:
-        with naming(folder):
+        with output_errors(folder):
             folder.mkdir(parents=True, exist_ok=True)
             with tempfile.TemporaryFile(dir=folder):
                 pass

@@ -16,11 +16,11 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from discrete_distribution_network.data.loader import Batch, key
+from discrete_distribution_network.data.loader import Batch
 from discrete_distribution_network.evaluation.metrics import Evaluation, evaluate, usage
-from discrete_distribution_network.io.atomic_file import naming, remove_unfinished
+from discrete_distribution_network.io.atomic_file import output_errors, remove_unfinished
 from discrete_distribution_network.io.pretrained import MODEL
-from discrete_distribution_network.random_state import own_random_state, seed_random_state
+from discrete_distribution_network.random_state import mix_seed, own_random_state, seed_random_state
 from discrete_distribution_network.signals import Interrupted, Signals
 from discrete_distribution_network.training.config import TrainerConfig
 from discrete_distribution_network.training.folders import require_writable
@@ -71,7 +71,7 @@ class Loop:
         )
         self.processes.on_main(self._require_room)
         if self.config.trackers:
-            with naming(self.results_folder):
+            with output_errors(self.results_folder):
                 self.accelerator.init_trackers("ddn")
             self.report.trackers = self.accelerator.trackers
         if self.progress.step:
@@ -115,7 +115,7 @@ class Loop:
         config, progress, optimisation = self.config, self.progress, self.optimisation
         began, step = time.monotonic(), progress.step
         split = (step + 1) % config.split_every == 0 and self.progress_made < config.split_until
-        seed_random_state(key(config.seed, step, self.processes.rank), self.processes.device)
+        seed_random_state(mix_seed(config.seed, step, self.processes.rank), self.processes.device)
         penalty = step % config.apply_grad_penalty_every == 0
         own_losses, own_norm = optimisation.compute_gradients(batches, self.rate(), penalty)
         losses, norm, seconds, stop = self._over_processes(own_losses, own_norm)

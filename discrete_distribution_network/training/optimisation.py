@@ -17,7 +17,7 @@ from discrete_distribution_network.conditioning import conditioning_inputs
 from discrete_distribution_network.data.loader import Batch, in_unit_range
 from discrete_distribution_network.ddn import DDN
 from discrete_distribution_network.errors import DDNError, InvalidInput
-from discrete_distribution_network.io.pretrained import load_strictly, read_tensors
+from discrete_distribution_network.io.safetensors_file import load_strictly, read_tensors
 from discrete_distribution_network.training.checkpoints import TRAINING, WEIGHTS, load_moments, moments_of
 from discrete_distribution_network.training.config import TrainerConfig
 from discrete_distribution_network.training.moving_average import MovingAverage

@@ -17,7 +17,7 @@ from discrete_distribution_network.data.images import to_pixels
 from discrete_distribution_network.data.loader import Batch, first_batch
 from discrete_distribution_network.ddn import DDN
 from discrete_distribution_network.errors import require
-from discrete_distribution_network.io.atomic_file import atomic_file, naming
+from discrete_distribution_network.io.atomic_file import atomic_file, output_errors
 from discrete_distribution_network.model.pixels import as_pixels
 from discrete_distribution_network.training.config import TrainerConfig
 from discrete_distribution_network.viz.pictures import grid, reconstructions
@@ -77,7 +77,7 @@ class TrainingPictures:
 
 def write_picture(picture: Image.Image, path: Path) -> None:
     """Write a picture whole or not at all, and make its folder if needed."""
-    with naming(path):
+    with output_errors(path):
         path.parent.mkdir(parents=True, exist_ok=True)
     with atomic_file(path) as staging:
         picture.save(staging)

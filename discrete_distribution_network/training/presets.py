@@ -11,7 +11,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import Any
 
-from discrete_distribution_network.model.network import resolutions
+from discrete_distribution_network.model.network_config import resolutions
 from discrete_distribution_network.training.recipes import Recipe
 
 CODEBOOK_SIZE = 256

@@ -9,12 +9,12 @@ from functools import cached_property
 from pathlib import Path
 from typing import Any
 
-from discrete_distribution_network.data.datasets import fingerprint
+from discrete_distribution_network.data.fingerprint import fingerprint
 from discrete_distribution_network.data.loader import Loader
 from discrete_distribution_network.errors import ModelFileError
 from discrete_distribution_network.io import atomic_folder
-from discrete_distribution_network.io.atomic_file import naming
-from discrete_distribution_network.io.pretrained import write_tensors
+from discrete_distribution_network.io.atomic_file import output_errors
+from discrete_distribution_network.io.safetensors_file import write_tensors
 from discrete_distribution_network.training.checkpoints import STATE, TRAINING, Checkpoints, read_state
 from discrete_distribution_network.training.optimisation import Optimisation
 from discrete_distribution_network.training.progress import Progress
@@ -64,7 +64,7 @@ class TrainingState:
 
     def save_model(self, folder: Path) -> None:
         """Write the model to use: the moving average, or the network."""
-        with naming(folder), warnings.catch_warnings():
+        with output_errors(folder), warnings.catch_warnings():
             warnings.filterwarnings("ignore", ".* cannot hold ")  # the training warned of it when it began
             self.optimisation.result.save_pretrained(folder)
 

@@ -16,7 +16,8 @@ from torch import Tensor
 
 from discrete_distribution_network.conditioning import CondFn
 from discrete_distribution_network.data.datasets import ImageDataset, is_stream
-from discrete_distribution_network.data.loader import Augment, Loader
+from discrete_distribution_network.data.decoding import Augment
+from discrete_distribution_network.data.loader import Loader
 from discrete_distribution_network.ddn import DDN
 from discrete_distribution_network.errors import InvalidInput
 from discrete_distribution_network.evaluation.metrics import Evaluation, renamed_cond_fn
