@@ -18,7 +18,7 @@ from PIL import Image
 
 from discrete_distribution_network.cli.config import TrainConfig, configured, load_config
 from discrete_distribution_network.cli.runs import model_folder
-from discrete_distribution_network.cli.train import _folder
+from discrete_distribution_network.cli.train import _new_folder
 from discrete_distribution_network.ddn import DDN
 from discrete_distribution_network.errors import InvalidInput
 from discrete_distribution_network.training.report import read_metrics
@@ -100,7 +100,7 @@ def test_the_newest_model_of_a_run_is_used(trained):
 
 def test_two_trainings_take_two_folders(tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
-    with _folder(TrainConfig(), "train") as first, _folder(TrainConfig(), "train") as second:
+    with _new_folder(TrainConfig(), "train") as first, _new_folder(TrainConfig(), "train") as second:
         assert (first, second) == (Path("runs/train"), Path("runs/train-2"))
 
 
