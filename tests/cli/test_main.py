@@ -16,6 +16,7 @@ import torch
 from commands import FAST, refused, run
 from PIL import Image
 
+from discrete_distribution_network.cli.commands import COMMANDS
 from discrete_distribution_network.cli.config import TrainConfig, configured, load_config
 from discrete_distribution_network.cli.runs import model_folder
 from discrete_distribution_network.cli.train import _new_folder
@@ -24,19 +25,6 @@ from discrete_distribution_network.errors import InvalidInput
 from discrete_distribution_network.training.report import read_metrics
 
 PICTURES = {"samples.png", "reconstructions.png", "tree.png", "loss.png"}
-COMMANDS = [
-    "quickstart",
-    "train",
-    "prior",
-    "sample",
-    "guide",
-    "reconstruct",
-    "encode",
-    "decode",
-    "evaluate",
-    "demo",
-    "info",
-]
 
 
 def test_a_run_keeps_everything(trained, photograph_folder):
