@@ -61,7 +61,8 @@ CASES = [
 
 def test_commands_are_found():
     text = "    ddn encode - -o - < a.png | ddn decode - -o - > b.png  # both\n\n"
-    text += "```sh\n.venv/bin/ddn info && ddn tree\n```\nOf `ddn prior\n--resume` and `ddn COMMAND --help`.\n\n```python\nddn = DDN()\n```\n"
+    text += "```sh\n.venv/bin/ddn info && ddn tree\n```\n"
+    text += "Of `ddn prior\n--resume` and `ddn COMMAND --help`.\n\n```python\nddn = DDN()\n```\n"
     found = [without_redirections(arguments) for arguments in documented(text)]
     assert found == [["info"], ["tree"], ["encode", "-", "-o", "-"], ["decode", "-", "-o", "-"], ["prior", "--resume"]]
     assert len(CASES) > 30
