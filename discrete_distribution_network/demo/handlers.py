@@ -161,10 +161,10 @@ class Demo:
         self, count: float, seed: float, temperature: float, name: str | None, scale: float = 1.0
     ) -> Image.Image:
         """A grid of samples."""
-        within("images", count, 1, MAX_IMAGES)
-        within("seed", seed, 0, MAX_SEED)
-        within("temperature", temperature, 0.1, 1.5)
-        within("guidance scale", scale, 1, MAX_SCALE)
+        check_range("images", count, 1, MAX_IMAGES)
+        check_range("seed", seed, 0, MAX_SEED)
+        check_range("temperature", temperature, 0.1, 1.5)
+        check_range("guidance scale", scale, 1, MAX_SCALE)
         number = int(count)
         labels = self.labels(number, name)
         by_prior: dict[str, Any] = {}
@@ -178,7 +178,7 @@ class Demo:
     def compressed(self, path: str | None, levels: float) -> tuple[Any, ...]:
         """The original, its reconstruction from a file of the first `levels` levels, a description, and the file."""
         image = self.fitted(path)
-        within("levels", levels, 1, self.ddn.num_levels)
+        check_range("levels", levels, 1, self.ddn.num_levels)
         data = self.codec.compress(image, int(levels))
         back = self.codec.decompress(data)
         packed = len(Reader(data)[0])
@@ -225,10 +225,10 @@ class Demo:
             painted: `MISSING` or `STROKES`.
             pixels: side of the low-resolution version; 0 for none.
         """
-        within("images", count, 1, MAX_GUIDED)
-        within("beams", beams, 1, MAX_BEAMS)
-        within("seed", seed, 0, MAX_SEED)
-        within("pixels", pixels, 0, max(self.ddn.image_size))
+        check_range("images", count, 1, MAX_GUIDED)
+        check_range("beams", beams, 1, MAX_BEAMS)
+        check_range("seed", seed, 0, MAX_SEED)
+        check_range("pixels", pixels, 0, max(self.ddn.image_size))
         conditions: list[Condition] = []
         if editor is not None and editor.get("background") is not None:
             conditions = self._painted_conditions(editor, painted, int(pixels))
@@ -289,7 +289,7 @@ class Demo:
         return curves(lines), str(pictures[-1]) if pictures else None, description
 
 
-def within(name: str, value: float, least: float, most: float) -> None:
+def check_range(name: str, value: float, least: float, most: float) -> None:
     """Check a value that the page's own sliders keep in range, for requests without them."""
     fits = isinstance(value, int | float) and least <= value <= most
     require(fits, f"{name} from {least} to {most}", str(value)[:40])

@@ -9,7 +9,7 @@ from typing import Any
 import gradio as gr
 
 from discrete_distribution_network.demo.handlers import Demo
-from discrete_distribution_network.demo.launch import Served, sentence, started
+from discrete_distribution_network.demo.launch import Served, sentence, start
 from discrete_distribution_network.demo.tabs import compress_tab, guide_tab, sample_tab, train_tab, walk_tab
 from discrete_distribution_network.signals import Interrupted, Signals
 
@@ -76,9 +76,9 @@ def serve(
         Interrupted: one of the signals came.
     """
     if prevent_thread_lock:
-        return started(lambda: page(demo), host, port, allow, browser, quiet)
+        return start(lambda: page(demo), host, port, allow, browser, quiet)
     with Signals() as signals:
-        served = started(lambda: page(demo), host, port, allow, browser, quiet)
+        served = start(lambda: page(demo), host, port, allow, browser, quiet)
         while signals.received is None and served.app.blocks.is_running:
             time.sleep(0.1)
     served.app.blocks.close(verbose=False)

@@ -426,14 +426,14 @@ def test_the_oldest_files_make_room_and_the_first_stay(tmp_path):
 
 
 def test_an_address_that_is_not_free_is_one_sentence():
-    with launch.bound("127.0.0.1", 0) as taken:
+    with launch.bind("127.0.0.1", 0) as taken:
         taken.listen()
         port = taken.getsockname()[1]
         with pytest.raises(InvalidInput, match=f"expected a free address, got 127.0.0.1 with port {port}"):
-            launch.bound("127.0.0.1", port)
+            launch.bind("127.0.0.1", port)
     for host, number in (("127.0.0.1", 70_000), ("127.0.0.1", -1), ("192.0.2.1", None), ("no such host", 0)):
         with pytest.raises(InvalidInput, match=r"expected a (free address|port)"):
-            launch.bound(host, number)
+            launch.bind(host, number)
 
 
 def test_errors_name_no_folder():
