@@ -14,7 +14,7 @@ from PIL import Image
 from torch import Tensor
 
 from discrete_distribution_network.cli.commands.guide import Guide
-from discrete_distribution_network.cli.images import batch_size, image_paths, load_images, page_names, parts
+from discrete_distribution_network.cli.images import batch_size, image_paths, load_images, parts
 from discrete_distribution_network.cli.runs import (
     classifier_of,
     labels_for,
@@ -41,7 +41,7 @@ from discrete_distribution_network.guidance.conditions import (
     grey,
 )
 from discrete_distribution_network.model.tensors import resize
-from discrete_distribution_network.viz.pictures import make_folder, require_picture, save_each, save_pages
+from discrete_distribution_network.viz.pictures import make_folder, require_picture, save_each, save_pages, told_of
 
 
 class Shown(NamedTuple):
@@ -103,7 +103,7 @@ def guide(options: Guide) -> str:
         pages = save_pages(rows(), options.out, columns * len(paths), columns)
     means = [sum(number * batch[place] for number, batch in scores) / count for place in range(len(kinds))]
     listed = ", ".join(f"{kind} {score:.4g}" for kind, score in zip(kinds, means, strict=True))
-    return f"{count} images in {page_names(pages)}; mean score where a condition held last: {listed}"
+    return f"{count} images in {told_of(pages)}; mean score where a condition held last: {listed}"
 
 
 def load_repeated(files: Sequence[Path], ddn: DDN) -> Float[Tensor, "batch channels height width"]:

@@ -81,8 +81,3 @@ def encode_dataset(ddn: DDN, dataset: Any, limit: int, max_bad_images: int = 0) 
     """The codes of the first `limit` images of a data set."""
     batches = in_order(dataset, ddn, batch_size(ddn.image_size), limit=limit, max_bad_images=max_bad_images)
     return torch.cat([ddn.encode(batch.images.to(ddn.start.device)) for batch in batches])
-
-
-def page_names(pages: Sequence[Path]) -> str:
-    """The paths of pictures that `save_pages` wrote, in a few words."""
-    return str(pages[0]) if len(pages) == 1 else f"{pages[0]} to {pages[-1]}, {len(pages)} pictures"

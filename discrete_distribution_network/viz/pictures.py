@@ -132,6 +132,11 @@ def page_layout(height: int, width: int, total: int, columns: int | None = None)
     return across, down if columns is not None else max(1, min(down, PAGE_IMAGES // across))
 
 
+def told_of(pages: Sequence[Path]) -> str:
+    """Where pictures are, in words."""
+    return str(pages[0]) if len(pages) == 1 else f"{pages[0]} to {pages[-1]}, {len(pages)} pictures"
+
+
 def save_each(images: Tensor, names: Sequence[str], folder: Path | None) -> None:
     """One PNG an image into a folder, if there is one to write into."""
     if folder is not None:

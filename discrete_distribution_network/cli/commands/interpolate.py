@@ -31,10 +31,10 @@ class Interpolate(ModelOptions):
         import torch
         from torch import Tensor
 
-        from discrete_distribution_network.cli.images import batch_size, load_image_file, page_names, parts
+        from discrete_distribution_network.cli.images import batch_size, load_image_file, parts
         from discrete_distribution_network.cli.runs import load_model, load_prior, model_folder, random_generator
         from discrete_distribution_network.guidance.conditions import Match
-        from discrete_distribution_network.viz.pictures import require_picture, save_pages
+        from discrete_distribution_network.viz.pictures import require_picture, save_pages, told_of
 
         require(self.steps >= 3, "--steps of at least 3", self.steps)
         require_picture(self.out)
@@ -60,6 +60,6 @@ class Interpolate(ModelOptions):
 
         pages = save_pages(between(), self.out, self.steps + 2, self.steps + 2)
         print(
-            f"{self.steps} steps from {self.one} to {self.other} in {page_names(pages)}, the images themselves at both "
+            f"{self.steps} steps from {self.one} to {self.other} in {told_of(pages)}, the images themselves at both "
             "ends"
         )

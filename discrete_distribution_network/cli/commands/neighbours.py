@@ -33,12 +33,11 @@ class Neighbours(ModelOptions):
             images_below,
             load_image_file,
             load_images,
-            page_names,
             parts,
         )
         from discrete_distribution_network.cli.runs import load_model, model_folder
         from discrete_distribution_network.evaluation.neighbours import neighbours
-        from discrete_distribution_network.viz.pictures import require_picture, save_pages
+        from discrete_distribution_network.viz.pictures import require_picture, save_pages, told_of
 
         require_picture(self.out)
         ddn = load_model(model_folder(self.model), self.device)
@@ -56,4 +55,4 @@ class Neighbours(ModelOptions):
         pages = save_pages(images(), self.out, 1 + len(nearest), min(11, 1 + len(nearest)))
         for path, levels, distance in zip(nearest, found.levels.tolist(), found.distances.tolist(), strict=True):
             print(f"{path}: {levels} of {ddn.num_levels} levels shared, distance {distance:.4f}")
-        print(f"the image and its neighbours in {page_names(pages)}")
+        print(f"the image and its neighbours in {told_of(pages)}")

@@ -26,7 +26,7 @@ class Reconstruct(ModelOptions):
     def run(self) -> None:
         from torch import Tensor
 
-        from discrete_distribution_network.cli.images import batch_size, image_paths, load_images, page_names, parts
+        from discrete_distribution_network.cli.images import batch_size, image_paths, load_images, parts
         from discrete_distribution_network.cli.runs import load_model, model_folder
         from discrete_distribution_network.viz.pictures import (
             growing_levels,
@@ -35,6 +35,7 @@ class Reconstruct(ModelOptions):
             require_picture,
             save_each,
             save_pages,
+            told_of,
         )
 
         require_picture(self.out)
@@ -54,4 +55,4 @@ class Reconstruct(ModelOptions):
 
         columns = len(growing_levels(ddn.num_levels)) + 1
         pages = save_pages(rows(), self.out, columns * len(paths), columns)
-        print(f"{ddn.bits_per_image / 8:g} bytes an image; picture in {page_names(pages)}")
+        print(f"{ddn.bits_per_image / 8:g} bytes an image; picture in {told_of(pages)}")

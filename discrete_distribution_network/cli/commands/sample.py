@@ -37,7 +37,7 @@ class Sample(ModelOptions):
     def run(self) -> None:
         from torch import Tensor
 
-        from discrete_distribution_network.cli.images import batch_size, page_names, parts
+        from discrete_distribution_network.cli.images import batch_size, parts
         from discrete_distribution_network.cli.runs import (
             labels_for,
             load_model,
@@ -46,7 +46,13 @@ class Sample(ModelOptions):
             random_generator,
         )
         from discrete_distribution_network.prior.heads import temperatures
-        from discrete_distribution_network.viz.pictures import make_folder, require_picture, save_each, save_pages
+        from discrete_distribution_network.viz.pictures import (
+            make_folder,
+            require_picture,
+            save_each,
+            save_pages,
+            told_of,
+        )
 
         require_picture(self.out)
         folder = model_folder(self.model)
@@ -80,4 +86,4 @@ class Sample(ModelOptions):
 
         pages = save_pages(draw(), self.out, self.num)
         drawn = "uniformly" if prior is None else "by the prior"
-        print(f"{self.num} samples, drawn {drawn}, in {page_names(pages)}")
+        print(f"{self.num} samples, drawn {drawn}, in {told_of(pages)}")
