@@ -19,7 +19,7 @@ import tyro
 
 from discrete_distribution_network.cli import exits
 from discrete_distribution_network.cli.config import TrainConfig
-from discrete_distribution_network.cli.options import parsed
+from discrete_distribution_network.cli.options import resolve_options
 from discrete_distribution_network.errors import DataError
 
 
@@ -38,7 +38,7 @@ def parse(training: dict[str, Any]) -> Flowers:
 
 def main() -> None:
     with exits.command("train_oxford_flowers.py", failed=1):
-        flowers = parsed(parse, sys.argv[1:])
+        flowers = resolve_options(parse, sys.argv[1:])
         from discrete_distribution_network.cli.train import train  # imports torch, which --help need not wait for
 
         try:

@@ -17,7 +17,8 @@ from statistics import median
 from guided_sampler import machine
 from playwright.sync_api import Page, sync_playwright
 
-from discrete_distribution_network.cli.runs import EXAMPLE, demo_model
+from discrete_distribution_network.cli.demo import load_demo
+from discrete_distribution_network.cli.runs import EXAMPLE
 from discrete_distribution_network.demo.page import serve
 from discrete_distribution_network.io.pretrained import RELEASED
 
@@ -41,7 +42,7 @@ def click(page: Page, index: int) -> float:
 
 def main() -> None:
     SHOTS.mkdir(parents=True, exist_ok=True)
-    _, address, _ = serve(demo_model(None, "cpu"), prevent_thread_lock=True, quiet=True)
+    _, address, _ = serve(load_demo(None, "cpu"), prevent_thread_lock=True, quiet=True)
     with sync_playwright() as tools:
         browser = tools.chromium.launch(executable_path=shutil.which("chromium"), args=["--no-sandbox"])
         page = browser.new_page(viewport={"width": 1250, "height": 950})

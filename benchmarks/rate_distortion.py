@@ -34,7 +34,7 @@ from torch import Tensor
 with suppress(ImportError):
     import pillow_jxl  # noqa: F401  (it teaches Pillow the format)
 
-from discrete_distribution_network.cli.codes import code_prior_of
+from discrete_distribution_network.cli.codes import load_entropy_model
 from discrete_distribution_network.cli.runs import load_model, model_folder
 from discrete_distribution_network.codec.bitstream import Reader
 from discrete_distribution_network.codec.entropy_model import EntropyModel
@@ -235,7 +235,7 @@ def main() -> None:
     measured = {f"ours {ddn.bits_per_image / 8:g}" for _, ddn in models}
     rows = [row for row in results.get(part, []) if is_ours(row) and row["name"].split(", ")[0] not in measured]
     for folder, ddn in models:
-        prior = code_prior_of(ddn, model_folder(folder))
+        prior = load_entropy_model(ddn, model_folder(folder))
         print(f"{folder}: {ddn.bits_per_image / 8:g} bytes")
         rows += [
             row | {"name": row["name"].replace("ours", f"ours {ddn.bits_per_image / 8:g}")} | here

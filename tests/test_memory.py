@@ -21,14 +21,14 @@ torch.set_num_threads(1)
 from discrete_distribution_network.codec.bitstream import MAGIC, RANGE, UNIFORM, CodeFileError, Header, Level
 from discrete_distribution_network.codec.bitstream import _varint, write
 from discrete_distribution_network.codec.image_codec import ImageCodec
-from discrete_distribution_network.cli.codes import codec_of, read_codes, write_codes, write_images
+from discrete_distribution_network.cli.codes import load_codec, read_codes, write_codes, write_images
 from discrete_distribution_network.ddn import DDN
 from discrete_distribution_network.errors import InvalidInput
 from discrete_distribution_network.io.pretrained import released
 from pathlib import Path
 
 folder = released("fashion-mnist")
-codec = codec_of(folder, "cpu")
+codec = load_codec(folder, "cpu")
 codec.decompress(codec.compress(torch.zeros(1, 32, 32)))
 levels = tuple(map(Level, codec.ddn.codes_per_level, codec.ddn.codebook_sizes))
 peak = lambda: resource.getrusage(resource.RUSAGE_SELF).ru_maxrss << 10

@@ -6,14 +6,8 @@ import pytest
 import torch
 
 from discrete_distribution_network.cli import main as cli
-from discrete_distribution_network.cli.runs import (
-    CLASSIFIER,
-    EXAMPLE,
-    classifier_of,
-    load_images,
-    load_prior,
-    model_folder,
-)
+from discrete_distribution_network.cli.images import load_images
+from discrete_distribution_network.cli.runs import CLASSIFIER, EXAMPLE, classifier_of, load_prior, model_folder
 from discrete_distribution_network.codec.entropy_model import EntropyModel
 from discrete_distribution_network.codec.image_codec import ImageCodec
 from discrete_distribution_network.data.loader import in_order

@@ -50,8 +50,8 @@ class Ours(Contender):
         if self.network_share == 1:
             return
         self.prior = Prior(self.ddn)
-        learnt, held_out = images[:-1000], images[-1000:]
-        self.fitted = fit(self.prior, self.ddn, learnt, held_out, minutes=clock.minutes_until(1), progress=False)
+        learnt, split_indices = images[:-1000], images[-1000:]
+        self.fitted = fit(self.prior, self.ddn, learnt, split_indices, minutes=clock.minutes_until(1), progress=False)
 
     def sample(self, count: int) -> torch.Tensor:
         if self.prior is None:

@@ -1,1 +1,5 @@
-"""The command `ddn`. Nothing here is imported before a command is known, so that `ddn --help` is quick."""
+"""The command line, `ddn`.
+
+`commands/` has one file for each command: its options and what it does. Nothing there, in `main`, `options` or `config`
+imports PyTorch before a command runs, so that `ddn --help` is quick. The other modules are what commands are made of.
+"""

@@ -1,4 +1,4 @@
-"""The options of a training run: one typed, flat record, which the command line fills and the run keeps.
+"""The options of a training: one flat dataclass, filled by the command line and saved as the run's `config.json`.
 
 Nothing heavy is imported here, so that `ddn --help` is quick.
 """
@@ -17,16 +17,13 @@ from tyro.constructors import PrimitiveConstructorSpec
 
 from discrete_distribution_network.errors import InvalidInput
 from discrete_distribution_network.io.atomic_file import write_text
-from discrete_distribution_network.training.recipes import Recipe
-
-CONFIG = "config.json"
 
 TEMPERATURE = 0.7
-"""At which a prior proposes candidates to `ddn guide`; `prior.temperatures` has those of `ddn sample`."""
+"""Temperature of the prior that proposes candidates to `ddn guide`; `prior.temperatures` has those of `ddn sample`."""
 
 
 def _integers(values: list[str]) -> tuple[int, ...] | None:
-    """What was given for a list of integers, which takes all that follows it up to the next option."""
+    """A list of integers from its arguments, which are all up to the next option."""
     try:
         return None if values == ["None"] else tuple(map(int, values))
     except ValueError as error:
@@ -50,116 +47,116 @@ class TrainConfig:
     """Options of `ddn train`; `ddn quickstart` has others by default."""
 
     dataset: tyro.conf.Positional[str] = ""
-    """A folder of images (searched with the folders below), a folder of IDX files, fashion-mnist, mnist-digits,
-    torchvision:CIFAR10 and the like, a folder that Hugging Face's datasets wrote, or a name on its hub."""
+    """A folder of images (with its subfolders), a folder of IDX files, fashion-mnist, mnist-digits, another data set
+    of torchvision such as torchvision:CIFAR10, a folder written by Hugging Face's datasets, or a name on its hub."""
     config: Path | None = None
-    """Begin with the options in this file, the config.json of a run."""
+    """Take the defaults from this file, the config.json of a run."""
     out: Path | None = None
     """Folder for the model, pictures and checkpoints, never emptied; a new one under ./runs if not given."""
     resume: bool = False
-    """Continue from the newest whole checkpoint in OUT, with the run's own options where others are not given. Without
-    OUT it is the run of this data set, or of any if none is given, that was started last."""
+    """Continue from the newest complete checkpoint in OUT; options that are not given are the run's own. Without OUT,
+    the newest run of this data set, or the newest of all if no data set is given."""
     overwrite: bool = False
-    """Write into OUT although it holds files; files of the same names are replaced, others stay."""
+    """Write into OUT even if it holds files; files of the same names are replaced, others stay."""
 
     size: tuple[int, int] = (64, 64)
     """Height and width; images are resized to cover it and cropped at the centre."""
     channels: int = 3
     """3 for colour, 1 for grey."""
     test_share: float = 0.1
-    """Share of the images kept for testing, where the data set has no test part."""
+    """Fraction of the images held out for testing, if the data set has no test split."""
     streaming: bool = False
-    """Read a Hugging Face data set as it comes, without storing it."""
+    """Stream a Hugging Face data set instead of storing it."""
     augment: tuple[str, ...] = ()
-    """Transforms of torchvision.transforms.v2 with no arguments, such as RandomHorizontalFlip. A list takes all
-    that follows up to the next option, so a data set goes before it."""
+    """Transforms of torchvision.transforms.v2 without arguments, such as RandomHorizontalFlip. A list takes all
+    arguments up to the next option, so the data set goes before it."""
     max_bad_images: int = 0
-    """How many images that cannot be decoded are replaced by others before it is an error."""
+    """Number of images that may fail to decode (others replace them) before training stops with an error."""
     workers: int | None = None
-    """Processes that load images; by default none on a CPU and two on a GPU."""
+    """Processes that load images; 0 on a CPU and 2 on a GPU if not given."""
 
     dim: int | None = None
-    """Channels at full resolution; they double with every halving of the image. What is not given of the network is as
-    in the preset for images of this size."""
+    """Channels at full resolution, doubled with every halving of the image. Network options that are not given come
+    from the preset for images of this size."""
     dim_max: int | None = None
     """Most channels at any resolution."""
     codebook_size: int | None = None
-    """K, the candidates of each level."""
+    """K, the number of candidates at each level."""
     levels: Integers = None
     """Levels at each resolution, smallest first."""
     patches: Integers = None
-    """Side of the patches that choose for themselves at each resolution, smallest first; 0 for one choice for the
-    whole image."""
+    """Patch size at each resolution, smallest first; 0 for one choice for the whole image."""
     res_blocks: int | None = None
     """Residual blocks of a resolution, divided among its levels; each level has at least one."""
     by_class: bool = False
-    """Let the network learn with the labels of the images, so that classes can be asked for."""
+    """Train a class-conditional network with the labels of the images."""
     cond: Literal["none", "grey", "edges", "low"] = "none"
-    """Let the network learn with another image made of each: its grey values, its edges, or itself in few pixels."""
+    """Condition the network on an image made from each: its grey values, its edges, or a low-resolution version."""
     adversarial: float = 0.0
-    """Weight of an adversarial term against blur; at 1 the last image's error and it pull equally. 0 is without."""
+    """Weight of an adversarial loss against blur, relative to the last level's reconstruction error; 0 for none."""
     chain_dropout: float = 0.05
-    """Chance that a choice is replaced by a random one in training, so that later levels learn to mend what a prior
-    draws wrong. Without a prior 0 gives better samples, and somewhat better reconstructions."""
+    """Probability that a choice is replaced by a random one in training, so that later levels learn to correct the
+    prior's mistakes. Without a prior, 0 gives better samples, and slightly better reconstructions."""
 
     minutes: float = 30.0
-    """Training time; not looked at where STEPS is given."""
+    """Training time; ignored if STEPS is given."""
     steps: int | None = None
-    """Steps of the optimiser, in place of a time."""
-    batch_size: int = Recipe.batch_size
-    """Images a step, in each process."""
-    grad_accum: int = Recipe.grad_accum
-    """Batches whose gradients are summed for one step."""
-    learning_rate: float = Recipe.learning_rate
-    """Highest learning rate."""
-    weight_decay: float = Recipe.weight_decay
-    """Of AdamW."""
-    warmup_steps: int = Recipe.warmup_steps
-    """Steps over which the learning rate rises."""
-    hold: float = Recipe.hold
-    """Share of the training after which the learning rate falls to nothing, along half a cosine."""
-    max_grad_norm: float = Recipe.max_grad_norm
-    """Gradients are clipped to this norm."""
-    split_every: int = Recipe.split_every
+    """Optimiser steps, instead of a time."""
+    batch_size: int = 64
+    """Images a step in each process."""
+    grad_accum: int = 1
+    """Batches whose gradients are accumulated for one step."""
+    learning_rate: float = 3e-3
+    """Peak learning rate."""
+    weight_decay: float = 0.0
+    """Weight decay of AdamW."""
+    warmup_steps: int = 50
+    """Steps of linear learning-rate warm-up."""
+    hold: float = 0.3
+    """Fraction of the training after which the learning rate decays to zero along a cosine."""
+    max_grad_norm: float = 1.0
+    """Norm that gradients are clipped to."""
+    split_every: int = 1
     """Steps between two calls of split-and-prune."""
-    split_until: float = Recipe.split_until
-    """Share of the training after which nodes stay where they are."""
-    ema: bool = Recipe.ema
-    """Keep a moving average of the weights; it is what is used."""
-    precision: Literal["auto", "no", "bf16", "fp16"] = Recipe.precision
-    """no is float32; auto is bf16 where the processor has instructions for it."""
+    split_until: float = 0.85
+    """Fraction of the training after which split-and-prune stops."""
+    ema: bool = True
+    """Save and evaluate an exponential moving average of the weights."""
+    precision: Literal["auto", "no", "bf16", "fp16"] = "auto"
+    """no is float32; auto is bf16 if the processor has instructions for it."""
     compile: bool = False
     """Compile the network with torch.compile: minutes at the start, faster steps."""
     device: str = "auto"
-    """Where to train: cpu, cuda, mps, or auto for what there is."""
-    seed: int = Recipe.seed
-    """Of the weights, of the order of the images and of all that is random in training."""
+    """Device to train on: cpu, cuda, mps, or auto for the accelerator if there is one."""
+    seed: int = 0
+    """Random seed of the weights, the order of the images and the training."""
 
     checkpoint_every: int = 500
     """Steps between two checkpoints."""
     max_checkpoints: int = 2
-    """How many checkpoints are kept."""
+    """Number of checkpoints to keep."""
     evaluate_every: int = 500
-    """Steps between two evaluations of up to 1,000 test images."""
+    """Steps between two evaluations on up to 1,000 test images."""
     pictures_every: int = 500
     """Steps between two grids of samples and reconstructions."""
     trackers: tuple[str, ...] = ()
     """Trackers of accelerate: tensorboard, wandb, trackio."""
 
     name: ClassVar[str] = "train"
-    """What runs under ./runs are called."""
+    """Name of new runs under ./runs."""
 
     def save(self, path: Path) -> None:
-        """Write what repeats the run elsewhere: all options but the places."""
+        """Write the options that repeat the run elsewhere: all but `PLACES`."""
         options = {name: value for name, value in dataclasses.asdict(self).items() if name not in PLACES}
         write_text(path, json.dumps(options, indent=2) + "\n")
 
 
 PLACES = ("config", "out", "resume", "overwrite")
+"""Options that say where a run is and how it begins, and are not saved."""
 
 
 def load_config(path: Path) -> dict[str, Any]:
-    """The options that a run has kept, as arguments of `TrainConfig`.
+    """The options in the `config.json` of a run, as arguments of `TrainConfig`.
 
     Raises:
         InvalidInput: the file is not there or holds something else.
@@ -185,7 +182,7 @@ def load_config(path: Path) -> dict[str, Any]:
 
 
 def _fits(value: Any, hint: Any) -> bool:
-    """Whether a value is of a type, as the fields of `TrainConfig` have them."""
+    """Whether a value is of the type of a field of `TrainConfig`."""
     arguments = get_args(hint)
     if get_origin(hint) is Annotated:
         return _fits(value, arguments[0])
@@ -202,12 +199,12 @@ def _fits(value: Any, hint: Any) -> bool:
 
 
 def configured(args: Sequence[str]) -> dict[str, Any]:
-    """The options in the file that `--config` names among these arguments; none if it is not there."""
+    """The options in the file of `--config`; empty without that argument."""
     path = next(iter(given(args, "--config")), None)
     return {} if path is None else load_config(Path(path))
 
 
 def given(args: Sequence[str], option: str) -> list[str]:
-    """The values of an option among these arguments, `--option value` or `--option=value`."""
+    """The values of an option in these arguments, `--option value` or `--option=value`."""
     after = [args[place + 1] for place, argument in enumerate(args[:-1]) if argument == option]
     return [*after, *(argument.partition("=")[2] for argument in args if argument.startswith(f"{option}="))]

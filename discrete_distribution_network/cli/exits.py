@@ -1,9 +1,9 @@
-"""How a command ends: whatever a user, a file, a disk or a signal does is one line and an exit code, no traceback.
+"""Exit codes and error messages: expected errors and signals end a command with one line, without a traceback.
 
-0     done
-2     an error that was expected; one sentence on the standard error says which
+0     success
+2     an error, explained in one sentence on the standard error
 130   Ctrl-C
-141   the reader of the standard output went away, as after `| head -1`
+141   the reader of the standard output has closed it, as `| head -1` does
 143   SIGTERM
 """
 
@@ -31,13 +31,13 @@ READER_GONE = 141
 
 @contextmanager
 def command(program: str, failed: int = FAILED) -> Iterator[None]:
-    """What is done while this lasts is a command: it ends with one line at most, and the exit code says how.
+    """The body of a command, whose errors and signals become one line and an exit code (see the module).
 
-    What is printed cannot stop it: characters that the output's encoding lacks are escaped, and of an output that is
-    closed, full or no longer read only the exit code tells.
+    Printing never raises: characters that the output's encoding lacks are escaped, and an output that is closed, full
+    or no longer read only changes the exit code.
 
     Args:
-        program: what the line begins with.
+        program: start of the line.
         failed: exit code of an error.
     """
     with ExitStack() as stack:
@@ -57,7 +57,7 @@ def command(program: str, failed: int = FAILED) -> Iterator[None]:
                 sentence, code = None, 128 + (received or [signal.SIGINT])[0]
             elif sentence is None:
                 raise  # a fault of this program
-        if not code and received:  # what ran took it for its own end, as a server does
+        if not code and received:  # the body handled the signal itself, as a server does
             code = 128 + received[0]
         sys.stdout.flush()
         if not code and output.fault is not None:
@@ -71,7 +71,7 @@ def command(program: str, failed: int = FAILED) -> Iterator[None]:
 
 @contextmanager
 def _plain_warnings(program: str) -> Iterator[None]:
-    """Warnings as one line each, without the line of code that raised them."""
+    """Prints each warning as one line, without the line of code that raised it."""
     before = warnings.formatwarning
     warnings.formatwarning = lambda message, *_, **__: f"{program}: {' '.join(str(message).split())}\n"
     try:
@@ -81,28 +81,28 @@ def _plain_warnings(program: str) -> Iterator[None]:
 
 
 def _sentence(error: BaseException) -> str | None:
-    """What to tell of an error that a user, a file or a machine can cause; None of any other."""
-    said = str(error)
+    """The message for an error that a user, a file or a machine can cause; None for a fault of the program."""
+    message = str(error)
     if isinstance(error, DDNError | OSError):
-        return said
+        return message
     if isinstance(error, MemoryError):
         return "expected enough memory, got none; ask for less at once, or use a larger machine"
-    if isinstance(error, RuntimeError) and any(word in said for word in _OF_MEMORY):
-        return f"expected enough memory, but {said.splitlines()[0]}; ask for less at once, or use a larger machine"
+    if isinstance(error, RuntimeError) and any(word in message for word in _OF_MEMORY):
+        return f"expected enough memory, but {message.splitlines()[0]}; ask for less at once, or use a larger machine"
     if isinstance(error, UnicodeError):
-        return f"expected a name that this system can write, but {said}; rename it"
+        return f"expected a name that this system can write, but {message}; rename it"
     return None
 
 
 _OF_MEMORY = ("allocate memory", "out of memory", "calculation overflowed", "multiplication overflow")
-"""Parts of what PyTorch says where there is too little memory."""
+"""Parts of PyTorch's messages about too little memory."""
 
 
 class _Lasting(io.RawIOBase):
-    """A raw stream of which no write raises: after the first that failed, what is written is dropped.
+    """A raw stream whose writes never raise: after the first failure the rest is dropped.
 
     Attributes:
-        fault: what that write met.
+        fault: the first failure.
     """
 
     def __init__(self, raw: Any):
@@ -121,7 +121,7 @@ class _Lasting(io.RawIOBase):
     def write(self, data: Any) -> int:
         if self.fault is None:
             try:
-                while (written := self.raw.write(data)) is None:  # one that does not block, and is full
+                while (written := self.raw.write(data)) is None:  # non-blocking, and full
                     select.select((), (self.raw,), ())
                 return written
             except OSError as error:
@@ -131,7 +131,7 @@ class _Lasting(io.RawIOBase):
 
 @contextmanager
 def _lasting(name: str) -> Iterator[_Lasting]:
-    """The standard output or error as one that lasts, for a while; one that is not this process's only escapes."""
+    """Replaces the standard output or error by a `_Lasting` stream; one that Python code has replaced only escapes."""
     before = getattr(sys, name)
     if before is not None and before is not getattr(sys, f"__{name}__"):  # a test's, a notebook's
         errors = getattr(before, "errors", None)
@@ -145,7 +145,7 @@ def _lasting(name: str) -> Iterator[_Lasting]:
         return
     with ExitStack() as opened:
         stream = before
-        if stream is None:  # closed: the next file that is opened would get its number, and what is printed
+        if stream is None:  # closed: the next file to be opened would get its descriptor, and the output
             stream = opened.enter_context(open(os.devnull, "w", encoding="utf-8"))
         with suppress(OSError):
             stream.flush()
@@ -167,7 +167,7 @@ def _lasting(name: str) -> Iterator[_Lasting]:
 
 @contextmanager
 def _standard_input() -> Iterator[None]:
-    """An empty standard input where it is closed."""
+    """Replaces a closed standard input by an empty one."""
     if sys.stdin is not None:
         yield
         return
@@ -180,9 +180,9 @@ def _standard_input() -> Iterator[None]:
 
 @contextmanager
 def _ended_by_signals() -> Iterator[list[int]]:
-    """While this lasts, the first Ctrl-C or SIGTERM unwinds what runs, so that it can clean up; a second ends at once.
+    """Lets the first Ctrl-C or SIGTERM unwind the body, so that it can clean up; a second one ends it at once.
 
-    Gives the list in which the signal is noted. A handler of another's is left alone.
+    Yields the list that the signal is noted in. Handlers that others have set are left alone.
     """
     received: list[int] = []
     if threading.current_thread() is not threading.main_thread():
@@ -194,8 +194,8 @@ def _ended_by_signals() -> Iterator[list[int]]:
 
     def note(number: int, frame: FrameType | None) -> None:
         received.append(number)
-        for each in own:
-            signal.signal(each, signal.SIG_DFL)
+        for other in own:
+            signal.signal(other, signal.SIG_DFL)
         raise KeyboardInterrupt if number == signal.SIGINT else SystemExit(128 + number)
 
     for number in own:

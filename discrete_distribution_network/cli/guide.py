@@ -1,28 +1,27 @@
-"""`ddn guide`: from image files and options to conditions, and a picture of what they give."""
+"""What `ddn guide` does: conditions from image files and options, and a picture of the guided samples."""
 
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, NamedTuple
+from typing import NamedTuple
 
 import numpy as np
 import torch
 import torch.nn.functional as F
+from jaxtyping import Float
 from PIL import Image
 from torch import Tensor
 
-from discrete_distribution_network.cli.images import generator_of
+from discrete_distribution_network.cli.commands.guide import Guide
+from discrete_distribution_network.cli.images import batch_size, image_paths, load_images, parts
 from discrete_distribution_network.cli.runs import (
-    batch_size,
     classifier_of,
-    image_paths,
     labels_for,
-    load_images,
     load_model,
     load_prior,
     model_folder,
-    parts,
+    random_generator,
 )
 from discrete_distribution_network.data.images import decoding_errors, load_image
 from discrete_distribution_network.ddn import DDN
@@ -50,137 +49,134 @@ from discrete_distribution_network.viz.pictures import (
     save_pages,
 )
 
-if TYPE_CHECKING:
-    from discrete_distribution_network.cli.main import Guide
 
-
-class Known(NamedTuple):
-    """A condition, and a picture of what it says, (B, C, H, W); None if it is no picture."""
+class Shown(NamedTuple):
+    """A condition, and a picture of it, (B, C, H, W); None if there is no picture of it."""
 
     condition: Condition
     picture: Tensor | None = None
 
 
-def guide(asked: Guide) -> str:
-    """Do what `ddn guide` asks; gives what there is to tell."""
-    kinds = asked.kinds.split("+")
+def guide(options: Guide) -> str:
+    """Draw guided samples and save their picture; returns a summary to print."""
+    kinds = options.kinds.split("+")
     unknown = sorted(set(kinds) - set(KINDS))
     require(not unknown, f"conditions among {', '.join(KINDS)}, joined by +", ", ".join(unknown))
-    require_picture(asked.out)
-    folder = model_folder(asked.model)
-    ddn = load_model(folder, asked.device)
+    require_picture(options.out)
+    folder = model_folder(options.model)
+    ddn = load_model(folder, options.device)
     by_files = [kind for kind in kinds if kind not in WITHOUT_FILES]
-    paths = image_paths(asked.files) if asked.files or by_files else None
-    count = asked.num * (1 if paths is None else len(paths))
-    always = {kind: KINDS[kind](asked, ddn, None, None) for kind in kinds if kind in WITHOUT_FILES}
-    prior = None if asked.uniform else load_prior(ddn, folder)
-    labels = labels_for(ddn, prior, count, asked.label)
-    generator = generator_of(asked.seed)
-    make_folder(asked.folder)
+    paths = image_paths(options.files) if options.files or by_files else None
+    count = options.num * (1 if paths is None else len(paths))
+    constant = {kind: KINDS[kind](options, ddn, None, None) for kind in kinds if kind in WITHOUT_FILES}
+    prior = None if options.uniform else load_prior(ddn, folder)
+    labels = labels_for(ddn, prior, count, options.label)
+    generator = random_generator(options.seed)
+    make_folder(options.folder)
     scores: list[tuple[int, list[float]]] = []
 
     def rows() -> Iterator[Tensor]:
-        """What is known of each file, its results, and the original; results alone without files."""
-        for part in parts(count, batch_size(ddn)):
-            files = None if paths is None else [paths[index // asked.num] for index in part]
-            images = None if files is None else each_loaded(files, ddn)
-            known = [always.get(kind) or KINDS[kind](asked, ddn, images, files) for kind in kinds]
+        """The conditions of each file, its results, and the original; without files only the results."""
+        for part in parts(count, batch_size(ddn.image_size)):
+            files = None if paths is None else [paths[index // options.num] for index in part]
+            images = None if files is None else load_repeated(files, ddn)
+            shown = [constant.get(kind) or KINDS[kind](options, ddn, images, files) for kind in kinds]
             guided = ddn.guide(
-                [own.condition for own in known],
+                [one.condition for one in shown],
                 len(part),
-                asked.top_k,
+                options.top_k,
                 generator,
-                beams=asked.beams,
+                beams=options.beams,
                 prior=prior,
-                proposals=asked.proposals,
-                temperature=asked.temperature,
-                rollouts=rollouts_for(asked, kinds),
+                proposals=options.proposals,
+                temperature=options.temperature,
+                rollouts=rollouts_for(options, kinds),
                 labels=None if labels is None else labels[part.start : part.stop],
             )
-            scores.append((len(part), last(guided.scores)))
-            save_images(guided.images, [name_of(index, asked.num, paths) for index in part], asked.folder)
+            scores.append((len(part), final_scores(guided.scores)))
+            save_images(guided.images, [result_name(index, options.num, paths) for index in part], options.folder)
             for place, index in enumerate(part):
-                if images is not None and index % asked.num == 0:
-                    yield from (own.picture[place : place + 1] for own in known if own.picture is not None)
+                if images is not None and index % options.num == 0:
+                    yield from (one.picture[place : place + 1] for one in shown if one.picture is not None)
                 yield guided.images[place : place + 1]
-                if images is not None and (index + 1) % asked.num == 0:
+                if images is not None and (index + 1) % options.num == 0:
                     yield images[place : place + 1]
 
     if paths is None:
-        pages = save_pages(rows(), asked.out, count)
+        pages = save_pages(rows(), options.out, count)
     else:
-        columns = len(by_files) + asked.num + 1
-        pages = save_pages(rows(), asked.out, columns * len(paths), columns)
-    means = [sum(number * own[place] for number, own in scores) / count for place in range(len(kinds))]
-    told = ", ".join(f"{kind} {score:.4g}" for kind, score in zip(kinds, means, strict=True))
-    return f"{count} images in {describe_pages(pages)}; mean score where a condition held last: {told}"
+        columns = len(by_files) + options.num + 1
+        pages = save_pages(rows(), options.out, columns * len(paths), columns)
+    means = [sum(number * batch[place] for number, batch in scores) / count for place in range(len(kinds))]
+    listed = ", ".join(f"{kind} {score:.4g}" for kind, score in zip(kinds, means, strict=True))
+    return f"{count} images in {describe_pages(pages)}; mean score where a condition held last: {listed}"
 
 
-def each_loaded(files: Sequence[Path], ddn: DDN) -> Tensor:
-    """The images of files, (B, C, H, W); one that is named several times is read once."""
+def load_repeated(files: Sequence[Path], ddn: DDN) -> Float[Tensor, "batch channels height width"]:
+    """The images of files in [0, 1]; one that occurs several times is read once."""
     places = {path: place for place, path in enumerate(dict.fromkeys(files))}
     return load_images(list(places), ddn)[1][[places[path] for path in files]]
 
 
-def name_of(index: int, num: int, paths: Sequence[Path] | None) -> str:
-    """Name of a result's file: its number, or its file's name and its number among that file's results."""
+def result_name(index: int, num: int, paths: Sequence[Path] | None) -> str:
+    """Name of a result's file: its index, or its file's name and its index among that file's results."""
     if paths is None:
         return f"{index:05d}"
-    alike = len({path.stem for path in paths}) < len(paths)  # of several folders
-    return f"{index // num:05d}-" * alike + f"{paths[index // num].stem}-{index % num}"
+    ambiguous = len({path.stem for path in paths}) < len(paths)  # of several folders
+    return f"{index // num:05d}-" * ambiguous + f"{paths[index // num].stem}-{index % num}"
 
 
-def inpaint(asked: Guide, ddn: DDN, images: Tensor, paths: Sequence[Path]) -> Known:
-    mask = known_part(asked.missing, ddn.image_size).to(images)
-    return Known(Inpaint(images, mask), torch.where(mask > 0, images, torch.full_like(images, 0.5)))
+def inpaint(options: Guide, ddn: DDN, images: Tensor, paths: Sequence[Path]) -> Shown:
+    mask = known_part(options.missing, ddn.image_size).to(images)
+    return Shown(Inpaint(images, mask), torch.where(mask > 0, images, torch.full_like(images, 0.5)))
 
 
-def colorize(asked: Guide, ddn: DDN, images: Tensor, paths: Sequence[Path]) -> Known:
+def colorize(options: Guide, ddn: DDN, images: Tensor, paths: Sequence[Path]) -> Shown:
     require(ddn.channels == 3, "a model of colour images to colorize with", f"one of {ddn.channels} channel")
-    return Known(Colorize(grey(images)), grey(images).expand_as(images))
+    return Shown(Colorize(grey(images)), grey(images).expand_as(images))
 
 
-def superres(asked: Guide, ddn: DDN, images: Tensor, paths: Sequence[Path]) -> Known:
+def superres(options: Guide, ddn: DDN, images: Tensor, paths: Sequence[Path]) -> Shown:
     height, width = ddn.image_size
-    pixels = max(1, height // 4) if asked.pixels is None else asked.pixels
+    pixels = max(1, height // 4) if options.pixels is None else options.pixels
     require(1 <= pixels <= height, f"--pixels from 1 to {height}", pixels)
     small = resize(images, (pixels, max(1, round(pixels * width / height))))
-    return Known(SuperResolve(small), F.interpolate(small, ddn.image_size, mode="nearest"))
+    return Shown(SuperResolve(small), F.interpolate(small, ddn.image_size, mode="nearest"))
 
 
-def strokes(asked: Guide, ddn: DDN, images: Tensor, paths: Sequence[Path]) -> Known:
+def strokes(options: Guide, ddn: DDN, images: Tensor, paths: Sequence[Path]) -> Shown:
     mask = torch.cat([opaque(path, ddn.image_size) for path in paths]).to(images)
-    return Known(ColorStrokes(images, mask), torch.where(mask > 0, images, torch.full_like(images, 0.5)))
+    return Shown(ColorStrokes(images, mask), torch.where(mask > 0, images, torch.full_like(images, 0.5)))
 
 
-def lowbit(asked: Guide, ddn: DDN, images: Tensor, paths: Sequence[Path]) -> Known:
-    condition = LowBit(images, asked.bits)
-    return Known(condition, condition.transform(images))
+def lowbit(options: Guide, ddn: DDN, images: Tensor, paths: Sequence[Path]) -> Shown:
+    condition = LowBit(images, options.bits)
+    return Shown(condition, condition.transform(images))
 
 
-def like_edges(asked: Guide, ddn: DDN, images: Tensor, paths: Sequence[Path]) -> Known:
-    return Known(Edges(edges(images)), edges(images).expand_as(images))
+def like_edges(options: Guide, ddn: DDN, images: Tensor, paths: Sequence[Path]) -> Shown:
+    return Shown(Edges(edges(images)), edges(images).expand_as(images))
 
 
-def like(asked: Guide, ddn: DDN, images: Tensor, paths: Sequence[Path]) -> Known:
-    levels = max(1, ddn.num_levels // 3) if asked.levels is None else asked.levels
+def like(options: Guide, ddn: DDN, images: Tensor, paths: Sequence[Path]) -> Shown:
+    levels = max(1, ddn.num_levels // 3) if options.levels is None else options.levels
     require(1 <= levels <= ddn.num_levels, f"--levels from 1 to {ddn.num_levels}", levels)
-    return Known(Match(images, levels=range(levels)), ddn.reconstruct(images, levels=levels))
+    return Shown(Match(images, levels=range(levels)), ddn.reconstruct(images, levels=levels))
 
 
-def classify(asked: Guide, ddn: DDN, images: Tensor | None, paths: Sequence[Path] | None) -> Known:
-    if asked.label is None:
-        raise InvalidInput("expected --label for classify, got none; say which class is wanted")
-    return Known(Classifier(classifier_of(ddn, asked.model, asked.classifier), asked.label))
+def classify(options: Guide, ddn: DDN, images: Tensor | None, paths: Sequence[Path] | None) -> Shown:
+    if options.label is None:
+        raise InvalidInput("expected --label for classify, got none; give the class")
+    return Shown(Classifier(classifier_of(ddn, options.model, options.classifier), options.label))
 
 
-def clip(asked: Guide, ddn: DDN, images: Tensor | None, paths: Sequence[Path] | None) -> Known:
-    if asked.text is None:
-        raise InvalidInput("expected --text for clip, got none; say what the image is to show")
-    return Known(Clip(asked.text, asked.clip_model, asked.clip_weights))
+def clip(options: Guide, ddn: DDN, images: Tensor | None, paths: Sequence[Path] | None) -> Shown:
+    if options.text is None:
+        raise InvalidInput("expected --text for clip, got none; describe the image")
+    return Shown(Clip(options.text, options.clip_model, options.clip_weights))
 
 
-KINDS: dict[str, Callable[..., Known]] = {
+KINDS: dict[str, Callable[..., Shown]] = {
     "inpaint": inpaint,
     "colorize": colorize,
     "superres": superres,
@@ -191,29 +187,33 @@ KINDS: dict[str, Callable[..., Known]] = {
     "classify": classify,
     "clip": clip,
 }
-"""What makes each condition: (options, model, images, one for each result, and their files) -> `Known`."""
+"""Each condition by name: (options, model, images of the results, and their files) -> `Shown`."""
 
 WITHOUT_FILES = ("classify", "clip")
-"""Kinds that need no files; their conditions are the same for all results."""
+"""Kinds without files; their conditions are the same for all results."""
 
 
-def rollouts_for(asked: Guide, kinds: Sequence[str]) -> int:
-    """What an unfinished image shows says little to a classifier or CLIP, so finished ones are judged by default."""
-    if asked.rollouts is not None:
-        return asked.rollouts
+def rollouts_for(options: Guide, kinds: Sequence[str]) -> int:
+    """Number of rollouts; by default only for classifiers and CLIP, which say little about unfinished images."""
+    if options.rollouts is not None:
+        return options.rollouts
     return ROLLOUTS if any(kind in WITHOUT_FILES for kind in kinds) else 0
 
 
 ROLLOUTS = 64
-"""Walks that are finished at first, by default."""
+"""Default number of rollouts."""
 
 
-def known_part(missing: str, size: tuple[int, int]) -> Tensor:
-    """A mask (1, 1, H, W), 1 where an image is known, by the name of what is missing or a picture that is white there.
+def known_part(missing: str, size: tuple[int, int]) -> Float[Tensor, "1 1 height width"]:
+    """A mask of an image: 1 where it is known, 0 where it is missing.
+
+    Args:
+        missing: left, right, top, bottom or centre, or the path of a picture that is white where the image is missing.
+        size: height and width.
 
     Raises:
-        InvalidInput: no such area, and no such file.
-        DataError: the file is no picture.
+        InvalidInput: `missing` is none of these.
+        DataError: the file is not a picture.
     """
     height, width = size
     mask = torch.ones(1, 1, height, width)
@@ -237,23 +237,23 @@ def known_part(missing: str, size: tuple[int, int]) -> Tensor:
     return mask
 
 
-def opaque(path: Path, size: tuple[int, int]) -> Tensor:
-    """Where a picture is opaque, (1, 1, H, W): that is where its strokes are.
+def opaque(path: Path, size: tuple[int, int]) -> Float[Tensor, "1 1 height width"]:
+    """A mask of the strokes of a picture: 1 where it is opaque, resized to `size` (height, width).
 
     Raises:
-        InvalidInput: it has no transparency.
+        InvalidInput: the picture has no alpha channel.
     """
     with decoding_errors(path), Image.open(path) as image:
         if "A" not in image.getbands():
-            raise InvalidInput(f"expected strokes on a transparent ground in {path}, got a picture without; use PNG")
+            raise InvalidInput(f"expected strokes on a transparent ground in {path}, got mode {image.mode}; use PNG")
         alpha = image.getchannel("A").resize((size[1], size[0]), Image.Resampling.BOX)
         return torch.from_numpy(np.array(alpha) > 127).float().reshape(1, 1, *size)
 
 
-def last(scores: Tensor) -> list[float]:
-    """Of scores (B, L, number of conditions) the mean over images at the last level at which each condition held."""
-    told = []
-    for own in scores.unbind(2):
-        held = own[:, ~own.isnan().any(0)]
-        told.append(float(held[:, -1].mean()) if held.shape[1] else float("nan"))
-    return told
+def final_scores(scores: Float[Tensor, "batch levels conditions"]) -> list[float]:
+    """Mean score of each condition at the last level where it held (is not NaN)."""
+    means = []
+    for one in scores.unbind(2):
+        held = one[:, ~one.isnan().any(0)]
+        means.append(float(held[:, -1].mean()) if held.shape[1] else float("nan"))
+    return means

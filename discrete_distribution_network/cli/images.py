@@ -1,98 +1,83 @@
-"""`ddn sample` and `ddn reconstruct`: images into pictures, a batch at a time, so that any number fits in memory."""
+"""Images of a command: from files or a data set, a batch at a time, so that any number fits in memory."""
 
 from __future__ import annotations
 
-from collections.abc import Iterator
-from typing import TYPE_CHECKING
+import math
+from collections.abc import Iterator, Sequence
+from pathlib import Path
+from typing import Any
 
 import torch
+from jaxtyping import Float, Int
 from torch import Tensor
 
-from discrete_distribution_network.cli.runs import (
-    batch_size,
-    image_paths,
-    labels_for,
-    load_images,
-    load_model,
-    load_prior,
-    model_folder,
-    parts,
-)
-from discrete_distribution_network.errors import InvalidInput
-from discrete_distribution_network.prior.base import temperatures
-from discrete_distribution_network.viz.pictures import (
-    describe_pages,
-    growing_levels,
-    make_folder,
-    reconstruction_rows,
-    require_picture,
-    save_images,
-    save_pages,
-)
+from discrete_distribution_network.data.image_folder import find_images
+from discrete_distribution_network.data.images import load_image
+from discrete_distribution_network.data.loader import in_order, in_unit_range
+from discrete_distribution_network.ddn import DDN
+from discrete_distribution_network.errors import DataError, InvalidInput
 
-if TYPE_CHECKING:
-    from discrete_distribution_network.cli.main import Reconstruct, Sample
+BATCH, BATCH_PIXELS = 64, 1 << 22
+"""Most images in a batch, and most pixels of them."""
 
 
-def generator_of(seed: int | None) -> torch.Generator:
-    """A source of random numbers: of a seed, or a new one each time."""
-    generator = torch.Generator()
-    generator.seed() if seed is None else generator.manual_seed(seed)
-    return generator
+def batch_size(image_size: tuple[int, int]) -> int:
+    """Images of a size (height, width) in a batch."""
+    return max(1, min(BATCH, BATCH_PIXELS // math.prod(image_size)))
 
 
-def sample(asked: Sample) -> str:
-    """Do what `ddn sample` asks; gives what there is to tell."""
-    require_picture(asked.out)
-    folder = model_folder(asked.model)
-    ddn = load_model(folder, asked.device)
-    prior = None if asked.uniform else load_prior(ddn, folder)
-    labels = labels_for(ddn, prior, asked.num, asked.label)
-    if labels is None and asked.label is not None:
-        raise InvalidInput(
-            "expected a network or a prior by class for --label, found neither; fit one: ddn prior --by-class"
-        )
-    temperature: float | list[float] | None = asked.temperature
-    if temperature is None:
-        temperature = 1.0 if prior is None else temperatures(ddn)
-    generator = generator_of(asked.seed)
-    make_folder(asked.each)
-
-    def drawn() -> Iterator[Tensor]:
-        for part in parts(asked.num, batch_size(ddn)):
-            samples = ddn.sample(
-                len(part),
-                generator=generator,
-                prior=prior,
-                temperature=temperature,
-                top_p=asked.top_p,
-                labels=None if labels is None else labels[part.start : part.stop],
-                guidance_scale=asked.guidance_scale,
-            )
-            save_images(samples, [f"{index:05d}" for index in part], asked.each)
-            yield samples
-
-    pages = save_pages(drawn(), asked.out, asked.num)
-    return f"{asked.num} samples, drawn {'uniformly' if prior is None else 'by the prior'}, in {describe_pages(pages)}"
+def parts(count: int, size: int) -> Iterator[range]:
+    """The indices 0 to `count` in parts of at most `size`."""
+    return (range(start, min(start + size, count)) for start in range(0, count, size))
 
 
-def reconstruct(asked: Reconstruct) -> str:
-    """Do what `ddn reconstruct` asks; tells each file's error, and gives what else there is to tell."""
-    require_picture(asked.out)
-    ddn = load_model(model_folder(asked.model), asked.device)
-    paths = image_paths(asked.files)
-    make_folder(asked.each)
+def image_paths(files: Sequence[Path]) -> list[Path]:
+    """The image files among files and folders.
 
-    def rows() -> Iterator[Tensor]:
-        for part in parts(len(paths), batch_size(ddn)):
-            own, images = load_images(paths[part.start : part.stop], ddn)
-            walk = ddn.encode_walk(images)
-            errors = (walk.outputs[-1] - images).square().mean((1, 2, 3)).tolist()
-            for path, error in zip(own, errors, strict=True):
-                print(f"{path}: error {error:.5f}")
-            save_images(walk.outputs[-1], [f"{index:05d}-{paths[index].stem}" for index in part], asked.each)
-            yield reconstruction_rows(ddn, walk, images).flatten(0, 1)
+    Raises:
+        InvalidInput: there are none.
+        DataError: a file or folder is not there, or a folder has no images.
+    """
+    paths = [path for file in files for path in (find_images(file) if file.is_dir() else [file])]
+    if not paths:
+        raise InvalidInput("expected at least one image file, got none; name files or folders")
+    if missing := [path for path in paths if not path.exists()]:
+        raise DataError(f"expected an image, found no file {missing[0]}; check the path")
+    return paths
 
-    columns = len(growing_levels(ddn.num_levels)) + 1
-    pages = save_pages(rows(), asked.out, columns * len(paths), columns)
-    return f"{ddn.bits_per_image / 8:g} bytes an image; picture in {describe_pages(pages)}"
+
+def images_below(folder: Path) -> list[Path]:
+    """The image files in a folder and its subfolders.
+
+    Raises:
+        InvalidInput: no folder was named.
+    """
+    if folder == Path():
+        raise InvalidInput("expected a folder of images, got none; name one")
+    return image_paths([folder])
+
+
+def load_images(files: Sequence[Path], ddn: DDN) -> tuple[list[Path], Float[Tensor, "batch channels height width"]]:
+    """The paths and images of files and folders, in [0, 1] on the model's device."""
+    paths = image_paths(files)
+    images = torch.stack([load_image(path, ddn.image_size, ddn.channels) for path in paths])
+    return paths, in_unit_range(images.to(ddn.start.device))
+
+
+def load_image_file(file: Path, ddn: DDN) -> Float[Tensor, "1 channels height width"]:
+    """The image of one file, in [0, 1] on the model's device."""
+    if file.is_dir():
+        raise InvalidInput(f"expected an image file, got the folder {file}; name a file")
+    return load_images([file], ddn)[1]
+
+
+def encode_files(paths: Sequence[Path], ddn: DDN) -> Int[Tensor, "batch codes"]:
+    """The codes of image files."""
+    batches = (paths[part.start : part.stop] for part in parts(len(paths), batch_size(ddn.image_size)))
+    return torch.cat([ddn.encode(load_images(batch, ddn)[1]) for batch in batches])
+
+
+def encode_dataset(ddn: DDN, dataset: Any, limit: int, max_bad_images: int = 0) -> Int[Tensor, "batch codes"]:
+    """The codes of the first `limit` images of a data set."""
+    batches = in_order(dataset, ddn, batch_size(ddn.image_size), limit=limit, max_bad_images=max_bad_images)
+    return torch.cat([ddn.encode(batch.images.to(ddn.start.device)) for batch in batches])

@@ -1,4 +1,4 @@
-"""From arguments to options: which run is meant, what it was trained with, which numbers make sense.
+"""Options that commands share, and what happens to the options of a command before it runs.
 
 Nothing heavy is imported here, so that `ddn --help` is quick.
 """
@@ -9,35 +9,60 @@ import dataclasses
 import os
 import warnings
 from collections.abc import Callable, Sequence
+from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Annotated, Any
 
-from discrete_distribution_network.cli.config import CONFIG, PLACES, TrainConfig, configured, given, load_config
+import tyro
+
+from discrete_distribution_network.cli.config import PLACES, TrainConfig, configured, given, load_config
 from discrete_distribution_network.errors import InvalidInput, ModelFileError
+from discrete_distribution_network.io.run_folder import CONFIG, RUNS
 
-RUNS = Path("runs")
+ImageFolder = Annotated[Path | None, tyro.conf.arg(aliases=["--folder"])]
+"""Type of `--each`, which may also be written `--folder`."""
 
 
-def parsed(parse: Callable[[dict[str, Any]], Any], args: Sequence[str]) -> Any:
-    """The options that these arguments are, over those to begin with: of the run that is resumed, of `--config`.
+@dataclass
+class ModelOptions:
+    """Options of a command that uses a model."""
+
+    model: Path | None = None
+    """Run or model folder, or the name of an included model; the newest run under ./runs if not given."""
+    device: str = "auto"
+    """Device to compute on: cpu, cuda, mps, or auto for the accelerator if there is one."""
+
+
+@dataclass
+class RunOptions(ModelOptions):
+    """Options of a command that uses a run with its data set."""
+
+    run_folder: tyro.conf.Positional[Path | None] = None
+    """Run folder; the newest run under ./runs if not given."""
+    dataset: str | None = None
+    """Data set to use instead of the run's own."""
+
+
+def resolve_options(parse: Callable[[dict[str, Any]], Any], args: Sequence[str]) -> Any:
+    """The options of these arguments, over those of `--config` and of the run that is resumed.
 
     The folder of the run that is resumed becomes `out`.
 
     Args:
-        parse: gives the options of the arguments over those of `TrainConfig` that it is given.
+        parse: gives the options of the arguments, with new defaults of `TrainConfig`.
 
     Raises:
         InvalidInput: a file is not there, or holds something else; a number is out of range.
     """
-    if any("\0" in argument for argument in args):
-        raise InvalidInput("expected arguments without a zero byte, got one with it; leave it out")
-    begin = configured(args)
-    options = parse(_timed(begin, args))
+    if zero := next((argument for argument in args if "\0" in argument), None):
+        raise InvalidInput(f"expected arguments without a zero byte, got {zero!r}; leave it out")
+    defaults = configured(args)
+    options = parse(_timed(defaults, args))
     if isinstance(options, TrainConfig) and options.resume:
-        out = run_folder(parse({"dataset": "", **begin}))  # without the data set that is one by default
+        out = run_folder(parse({"dataset": "", **defaults}))  # without the default data set
         if (out / CONFIG).is_file():
             own = load_config(out / CONFIG)
-            options = parse(_timed({**own, **begin}, args))
+            options = parse(_timed({**own, **defaults}, args))
             if same_data(own.get("dataset", ""), options.dataset):
                 options.dataset = own["dataset"]
         options.out = out
@@ -46,7 +71,7 @@ def parsed(parse: Callable[[dict[str, Any]], Any], args: Sequence[str]) -> Any:
 
 
 def _timed(options: dict[str, Any], args: Sequence[str]) -> dict[str, Any]:
-    """The options without their steps, which go before a time, if these arguments have a time instead."""
+    """The options without `steps`, which take precedence over a time, if these arguments give only a time."""
     return options | {"steps": None} if given(args, "--minutes") and not given(args, "--steps") else options
 
 
@@ -59,19 +84,20 @@ def run_folder(config: TrainConfig, name: str | None = None) -> Path:
 
 
 def require_out() -> None:
-    """Raise where several processes train, which must all be told the same folder."""
-    if int(os.environ.get("WORLD_SIZE", "1")) > 1:
-        raise InvalidInput("expected --out where several processes train, got none; name a folder for all of them")
+    """Raise `InvalidInput` if several processes train, which must all be given the same folder."""
+    processes = int(os.environ.get("WORLD_SIZE", "1"))
+    if processes > 1:
+        raise InvalidInput(f"expected --out with {processes} processes, got none; name a folder for all of them")
 
 
 def newest_run(pattern: str = "*", dataset: str | None = None) -> Path:
-    """The run under ./runs that was started last, among those of this data set if one is given."""
+    """The newest run under ./runs, among those of this data set if one is given."""
     configs = sorted(RUNS.glob(f"{pattern}/{CONFIG}"), key=lambda path: path.stat().st_mtime, reverse=True)
     for path in configs:
         if dataset is None or _is_of(path, dataset):
             return path.parent
-    of_it = "" if dataset is None else f" of {dataset}"
-    raise ModelFileError(f"expected a run{of_it} under {RUNS}, found none; run `ddn quickstart` or `ddn train` first")
+    of_data = "" if dataset is None else f" of {dataset}"
+    raise ModelFileError(f"expected a run{of_data} under {RUNS}, found none; run `ddn quickstart` or `ddn train` first")
 
 
 def _is_of(config: Path, dataset: str) -> bool:
@@ -83,7 +109,7 @@ def _is_of(config: Path, dataset: str) -> bool:
 
 
 def same_data(one: str, other: str) -> bool:
-    """Whether two names are of one data set: the same name, or paths of one folder."""
+    """Whether two names mean one data set: the same name, or paths of the same folder."""
     try:
         return one == other or os.path.samefile(one, other)
     except (OSError, ValueError):
@@ -91,7 +117,7 @@ def same_data(one: str, other: str) -> bool:
 
 
 LOWEST, HIGHEST = -(1 << 63), (1 << 63) - 1
-"""The numbers that fit in 64 bits, which every option must."""
+"""Every number must fit in 64 bits."""
 
 RANGES: dict[str, tuple[int, int]] = {
     "seed": (0, (1 << 64) - 1),
@@ -101,36 +127,36 @@ RANGES: dict[str, tuple[int, int]] = {
     "weight_decay": (0, HIGHEST),
     "workers": (0, 256),
 }
-"""Of options that nothing later checks, whatever command they are of, the lowest and the highest value."""
+"""Lowest and highest value of options that nothing later checks, whichever command has them."""
 
 
 def check_numbers(options: Any) -> None:
-    """Raise `InvalidInput` where a number among these options (a dataclass) is out of its range, or not finite."""
+    """Raise `InvalidInput` if a number among these options (a dataclass) is out of its range, or not finite."""
     for field in dataclasses.fields(options):
         value = getattr(options, field.name)
         lowest, highest = RANGES.get(field.name, (LOWEST, HIGHEST))
         for number in value if isinstance(value, tuple) else (value,):
             if isinstance(number, int | float) and not lowest <= number <= highest:  # NaN is in no range
-                small = LOWEST <= number <= HIGHEST and highest == HIGHEST
-                wanted = f"of at least {lowest}" if small else f"from {lowest} to {highest}"
-                raise InvalidInput(f"expected --{_spelt(field.name)} {wanted}, got {number}; give another number")
+                too_low = LOWEST <= number <= HIGHEST and highest == HIGHEST
+                expected = f"of at least {lowest}" if too_low else f"from {lowest} to {highest}"
+                raise InvalidInput(f"expected {_flag(field.name)} {expected}, got {number}; give another number")
 
 
 def differences(before: TrainConfig, now: TrainConfig) -> dict[str, str]:
-    """The options that differ from those before, by name, each with what is said of it."""
-    told = {}
+    """The options that changed: name -> a line with both values."""
+    lines = {}
     for field in dataclasses.fields(TrainConfig):
         old, new = getattr(before, field.name), getattr(now, field.name)
         if field.name not in PLACES and old != new:
-            told[field.name] = f"{_spelt(field.name)}: {_written(new)} (was {_written(old)})"
-    return told
+            lines[field.name] = f"{_flag(field.name)[2:]}: {_formatted(new)} (was {_formatted(old)})"
+    return lines
 
 
-def _spelt(name: str) -> str:
-    return name.replace("_", "-")
+def _flag(name: str) -> str:
+    return f"--{name.replace('_', '-')}"
 
 
-def _written(value: Any) -> str:
+def _formatted(value: Any) -> str:
     if value is None or value == ():
         return "none"
     if isinstance(value, bool):

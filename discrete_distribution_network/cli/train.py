@@ -1,4 +1,4 @@
-"""One training from its options to its pictures: data set, network, `Trainer`, figures."""
+"""What `ddn train` does: data set, network, `Trainer`, evaluation and pictures."""
 
 from __future__ import annotations
 
@@ -13,13 +13,15 @@ from typing import Any
 
 import torch
 
-from discrete_distribution_network.cli.config import CONFIG, TrainConfig, load_config
-from discrete_distribution_network.cli.options import RUNS, differences, require_out, run_folder
-from discrete_distribution_network.cli.runs import CHECKPOINTS, EVALUATION, place, write_figures
-from discrete_distribution_network.conditioning import CONDS, CondFn, cond_channels, conditioning_inputs
+from discrete_distribution_network.cli.config import TrainConfig, load_config
+from discrete_distribution_network.cli.evaluate import write_evaluation
+from discrete_distribution_network.cli.images import encode_dataset
+from discrete_distribution_network.cli.options import differences, require_out, run_folder
+from discrete_distribution_network.cli.runs import resolve_device
+from discrete_distribution_network.conditioning import CONDS, cond_channels, conditioning_inputs
 from discrete_distribution_network.data.datasets import Split, is_stream
 from discrete_distribution_network.data.decoding import Augment
-from discrete_distribution_network.data.loader import Batch, first_batch, in_order
+from discrete_distribution_network.data.loader import first_batch
 from discrete_distribution_network.data.sources import open_data
 from discrete_distribution_network.data.sources.torchvision import import_torchvision
 from discrete_distribution_network.ddn import DDN
@@ -27,6 +29,7 @@ from discrete_distribution_network.errors import InvalidInput
 from discrete_distribution_network.evaluation.classifier import num_classes
 from discrete_distribution_network.evaluation.metrics import evaluate
 from discrete_distribution_network.io.atomic_file import output_errors
+from discrete_distribution_network.io.run_folder import CHECKPOINTS, CONFIG, EVALUATION, RUNS
 from discrete_distribution_network.training.checkpoints import Checkpoints
 from discrete_distribution_network.training.presets import preset, recipe
 from discrete_distribution_network.training.report import read_metrics
@@ -35,18 +38,23 @@ from discrete_distribution_network.viz.pictures import grid, loss_curve, reconst
 from discrete_distribution_network.viz.tree import tree_picture
 
 NETWORK = ("size", "channels", "dim", "dim_max", "codebook_size", "levels", "patches", "res_blocks", "by_class", "cond")
-"""Options that a training which is resumed cannot change."""
+"""Options of the network, which a resumed training cannot change."""
 
 
 def train(config: TrainConfig, name: str = "train") -> None:
-    """Train, save, evaluate, draw. SIGTERM and Ctrl-C save first."""
+    """Train, save, evaluate, draw. SIGTERM and Ctrl-C save first.
+
+    Args:
+        name: of a new run under ./runs.
+    """
     if config.channels not in (1, 3):
         raise InvalidInput(f"expected --channels 1 (grey) or 3 (colour), got {config.channels}")
     if config.steps is None and config.minutes <= 0:
         raise InvalidInput(f"expected --minutes above 0, got {config.minutes}")
     if not config.dataset:
-        raise InvalidInput("expected a data set, got none; give a folder of images or the name of one" + _taken(config))
-    place(config.device)  # says at once if it is not there
+        swallowed = _swallowed(config)
+        raise InvalidInput(f"expected a data set, got none; give a folder of images or the name of one{swallowed}")
+    resolve_device(config.device)  # raises at once if there is no such device
     config = with_preset(config)  # so that the run's config.json repeats it, whatever later presets are
     changed: dict[str, str] = {}
     if config.resume:
@@ -57,7 +65,7 @@ def train(config: TrainConfig, name: str = "train") -> None:
     classes = num_classes(split.train, shape, config.max_bad_images) if config.by_class else None
     torch.manual_seed(config.seed)
     ddn = network(config, classes)
-    with _folder(config, name) as out:
+    with _new_folder(config, name) as out:
         trainer = trainer_for(config, ddn, split, out)
     if trainer.processes.is_main:
         with output_errors(out):
@@ -77,8 +85,8 @@ def train(config: TrainConfig, name: str = "train") -> None:
     trainer.accelerator.end_training()
 
 
-def _taken(config: TrainConfig) -> str:
-    """What to say where a list of options may have taken the data set that was given after it."""
+def _swallowed(config: TrainConfig) -> str:
+    """A hint for an error, if an option that takes a list may have taken the data set that follows it."""
     lists = {"--augment": config.augment, "--trackers": config.trackers}
     return "".join(
         f"; {option} took {' '.join(values)}: a data set goes before it, as in ddn train FOLDER {option} {values[0]}"
@@ -88,10 +96,10 @@ def _taken(config: TrainConfig) -> str:
 
 
 def _changed(config: TrainConfig) -> dict[str, str]:
-    """The options that differ from those of the run in `out` so far, each with what is said of it.
+    """The options that differ from those of the run in `out`: name -> a line with both values.
 
     Raises:
-        InvalidInput: its network is another one, so it cannot be continued.
+        InvalidInput: the network is another one, so the run cannot be continued.
     """
     assert config.out is not None
     if not (config.out / CONFIG).is_file():
@@ -99,17 +107,17 @@ def _changed(config: TrainConfig) -> dict[str, str]:
     before = TrainConfig(**load_config(config.out / CONFIG))
     changed = differences(before, config)
     discriminator = {"adversarial"} if (before.adversarial > 0) != (config.adversarial > 0) else set()
-    other = [line for name, line in changed.items() if name in discriminator.union(NETWORK)]
-    if other and Checkpoints(config.out / CHECKPOINTS).any():
+    fixed = [line for name, line in changed.items() if name in discriminator.union(NETWORK)]
+    if fixed and Checkpoints(config.out / CHECKPOINTS).any():
         raise InvalidInput(
-            f"expected the network of {config.out} to resume it, got another {', '.join(other)}; leave these options "
-            "out, or train anew without --resume"
+            f"expected the network of {config.out} to resume it, got {', '.join(fixed)}; leave these options out, or "
+            "train anew without --resume"
         )
     return changed
 
 
 def trainer_for(config: TrainConfig, ddn: DDN, split: Split, out: Path) -> Trainer:
-    """The `Trainer` of a run, which writes into the folder `out`."""
+    """The `Trainer` of a run, which writes into `out`."""
     return Trainer(
         ddn,
         dataset=split.train,
@@ -118,11 +126,11 @@ def trainer_for(config: TrainConfig, ddn: DDN, split: Split, out: Path) -> Train
         max_minutes=config.minutes if config.steps is None else None,
         **recipe(config),
         augment=augmentation(config.augment),
-        cond_fn=make_cond_of(config),
+        cond_fn=CONDS.get(config.cond),
         max_bad_images=config.max_bad_images,
         num_workers=config.workers,
         compile=config.compile,
-        accelerate_kwargs={"cpu": place(config.device).type == "cpu"},
+        accelerate_kwargs={"cpu": resolve_device(config.device).type == "cpu"},
         results_folder=out,
         checkpoints_folder=out / CHECKPOINTS,
         checkpoint_every=config.checkpoint_every,
@@ -136,10 +144,10 @@ def trainer_for(config: TrainConfig, ddn: DDN, split: Split, out: Path) -> Train
 
 
 @contextmanager
-def _folder(config: TrainConfig, name: str) -> Iterator[Path]:
+def _new_folder(config: TrainConfig, name: str) -> Iterator[Path]:
     """The run's folder: the given one, or a new one under ./runs.
 
-    A new one is made at once, so that no other training takes it, and taken away if this one cannot begin.
+    A new one is made at once, so that no other training takes it, and removed if this training cannot begin.
     """
     if config.out is not None:
         yield config.out
@@ -157,56 +165,51 @@ def _folder(config: TrainConfig, name: str) -> Iterator[Path]:
     try:
         yield out
     except BaseException:
-        with suppress(OSError):  # it holds files, or others do
+        with suppress(OSError):  # one of them holds files
             out.rmdir()
             RUNS.rmdir()
         raise
 
 
 def _finish(ddn: DDN, split: Split, out: Path, config: TrainConfig) -> None:
-    device, bad, cond_fn = ddn.start.device, config.max_bad_images, make_cond_of(config)
-    figures = evaluate(ddn, split.test, max_bad_images=bad, cond_fn=cond_fn)
-    write_figures(out, figures._asdict())
-    some = first_batch(split.test, ddn, 64, bad)
-    images = some.images.to(device)
-    given = conditioning_inputs(ddn, images, some.labels, cond_fn)
-    count = len(images) if given else 64
-    save_picture(grid(ddn.sample(count, generator=torch.Generator().manual_seed(0), **given)), out / "samples.png")
-    shown = Batch(images[:10], None if some.labels is None else some.labels[:10])
-    walk = ddn.encode_walk(shown.images, **conditioning_inputs(ddn, *shown[:2], cond_fn))
-    save_picture(reconstructions(ddn, walk, shown.images), out / "reconstructions.png")
-    if ddn.codes_per_level[0] == 1 and not given:
-        many = in_order(split.train, ddn, 100, limit=2000, max_bad_images=bad)
-        codes = torch.cat([ddn.encode(batch.images.to(device)) for batch in many])
-        tree_picture(ddn, codes, out / "tree.png")
+    """Evaluate the trained model and draw its pictures."""
+    device, bad, cond_fn = ddn.start.device, config.max_bad_images, CONDS.get(config.cond)
+    metrics = evaluate(ddn, split.test, max_bad_images=bad, cond_fn=cond_fn)
+    write_evaluation(out, metrics._asdict())
+    batch = first_batch(split.test, ddn, 64, bad)
+    images = batch.images.to(device)
+    inputs = conditioning_inputs(ddn, images, batch.labels, cond_fn)
+    count = len(images) if inputs else 64
+    save_picture(grid(ddn.sample(count, generator=torch.Generator().manual_seed(0), **inputs)), out / "samples.png")
+    labels = None if batch.labels is None else batch.labels[:10]
+    walk = ddn.encode_walk(images[:10], **conditioning_inputs(ddn, images[:10], labels, cond_fn))
+    save_picture(reconstructions(ddn, walk, images[:10]), out / "reconstructions.png")
+    if ddn.codes_per_level[0] == 1 and not inputs:
+        tree_picture(ddn, encode_dataset(ddn, split.train, 2000, bad), out / "tree.png")
     lines = [line for line in read_metrics(out) if "loss" in line]
     loss_curve([line["step"] for line in lines], [line["loss"] for line in lines], out / "loss.png")
     print(
-        f"on {figures.images} test images: reconstruction error {figures.error:.5f} ({figures.psnr:.1f} dB), "
-        f"{min(figures.usage_by_level):.0%} of the nodes in use at the least used level; model and pictures in {out}"
+        f"on {metrics.images} test images: reconstruction error {metrics.error:.5f} ({metrics.psnr:.1f} dB), "
+        f"{min(metrics.usage_by_level):.0%} of the nodes in use at the least used level; model and pictures in {out}"
     )
 
 
 def with_preset(config: TrainConfig) -> TrainConfig:
-    """The options with all that is not given of the network as in the preset for images of this size."""
-    there = preset(config.size, config.channels)
-    named = {
-        "dim": there["dim"],
-        "dim_max": there["dim_max"],
-        "codebook_size": there["codebook_size"],
-        "levels": tuple(there["levels_per_resolution"]),
-        "patches": tuple(patch or 0 for patch in there["patch_size"]),
-        "res_blocks": there["num_resnet_blocks"],
+    """The options with network options that are None taken from the preset for images of this size."""
+    arguments = preset(config.size, config.channels)
+    defaults = {
+        "dim": arguments["dim"],
+        "dim_max": arguments["dim_max"],
+        "codebook_size": arguments["codebook_size"],
+        "levels": tuple(arguments["levels_per_resolution"]),
+        "patches": tuple(patch or 0 for patch in arguments["patch_size"]),
+        "res_blocks": arguments["num_resnet_blocks"],
     }
-    return replace(config, **{name: value for name, value in named.items() if getattr(config, name) is None})
-
-
-def make_cond_of(config: TrainConfig) -> CondFn | None:
-    """What makes the images that a run's network is shown beside its own; None if it learns without."""
-    return CONDS.get(config.cond)
+    return replace(config, **{name: value for name, value in defaults.items() if getattr(config, name) is None})
 
 
 def network(config: TrainConfig, num_classes: int | None = None) -> DDN:
+    """The untrained network of a run."""
     config = with_preset(config)
     arguments: dict[str, Any] = {
         "dim": config.dim,
@@ -227,7 +230,7 @@ def network(config: TrainConfig, num_classes: int | None = None) -> DDN:
 
 
 def augmentation(names: Sequence[str]) -> Augment | None:
-    """The transforms of torchvision.transforms.v2 of these names, one after the other."""
+    """A composition of transforms of torchvision.transforms.v2, by name; None if there are none."""
     if not names:
         return None
     v2 = import_torchvision("transforms.v2")

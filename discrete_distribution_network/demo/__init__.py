@@ -1,7 +1,7 @@
-"""The page to play with, `ddn demo`.
+"""The interactive page of `ddn demo`.
 
-`walking.py` is what its first tab does, `page.py` the page, `launch.py` its server, `guard.py` what that lets in, and
-`files.py` what it keeps.
+`page` serves it, `tabs` lays it out, `handlers` answers its events (`walking` and `uploads` help), `launch` is the
+server, `guard` limits its requests, and `files` the space on disk.
 """
 
 import os

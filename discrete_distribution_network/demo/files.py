@@ -15,7 +15,7 @@ MAX_KEPT, MAX_FILES = 256 << 20, 1000
 
 @cache
 def own_folder() -> tempfile.TemporaryDirectory[str]:
-    """The private folder of this process's pages, gone with it; gradio, which has one for all, is told of it."""
+    """The private folder of this process's pages, deleted with it; gradio, which shares one, is set to use it."""
     above = os.path.realpath(tempfile.gettempdir())
     folder = tempfile.TemporaryDirectory(prefix="ddn-", dir=above, ignore_cleanup_errors=True)
     os.environ["GRADIO_TEMP_DIR"] = folder.name
@@ -23,12 +23,12 @@ def own_folder() -> tempfile.TemporaryDirectory[str]:
 
 
 def is_own(path: str) -> bool:
-    """Whether a path is of the private folder; what is in it was uploaded, or made by the page."""
+    """Whether a path is in the private folder, whose files were uploaded, or made by the page."""
     return "\0" not in path and Path(os.path.realpath(path)).is_relative_to(own_folder().name)
 
 
 class Files:
-    """The files of a page: those that were there at first stay, of the others the oldest make room for new ones."""
+    """The files of a page: those that exist at first stay; of the others the oldest make room for new ones."""
 
     def __init__(self, folder: Path, most: int = MAX_KEPT, count: int = MAX_FILES):
         self.folder, self.most, self.count = folder, most, count
@@ -46,7 +46,7 @@ class Files:
         return sorted(found)
 
     def make_room(self, size: int) -> None:
-        """Delete the oldest files, so that so many bytes more are within the limits."""
+        """Delete the oldest files, so that `size` more bytes are within the limits."""
         with self._lock:
             files = [file for file in self._files() if file[2] not in self._first]
             total, count = sum(size for _, size, _ in files) + size, len(files) + 1

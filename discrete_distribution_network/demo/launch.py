@@ -1,4 +1,4 @@
-"""A page of gradio as a server of its own: where it listens, how it ends, and what it tells of an error."""
+"""The server of a gradio page: where it listens, how it ends, and what a visitor sees of an error."""
 
 from __future__ import annotations
 
@@ -21,41 +21,41 @@ from fastapi.responses import JSONResponse
 from gradio.exceptions import ComponentProcessingError
 
 from discrete_distribution_network.demo.files import Files, own_folder
-from discrete_distribution_network.demo.guard import MAX_UPLOAD, Guard, Names, log, told
+from discrete_distribution_network.demo.guard import MAX_UPLOAD, Guard, Names, log, summary
 from discrete_distribution_network.errors import DDNError, InvalidInput
 from discrete_distribution_network.io.atomic_file import output_errors
 
 PORTS = range(7860, 7960)
-"""Where the page is served unless told, at the first that is free."""
+"""Ports that are tried by default; the first free one is used."""
 CONNECTIONS = 1000
-"""How many are answered at the same time."""
+"""Connections at the same time."""
 FOLDERS = re.compile(r"(?<![\w.:/])/(?:[^\s/:;,'\"()]+/)+")
-"""The folders of a whole path."""
+"""The folders of an absolute path."""
 
 
 def sentence(error: BaseException) -> str:
-    """What a visitor is told of an error: one sentence, no path of this machine."""
+    """What a visitor sees of an error: one sentence, without folders of this machine."""
     if isinstance(error, ComponentProcessingError) and error.__cause__ is not None:
         error = error.__cause__
     if isinstance(error, gr.Error):
-        said = error.message
+        message = error.message
     elif isinstance(error, OSError):
-        said = f"expected to write and read files, got: {error.strerror or type(error).__name__}; try again later"
+        message = f"expected to write and read files, got: {error.strerror or type(error).__name__}; try again later"
     elif isinstance(error, DDNError):
-        said = str(error)
+        message = str(error)
     else:
-        log.warning("%s", told(error))
-        said = "expected values as this page sends them, got others; reload it and try again"
-    return html.escape(FOLDERS.sub("", said), quote=False)
+        log.warning("%s", summary(error))
+        message = f"expected values as this page sends them, but {type(error).__name__}; reload it and try again"
+    return html.escape(FOLDERS.sub("", message), quote=False)
 
 
 class Served(NamedTuple):
     """A page that is served.
 
     Attributes:
-        app: gradio's; `app.blocks.close()` ends it.
-        address: where it is.
-        shared: None, as it is shared with nobody.
+        app: of gradio; `app.blocks.close()` ends it.
+        address: its URL.
+        shared: None; gradio's public address, which is never used.
     """
 
     app: Any
@@ -63,11 +63,11 @@ class Served(NamedTuple):
     shared: None
 
 
-def started(
+def start(
     make: Callable[[], gr.Blocks], host: str, port: int | None, allow: Sequence[str], browser: bool, quiet: bool
 ) -> Served:
-    """Make a page, and serve it from a thread; see `page.serve`."""
-    listening = bound(host, port)
+    """Make a page and serve it from a thread (see `page.serve`)."""
+    listening = bind(host, port)
     folder = Path(own_folder().name)
     with output_errors(folder):
         blocks = make()
@@ -89,7 +89,7 @@ def started(
     )
     config = uvicorn.Config(
         Guard(inner, Names(host, allow), Files(folder)),
-        log_level="critical",  # the guard tells what there is to tell, in a line
+        log_level="critical",  # the guard logs errors, one line each
         server_header=False,
         ws="none",
         limit_concurrency=CONNECTIONS,
@@ -114,8 +114,8 @@ async def _full(request: Request, error: Exception) -> JSONResponse:
     return JSONResponse({"detail": sentence(error)}, 507)
 
 
-def bound(host: str, port: int | None) -> socket.socket:
-    """A socket at this address, or at the first free one of `PORTS`.
+def bind(host: str, port: int | None) -> socket.socket:
+    """A socket at this address, at the first free one of `PORTS` if `port` is None.
 
     Raises:
         InvalidInput: there is none.
@@ -138,7 +138,7 @@ def bound(host: str, port: int | None) -> socket.socket:
 
 
 def leave(code: int) -> NoReturn:
-    """End the program at once; what is still computed for visitors is not waited for, and cannot be unwound."""
+    """End the program at once, without waiting for what is still computed for visitors, which cannot be interrupted."""
     for _ in range(3):  # a file may be written meanwhile
         own_folder().cleanup()
     sys.stdout.flush()
@@ -147,7 +147,7 @@ def leave(code: int) -> NoReturn:
 
 
 class Server(uvicorn.Server):
-    """A server in a thread of its own."""
+    """A server in its own thread."""
 
     def __init__(self, config: uvicorn.Config, listening: socket.socket):
         super().__init__(config)

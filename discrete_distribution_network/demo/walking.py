@@ -1,7 +1,7 @@
-"""A walk through the latent tree, one choice after the other, as a person makes it.
+"""A walk through the latent tree by hand, one choice after another.
 
-A place in the tree is nothing but the codes chosen so far, a tuple of integers: so it can be copied, pasted, shared,
-and belongs to nobody. At a level with patches the choices are made one patch after the other, row by row.
+A place in the tree is the codes chosen so far, a tuple of integers, which can be copied, pasted and shared. At a level
+with patches the choices are made patch by patch, row by row.
 """
 
 from __future__ import annotations
@@ -10,6 +10,7 @@ from collections.abc import Sequence
 from typing import Any, NamedTuple
 
 import torch
+from jaxtyping import Float
 from torch import Tensor
 
 from discrete_distribution_network.ddn import DDN
@@ -26,12 +27,12 @@ Codes = tuple[int, ...]
 
 
 class Choice(NamedTuple):
-    """What can be chosen at a place in the tree.
+    """The candidates at a place in the tree.
 
     Attributes:
-        level, patch: where the choice is; patch is None at a level that chooses for the whole image.
-        images: the image so far with each of the K candidates in its place, (K, C, h, w).
-        chances: of the candidates by the prior, (K,); None without one.
+        level, patch: of the choice; patch is None at a level with one code for the whole image.
+        images: the image so far with each of the K candidates in place, (K, C, h, w).
+        chances: probabilities of the candidates by the prior, (K,); None without one.
     """
 
     level: int
@@ -41,11 +42,11 @@ class Choice(NamedTuple):
 
 
 class Walker:
-    """Looks into the tree of a model.
+    """Moves through the latent tree of a model.
 
     Args:
-        prior: says how likely candidates are, if there is one.
-        label: class, for a network or a prior by class.
+        prior: for the probabilities of candidates and for codes that are drawn; uniform if None.
+        label: class, for a class-conditional network or prior.
     """
 
     def __init__(self, ddn: DDN, prior: CodeDistribution | None = None, label: int | None = None):
@@ -53,16 +54,17 @@ class Walker:
         self.starts = [sum(ddn.codes_per_level[:level]) for level in range(ddn.num_levels)]
 
     def level_of(self, codes: Codes) -> tuple[int, int]:
-        """The level of the next choice, and how many of its choices are made."""
+        """The level of the next choice, and the number of codes already chosen there."""
         level = next(i for i in reversed(range(self.ddn.num_levels)) if self.starts[i] <= len(codes))
         return level, len(codes) - self.starts[level]
 
     def done(self, codes: Codes) -> bool:
+        """Whether all codes are chosen."""
         return len(codes) == sum(self.ddn.codes_per_level)
 
     @torch.no_grad()
     def choice(self, codes: Codes) -> Choice:
-        """What can be chosen after these codes, which are not all."""
+        """The candidates after these codes, which must not be all."""
         level, made = self.level_of(codes)
         start = self.starts[level]
         look = _Look(self._by_level(codes[:start]), codes[start:], self.prior, self._labels(self.prior))
@@ -76,7 +78,7 @@ class Walker:
         return Choice(level, patch, images, chances)
 
     def _in_place(self, look: _Look, made: Codes, images: Tensor) -> Tensor:
-        """The candidates (K, C, p, p) of the next patch, each in the image so far."""
+        """The image so far (K, C, h, w) with each of the candidates (K, C, p, p) as its next patch."""
         p = images.shape[-1]
         assert look.residual is not None
         columns = look.residual.shape[3] // p
@@ -92,16 +94,16 @@ class Walker:
         area(whole, len(made)).copy_(images)
         return whole
 
-    def _labels(self, of: object) -> Tensor | None:
-        knows = getattr(of, "num_classes", None) is not None
-        return torch.tensor([self.label or 0]) if knows else None
+    def _labels(self, conditional: object) -> Tensor | None:
+        has_classes = getattr(conditional, "num_classes", None) is not None
+        return torch.tensor([self.label or 0]) if has_classes else None
 
     def _by_level(self, codes: Codes) -> list[Tensor]:
         return self.ddn.split_codes(torch.tensor([codes], dtype=torch.long))
 
     @torch.no_grad()
-    def image(self, codes: Codes) -> Tensor:
-        """The image (C, H, W) so far, in [0, 1]; grey before the first choice."""
+    def image(self, codes: Codes) -> Float[Tensor, "channels height width"]:
+        """The image so far, in [0, 1]; grey before the first choice."""
         ddn = self.ddn
         if not codes:
             return torch.full((ddn.channels, *ddn.image_size), 0.5)
@@ -112,24 +114,31 @@ class Walker:
 
     @torch.no_grad()
     def finish(self, codes: Codes, seed: int | None = None) -> Codes:
-        """All codes: those that are missing drawn as `ddn sample` does, by the prior or uniformly."""
+        """These codes and the rest, drawn as by `ddn sample` from the prior or uniformly."""
         start = self.starts[self.level_of(codes)[0]]
         generator = torch.Generator()
         generator.seed() if seed is None else generator.manual_seed(seed)
         prior = self.prior or Frequencies([torch.zeros(size) for size in self.ddn.codebook_sizes], self.ddn.code_shapes)
-        how = (self._labels(self.prior), temperatures(self.ddn), 1.0, generator)
-        drawn = _Finish(self._by_level(codes[:start]), codes[start:], prior, *how)
-        return tuple(self.ddn.walk(drawn, 1, None, self._labels(self.ddn)).codes[0].tolist())
+        select = _Finish(
+            self._by_level(codes[:start]),
+            codes[start:],
+            prior,
+            1,
+            labels=self._labels(self.prior),
+            temperature=temperatures(self.ddn),
+            generator=generator,
+        )
+        return tuple(self.ddn.walk(select, 1, None, self._labels(self.ddn)).codes[0].tolist())
 
-    def follow(self, image: Tensor) -> Codes:
-        """The codes of an image (C, H, W)."""
+    def follow(self, image: Float[Tensor, "channels height width"]) -> Codes:
+        """The codes of an image."""
         return tuple(self.ddn.encode(image.unsqueeze(0), labels=self._labels(self.ddn))[0].tolist())
 
     def parse(self, text: str) -> Codes:
-        """Codes from text, as `written` has them.
+        """Codes from text, the inverse of `written`.
 
         Raises:
-            InvalidInput: it is something else, or too long, or a code is not below K.
+            InvalidInput: the text is something else, or too long, or a code is not below K.
         """
         words = text.replace("|", " ").replace(",", " ").split()
         if not all(word.isdecimal() and len(word) < 10 for word in words):
@@ -147,14 +156,14 @@ class Walker:
         return codes
 
     def written(self, codes: Codes) -> str:
-        """Codes as text: levels between bars."""
+        """Codes as text, with bars between levels."""
         ends = [*self.starts[1:], sum(self.ddn.codes_per_level)]
         parts = [codes[start:end] for start, end in zip(self.starts, ends, strict=True)]
         return " | ".join(" ".join(map(str, part)) for part in parts if part)
 
 
 class _Part:
-    """Picks the given codes of a part of a level, then others; keeps the scores (K,) of each place."""
+    """Picks the given codes of the first patches of a level, then `pick`s; keeps the scores (K,) of each patch."""
 
     def __init__(self, codes: Codes, pick: Pick):
         self.codes, self.pick = codes, pick
@@ -169,7 +178,7 @@ class _Part:
 
 
 class _Look:
-    """A selection that takes given codes, and remembers what the level after them offers."""
+    """A selection that takes given codes, and keeps the input of the level after them to show its candidates."""
 
     sampler: GuidedSampler
     features: Tensor
@@ -196,10 +205,10 @@ class _Look:
 
 
 class _Finish(PriorSampling):
-    """A selection that takes the given codes, also of a part of a level, and draws the rest."""
+    """A selection that takes given codes, of whole levels and of a part of the next, and draws the rest."""
 
-    def __init__(self, whole: Sequence[Tensor], part: Codes, prior: CodeDistribution, *how: Any):
-        super().__init__(prior, 1, *how)
+    def __init__(self, whole: Sequence[Tensor], part: Codes, prior: CodeDistribution, batch_size: int, **options: Any):
+        super().__init__(prior, batch_size, **options)
         self.given, self.part = whole, _Part(part, super().pick)
 
     def __call__(self, level: int, sampler: GuidedSampler, features: Tensor, residual: Tensor | None) -> SamplerOutput:

@@ -14,8 +14,8 @@ import torch
 from commands import refused, run
 from PIL import Image
 
-from discrete_distribution_network.cli import codes as codes_run
-from discrete_distribution_network.cli.runs import load_images
+from discrete_distribution_network.cli import images as batches
+from discrete_distribution_network.cli.images import load_images
 from discrete_distribution_network.codec.bitstream import Reader
 from discrete_distribution_network.codec.image_codec import ImageCodec
 from discrete_distribution_network.ddn import DDN
@@ -210,7 +210,7 @@ def test_images_go_through_in_batches(trained, photograph_folder, monkeypatch, c
     run("encode", photograph_folder, "-o", "at_once.ddn")
     told = capsys.readouterr().out
     sizes, encode = [], ImageCodec.encode
-    monkeypatch.setattr(codes_run, "BATCH", 5)
+    monkeypatch.setattr(batches, "BATCH", 5)
     monkeypatch.setattr(
         ImageCodec, "encode", lambda codec, images, levels: sizes.append(len(images)) or encode(codec, images, levels)
     )

@@ -21,6 +21,7 @@ from small import small_ddn
 
 from discrete_distribution_network.cli import exits
 from discrete_distribution_network.cli import main as cli
+from discrete_distribution_network.cli.commands import COMMANDS as KINDS
 from discrete_distribution_network.cli.config import TrainConfig
 from discrete_distribution_network.cli.train import with_preset
 from discrete_distribution_network.codec.image_codec import ImageCodec
@@ -57,7 +58,6 @@ OF_FILES = {
     "interpolate": ["FILE", "images/a.png"],
     "neighbours": ["FILE", "images"],
 }
-KINDS = {name: kind for kind in vars(cli).values() if isinstance(kind, type) for name in [kind.__name__.lower()]}
 
 
 @pytest.fixture(scope="module")
@@ -89,7 +89,7 @@ def _no_page_and_no_hub(monkeypatch):
     """`ddn demo` ends once it would serve."""
     monkeypatch.setattr("datasets.config.HF_HUB_OFFLINE", True)
     monkeypatch.setattr("huggingface_hub.constants.HF_HUB_OFFLINE", True)
-    monkeypatch.setattr("discrete_distribution_network.cli.runs.demo_model", _page)
+    monkeypatch.setattr("discrete_distribution_network.cli.demo.load_demo", _page)
 
 
 def _page(model, device):
@@ -221,8 +221,7 @@ def told_options(name):
 @pytest.mark.parametrize("name", PICTURES)
 def test_places_that_cannot_be_written(place, ends, name, monkeypatch):
     monkeypatch.setattr("discrete_distribution_network.cli.runs.load_model", None)  # told before any work
-    for run in ("images", "guide", "tree"):
-        monkeypatch.setattr(f"discrete_distribution_network.cli.{run}.load_model", None)
+    monkeypatch.setattr("discrete_distribution_network.cli.guide.load_model", None)
     Path("folder.png").mkdir()
     for out in ("nowhere/x.png", "images", "folder.png", "picture", "picture.txt", "images/a.png/x.png", ".", "\0.png"):
         code, told = ends(name, *COMMANDS[name], "--out", out)

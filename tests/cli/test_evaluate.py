@@ -11,6 +11,7 @@ from PIL import Image
 from small import digits, small_ddn
 from torch.utils.data import TensorDataset
 
+from discrete_distribution_network.cli import evaluate as evaluation
 from discrete_distribution_network.cli import runs
 from discrete_distribution_network.cli.config import TrainConfig
 from discrete_distribution_network.cli.runs import CLASSIFIER, classifier_of
@@ -65,8 +66,8 @@ def test_without_labels_the_distance_is_left_out_and_said(capsys):
 
 
 def test_what_cannot_be_measured_is_said_before_anything_is_computed(torchvision, monkeypatch, capsys):
-    monkeypatch.setattr(runs, "evaluate", None)
-    monkeypatch.setattr(runs, "train_classifier", None)
+    monkeypatch.setattr(evaluation, "evaluate", None)
+    monkeypatch.setattr(evaluation, "train_classifier", None)
     assert "label with every image" in refused(capsys, "evaluate", "--features", "classifier")
     assert "Inception" in refused(capsys, "evaluate", "--features", "nowhere.pth")
     for samples in ("0", "-1", "1"):

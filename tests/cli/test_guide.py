@@ -102,10 +102,10 @@ def test_a_network_by_class_from_training_to_samples(labelled, tmp_path, monkeyp
     ddn = DDN.from_pretrained("run")
     assert ddn.num_classes == 2
     assert json.loads(Path("run/config.json").read_text())["by_class"] is True
-    run("prior", "run", "--minutes", "0.05", "--dim", "8")
-    run("sample", "--model", "run", "--label", "1", "--num", "4")
+    run("prior", "run", "--steps", "60", "--dim", "8")
+    run("sample", "--model", "run", "--label", "1", "--num", "16", "--seed", "0")
     bright = np.asarray(Image.open("samples.png")).mean()
-    run("sample", "--model", "run", "--label", "0", "--num", "4")
+    run("sample", "--model", "run", "--label", "0", "--num", "16", "--seed", "0")
     assert bright > np.asarray(Image.open("samples.png")).mean()
     run("evaluate", "run", "--samples", "20")
     run("guide", "classify", "--model", "run", "--label", "1", "--num", "2")

@@ -16,27 +16,15 @@ import torch
 from commands import FAST, refused, run
 from PIL import Image
 
+from discrete_distribution_network.cli.commands import COMMANDS
 from discrete_distribution_network.cli.config import TrainConfig, configured, load_config
 from discrete_distribution_network.cli.runs import model_folder
-from discrete_distribution_network.cli.train import _folder
+from discrete_distribution_network.cli.train import _new_folder
 from discrete_distribution_network.ddn import DDN
 from discrete_distribution_network.errors import InvalidInput
 from discrete_distribution_network.training.report import read_metrics
 
 PICTURES = {"samples.png", "reconstructions.png", "tree.png", "loss.png"}
-COMMANDS = [
-    "quickstart",
-    "train",
-    "prior",
-    "sample",
-    "guide",
-    "reconstruct",
-    "encode",
-    "decode",
-    "evaluate",
-    "demo",
-    "info",
-]
 
 
 def test_a_run_keeps_everything(trained, photograph_folder):
@@ -100,7 +88,7 @@ def test_the_newest_model_of_a_run_is_used(trained):
 
 def test_two_trainings_take_two_folders(tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
-    with _folder(TrainConfig(), "train") as first, _folder(TrainConfig(), "train") as second:
+    with _new_folder(TrainConfig(), "train") as first, _new_folder(TrainConfig(), "train") as second:
         assert (first, second) == (Path("runs/train"), Path("runs/train-2"))
 
 

@@ -12,8 +12,8 @@ from commands import refused, run
 from PIL import Image
 from small import digits, small_ddn
 
-from discrete_distribution_network.cli import runs
-from discrete_distribution_network.cli.runs import batch_size
+from discrete_distribution_network.cli import images
+from discrete_distribution_network.cli.images import batch_size
 from discrete_distribution_network.ddn import DDN
 from discrete_distribution_network.viz import pictures
 from discrete_distribution_network.viz.pictures import PAGE_SIDE, grid, page_layout, save_pages, to_pil
@@ -27,7 +27,7 @@ def here(tmp_path, monkeypatch):
     Path("files").mkdir()
     for index, image in enumerate(digits(30)):
         to_pil(image).save(f"files/{index:02d}.png")
-    monkeypatch.setattr(runs, "BATCH", 8)
+    monkeypatch.setattr(images, "BATCH", 8)
     return tmp_path
 
 
@@ -65,7 +65,7 @@ def test_no_more_than_a_batch_at_once(here, batches, command):
 def test_a_batch_holds_so_many_pixels():
     sizes = {8: 64, 256: 64, 512: 16, 1024: 4, 4096: 1}
     for side, count in sizes.items():
-        assert batch_size(type("Shape", (), {"image_size": (side, side)})) == count
+        assert batch_size((side, side)) == count
 
 
 def test_samples_do_not_change_with_their_number(here, capsys):

@@ -167,7 +167,7 @@ def test_a_process_that_is_ended_from_outside():
 
 
 def test_what_cannot_be_is_said_before_the_data_is_read(monkeypatch, capsys):
-    monkeypatch.setattr(prior_run, "_data_of", None)
+    monkeypatch.setattr(prior_run, "open_dataset", None)
     for option, value in (
         ("--minutes", "0"),
         ("--minutes", "-1"),

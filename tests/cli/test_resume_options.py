@@ -8,9 +8,9 @@ from pathlib import Path
 import pytest
 from commands import FAST, refused, run
 
-from discrete_distribution_network.cli import main as cli
+from discrete_distribution_network.cli.commands import Quickstart
 from discrete_distribution_network.cli.config import TrainConfig, load_config
-from discrete_distribution_network.cli.options import newest_run, parsed, same_data
+from discrete_distribution_network.cli.options import newest_run, resolve_options, same_data
 from discrete_distribution_network.cli.train import with_preset
 from discrete_distribution_network.ddn import DDN
 from discrete_distribution_network.training.report import read_metrics
@@ -124,7 +124,7 @@ def test_quickstart_too(tmp_path, monkeypatch, steps, dataset):
     monkeypatch.chdir(tmp_path)
     folder = Path("runs/quickstart-2")
     folder.mkdir(parents=True)
-    cli.Quickstart("fashion-mnist", chain_dropout=0.3, minutes=50.0).save(folder / "config.json")
+    Quickstart("fashion-mnist", chain_dropout=0.3, minutes=50.0).save(folder / "config.json")
     run("quickstart", *dataset, "--resume")
     assert (steps[0].out, steps[0].dataset, steps[0].chain_dropout, steps[0].minutes) == (
         folder,
@@ -157,5 +157,5 @@ def test_the_flowers_script_too(tmp_path):
 
 def test_options_are_parsed_once_where_nothing_is_resumed():
     seen = []
-    parsed(lambda training: seen.append(training) or TrainConfig(**training), ["train", "x"])
+    resolve_options(lambda training: seen.append(training) or TrainConfig(**training), ["train", "x"])
     assert seen == [{}]

@@ -29,7 +29,9 @@ from discrete_distribution_network.errors import DataError, DDNError, InvalidInp
 pytest.importorskip("gradio")
 
 from discrete_distribution_network.demo import files, guard, launch
-from discrete_distribution_network.demo.page import Demo, look_at, opened_pictures, serve
+from discrete_distribution_network.demo.handlers import Demo
+from discrete_distribution_network.demo.page import serve
+from discrete_distribution_network.demo.uploads import check_picture, open_editor
 
 GIB = 1 << 30
 
@@ -424,14 +426,14 @@ def test_the_oldest_files_make_room_and_the_first_stay(tmp_path):
 
 
 def test_an_address_that_is_not_free_is_one_sentence():
-    with launch.bound("127.0.0.1", 0) as taken:
+    with launch.bind("127.0.0.1", 0) as taken:
         taken.listen()
         port = taken.getsockname()[1]
         with pytest.raises(InvalidInput, match=f"expected a free address, got 127.0.0.1 with port {port}"):
-            launch.bound("127.0.0.1", port)
+            launch.bind("127.0.0.1", port)
     for host, number in (("127.0.0.1", 70_000), ("127.0.0.1", -1), ("192.0.2.1", None), ("no such host", 0)):
         with pytest.raises(InvalidInput, match=r"expected a (free address|port)"):
-            launch.bound(host, number)
+            launch.bind(host, number)
 
 
 def test_errors_name_no_folder():
@@ -451,18 +453,18 @@ def test_pictures_are_looked_at_before_they_are_decoded(tmp_path):
     (tmp_path / "tile.tif").write_bytes(tiled(6000))
     for name in ("huge.png", "tile.tif"):
         with pytest.raises(DataError, match="at most 25 megapixels"):
-            look_at(tmp_path / name)
+            check_picture(tmp_path / name)
     (tmp_path / "drawing.eps").write_bytes(b"%!PS-Adobe-3.0 EPSF-3.0\n%%BoundingBox: 0 0 10 10\n%%EndComments\n")
     with pytest.raises(DataError, match="got one of EPS"):
-        look_at(tmp_path / "drawing.eps")
+        check_picture(tmp_path / "drawing.eps")
     for name, kind in (("camera.jpg", "MPO"), ("pages.tif", "TIFF")):
         frames = [Image.new("RGB", (20, 20)), Image.new("RGB", (10, 10))]
         frames[0].save(tmp_path / name, format=kind, save_all=True, append_images=frames[1:])
-        look_at(tmp_path / name)
+        check_picture(tmp_path / name)
     Image.new("RGB", (20, 20)).save(tmp_path / "small.png")
     with pytest.raises(DDNError, match="that was uploaded"):
-        opened_pictures({"background": file(str(tmp_path / "small.png")), "layers": []})
-    assert opened_pictures(None) is None
+        open_editor({"background": file(str(tmp_path / "small.png")), "layers": []})
+    assert open_editor(None) is None
 
 
 def test_codes_of_too_many_bytes_are_refused(tmp_path):

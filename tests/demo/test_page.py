@@ -51,7 +51,7 @@ def runs(tmp_path_factory):
 
 @pytest.fixture(scope="module")
 def demo(runs):
-    from discrete_distribution_network.demo.page import Demo
+    from discrete_distribution_network.demo.handlers import Demo
 
     ddn = small_ddn(image_size=16, patch_size=[None, None, 8]).eval()
     torch.manual_seed(0)

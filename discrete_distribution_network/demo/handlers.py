@@ -1,0 +1,314 @@
+"""What the page answers: each method of `Demo` computes what one event of the page shows.
+
+An answer depends only on what the page sends, so visitors do not see each other's work; a place in the latent tree is
+kept by the visitor's own page.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import threading
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import torch
+from jaxtyping import Float, Int
+from PIL import Image
+from torch import Tensor
+
+from discrete_distribution_network.codec.bitstream import Reader
+from discrete_distribution_network.codec.entropy_model import EntropyModel
+from discrete_distribution_network.codec.image_codec import ImageCodec
+from discrete_distribution_network.data.images import load_image
+from discrete_distribution_network.data.loader import in_unit_range
+from discrete_distribution_network.ddn import DDN
+from discrete_distribution_network.demo.files import own_folder
+from discrete_distribution_network.demo.uploads import MAX_DECODED_PIXELS, check_picture, flatten
+from discrete_distribution_network.demo.walking import Codes, Walker
+from discrete_distribution_network.errors import InvalidInput, require
+from discrete_distribution_network.evaluation.classifier import Classifier as Net
+from discrete_distribution_network.evaluation.metrics import psnr
+from discrete_distribution_network.guidance import Classifier, ColorStrokes, Condition, Inpaint, SuperResolve
+from discrete_distribution_network.io.atomic_file import write_bytes
+from discrete_distribution_network.io.run_folder import CONFIG, RUNS
+from discrete_distribution_network.model.code_distribution import takes_labels
+from discrete_distribution_network.model.tensors import resize
+from discrete_distribution_network.prior.base import LearnedPrior, temperatures
+from discrete_distribution_network.training.report import read_metrics
+from discrete_distribution_network.viz.pictures import MARGIN, grid, to_pil
+from discrete_distribution_network.viz.tree import whole_levels
+
+MAX_IMAGES, MAX_GUIDED, MAX_BEAMS, MAX_SEED, MAX_SCALE = 100, 16, 8, 2**31, 4
+MAX_CODES = 1 << 20
+"""Most bytes of a file of codes."""
+ROLLOUTS = 16
+"""Rollouts of images that are guided by the classifier."""
+SIDE = 320
+"""Pixels of a side at which one image is shown."""
+MISSING, STROKES = "what is missing", "colours"
+"""What the paint of the image editor can mean."""
+
+
+class Demo:
+    """A model with what lies beside it, and what the page shows of them.
+
+    Args:
+        ddn: in evaluation mode.
+        prior: for samples; they are drawn uniformly without.
+        net: a classifier of the model's images.
+        classes: names of the classes; numbers if None.
+        example: an image (C, H, W) to begin with.
+        runs: folder of the trainings that may be watched.
+        entropy_model: for range coded files; codes are packed uniformly without.
+    """
+
+    def __init__(
+        self,
+        ddn: DDN,
+        prior: LearnedPrior | None = None,
+        net: Net | None = None,
+        classes: list[str] | None = None,
+        example: Tensor | None = None,
+        runs: Path = RUNS,
+        entropy_model: EntropyModel | None = None,
+    ):
+        require(ddn.channels in (1, 3), "a model of grey or colour images", f"{ddn.channels} channels")
+        require(ddn.cond_channels == 0, "a model without conditioning images", f"cond_channels={ddn.cond_channels}")
+        self.ddn, self.prior, self.net, self.runs = ddn, prior, net, runs
+        self.codec = ImageCodec(ddn, entropy_model)
+        self.by_class = ddn.num_classes or (None if prior is None else prior.num_classes)
+        known = self.by_class or (None if net is None else net.head.out_features)
+        self.classes = classes or [str(number) for number in range(known or 0)]
+        self.example = ddn.reconstruct(ddn.sample(1))[0].clamp(0, 1) if example is None else example
+        self.columns = 16
+        self._decoding = threading.Lock()
+
+    def labels(self, count: int, name: str | None) -> Int[Tensor, " count"] | None:
+        """Classes of samples by the name of one, all in turn for another name; None without classes."""
+        if self.by_class is None:
+            return None
+        if not name or name not in self.classes:
+            return torch.arange(count) % self.by_class
+        return torch.full((count,), self.classes.index(name))
+
+    # the tree
+
+    def walker(self, name: str | None) -> Walker:
+        label = self.classes.index(name) if name in self.classes else None
+        return Walker(self.ddn, self.prior, label)
+
+    def place(self, codes: Codes, name: str | None) -> tuple[Any, ...]:
+        """What is shown at a place in the tree: codes, candidates, image, description, codes as text."""
+        walker = self.walker(name)
+        image, text = to_pil(self.enlarged(walker.image(codes))), walker.written(codes)
+        bits = sum(
+            torch.tensor(size).log2().item()
+            for size, count in zip(self.ddn.codebook_sizes, self.ddn.codes_per_level, strict=True)
+            for _ in range(count)
+        )
+        total = sum(self.ddn.codes_per_level)
+        if walker.done(codes):
+            return codes, None, image, f"**All {total} codes are chosen**: {bits / 8:g} bytes.", text
+        choice = walker.choice(codes)
+        where = f"Level {choice.level + 1} of {self.ddn.num_levels}"
+        if choice.patch is not None:
+            where += f", patch {choice.patch + 1} of {self.ddn.codes_per_level[choice.level]}"
+        where = f"**{where}.** {len(codes)} of {total} codes are chosen. Click a candidate."
+        images = choice.images
+        if choice.chances is not None:
+            order = choice.chances.argsort(descending=True)
+            where += f" They stand by their chance: the first has {float(choice.chances[order[0]]):.1%}."
+            images = images[order]
+        return codes, grid(images.clamp(0, 1), self.columns), image, where, text
+
+    def clicked(self, codes: Codes, name: str | None, at: Sequence[int]) -> tuple[Any, ...]:
+        """The place after a click on the picture of candidates at pixel (x, y)."""
+        walker = self.walker(name)
+        if walker.done(codes):
+            return self.place(codes, name)
+        choice = walker.choice(codes)
+        count = len(choice.images)
+        columns = min(self.columns, count)
+        cell = (grid(choice.images[:columns], columns).width - MARGIN) / columns
+        index = int((at[1] - MARGIN) // cell) * columns + min(columns - 1, int((at[0] - MARGIN) // cell))
+        if not 0 <= index < count:
+            return self.place(codes, name)
+        if choice.chances is not None:
+            index = int(choice.chances.argsort(descending=True)[index])
+        return self.place((*codes, index), name)
+
+    # images
+
+    def enlarged(self, image: Float[Tensor, "channels _ _"]) -> Float[Tensor, "channels _ _"]:
+        """An image (C, H, W) enlarged to about `SIDE` pixels by repeating its pixels."""
+        times = max(1, SIDE // max(image.shape[1:]))
+        return image.repeat_interleave(times, 1).repeat_interleave(times, 2)
+
+    def fitted(self, path: str | None) -> Float[Tensor, "channels height width"]:
+        """An uploaded image at the model's size, in [0, 1].
+
+        Raises:
+            DataError: it is too large, animated, or not an image.
+        """
+        if path is None:
+            raise InvalidInput("expected an image, got none; upload one")
+        check_picture(Path(path))
+        with self._decoding:  # one at a time: a large one takes hundreds of megabytes
+            return in_unit_range(load_image(path, self.ddn.image_size, self.ddn.channels, name="the file"))
+
+    def samples(
+        self, count: float, seed: float, temperature: float, name: str | None, scale: float = 1.0
+    ) -> Image.Image:
+        """A grid of samples."""
+        check_range("images", count, 1, MAX_IMAGES)
+        check_range("seed", seed, 0, MAX_SEED)
+        check_range("temperature", temperature, 0.1, 1.5)
+        check_range("guidance scale", scale, 1, MAX_SCALE)
+        number = int(count)
+        labels = self.labels(number, name)
+        by_prior: dict[str, Any] = {}
+        if self.prior is not None:
+            by_prior = {"prior": self.prior, "temperature": [temperature * level for level in temperatures(self.ddn)]}
+        if takes_labels(self.prior):
+            by_prior["guidance_scale"] = scale
+        generator = torch.Generator().manual_seed(int(seed))
+        return grid(self.ddn.sample(number, generator=generator, labels=labels, **by_prior).clamp(0, 1))
+
+    def compressed(self, path: str | None, levels: float) -> tuple[Any, ...]:
+        """The original, its reconstruction from a file of the first `levels` levels, a description, and the file."""
+        image = self.fitted(path)
+        check_range("levels", levels, 1, self.ddn.num_levels)
+        data = self.codec.compress(image, int(levels))
+        back = self.codec.decompress(data)
+        packed = len(Reader(data)[0])
+        error = float((back - image).square().mean())
+        description = (
+            f"**{packed} bytes** ({len(data)} with the header), {psnr(error):.1f} dB; as pixels it is "
+            f"{image.numel()} bytes."
+        )
+        return to_pil(self.enlarged(image)), to_pil(self.enlarged(back)), description, self.kept(data)
+
+    def kept(self, data: bytes) -> str:
+        """The path of a file to download; the same one for the same bytes."""
+        path = Path(own_folder().name, hashlib.sha256(data).hexdigest()[:16], "image.ddn")
+        path.parent.mkdir(exist_ok=True)
+        write_bytes(path, data)
+        return str(path)
+
+    def opened(self, path: str | None) -> Image.Image:
+        """The image of an uploaded file of codes."""
+        if path is None:
+            raise InvalidInput("expected a .ddn file, got none; upload one")
+        size = Path(path).stat().st_size
+        require(size <= MAX_CODES, f"a file of at most {MAX_CODES} bytes of codes here", size)
+        data = Path(path).read_bytes()
+        header = self.codec.read(data).header
+        pixels = header.height * header.width
+        require(pixels <= MAX_DECODED_PIXELS, f"an image of at most {MAX_DECODED_PIXELS} pixels here", pixels)
+        return to_pil(self.enlarged(self.codec.decompress_batch(data, only=[0])[0]))
+
+    def guided(
+        self,
+        editor: dict[str, Any] | None,
+        painted: str,
+        pixels: float,
+        name: str | None,
+        count: float,
+        seed: float,
+        beams: float,
+    ) -> Image.Image:
+        """A grid of images guided by the paint over a picture, by its low-resolution version, and by a class.
+
+        Args:
+            editor: what `uploads.open_editor` gives.
+            painted: `MISSING` or `STROKES`.
+            pixels: side of the low-resolution version; 0 for none.
+        """
+        check_range("images", count, 1, MAX_GUIDED)
+        check_range("beams", beams, 1, MAX_BEAMS)
+        check_range("seed", seed, 0, MAX_SEED)
+        check_range("pixels", pixels, 0, max(self.ddn.image_size))
+        conditions: list[Condition] = []
+        if editor is not None and editor.get("background") is not None:
+            conditions = self._painted_conditions(editor, painted, int(pixels))
+        rollouts = 0
+        if name in self.classes and self.net is not None and self.by_class is None:
+            levels = range(whole_levels(self.ddn) or self.ddn.num_levels)
+            conditions.append(Classifier(self.net, self.classes.index(name), levels=levels))
+            rollouts = ROLLOUTS
+        if not conditions:
+            if self.by_class is None:
+                raise InvalidInput("expected something to go by, got nothing; paint, keep few pixels or choose a class")
+            return self.samples(count, seed, 1, name)
+        guided = self.ddn.guide(
+            conditions,
+            int(count),
+            1,
+            torch.Generator().manual_seed(int(seed)),
+            beams=int(beams),
+            prior=self.prior,
+            rollouts=rollouts,
+            labels=self.labels(int(count), name),
+        )
+        return grid(guided.images.clamp(0, 1))
+
+    def _painted_conditions(self, editor: dict[str, Any], painted: str, pixels: int) -> list[Condition]:
+        size = self.ddn.image_size
+        conditions: list[Condition] = []
+        image, paint, mask = flatten(editor, size, self.ddn.channels)
+        if painted == MISSING and bool(mask.any()) and not bool(mask.all()):
+            conditions.append(Inpaint(image, 1 - mask))
+        elif painted == STROKES and bool(mask.any()):
+            conditions.append(ColorStrokes(paint, mask, block=max(1, max(size) // 16)))
+        if pixels:
+            conditions.append(SuperResolve(resize(image.unsqueeze(0), (pixels, pixels))))
+        return conditions
+
+    # training
+
+    def trainings(self) -> list[str]:
+        """Names of the runs that may be watched, the newest first."""
+        found = sorted(self.runs.glob(f"*/{CONFIG}"), key=lambda path: path.stat().st_mtime, reverse=True)
+        return [path.parent.name for path in found]
+
+    def watched(self, name: str | None) -> tuple[Any, ...]:
+        """Curves, the newest samples, and a description of a run."""
+        if not name or name not in self.trainings():
+            return None, None, "No training to watch: start one with `ddn train` in this folder."
+        run = self.runs / name
+        lines = [line for line in read_metrics(run) if "loss" in line]
+        if not lines:
+            return None, None, "It has not written a figure yet."
+        now = lines[-1]
+        pictures = sorted((run / "pictures").glob("samples-*.png"))
+        description = (
+            f"Step {now['step']}, {now['seconds'] / 60:.1f} minutes, loss {now['loss']:.5f}, "
+            f"{now['images_per_second']:.0f} images a second, {now['splits']} nodes pruned"
+        )
+        return curves(lines), str(pictures[-1]) if pictures else None, description
+
+
+def check_range(name: str, value: float, least: float, most: float) -> None:
+    """Check a value that the page's own sliders keep in range, for requests without them."""
+    fits = isinstance(value, int | float) and least <= value <= most
+    require(fits, f"{name} from {least} to {most}", str(value)[:40])
+
+
+def curves(lines: list[dict[str, Any]]) -> Any:
+    """A figure of the loss, and of the share of nodes in use, by step."""
+    from matplotlib.figure import Figure
+
+    figure = Figure(figsize=(8, 3.2), layout="constrained")
+    loss, use = figure.subplots(1, 2)
+    steps = [line["step"] for line in lines]
+    loss.plot(steps, [line["loss"] for line in lines], linewidth=1)
+    loss.set(xlabel="step", ylabel="loss", yscale="log")
+    used = [line["usage_by_level"] for line in lines]
+    use.plot(steps, [sum(own) / len(own) for own in used], linewidth=1, label="mean level")
+    use.plot(steps, [min(own) for own in used], linewidth=1, label="least used level")
+    use.set(xlabel="step", ylabel="share of nodes in use", ylim=(0, 1.02))
+    use.legend()
+    for axes in (loss, use):
+        axes.grid(alpha=0.3)
+    return figure

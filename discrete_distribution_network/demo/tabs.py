@@ -1,0 +1,173 @@
+"""The tabs of the page: their components, and which handler answers each event."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import gradio as gr
+from PIL import Image
+
+from discrete_distribution_network.demo.handlers import (
+    MAX_BEAMS,
+    MAX_GUIDED,
+    MAX_IMAGES,
+    MAX_SCALE,
+    MAX_SEED,
+    MISSING,
+    STROKES,
+    Demo,
+)
+from discrete_distribution_network.demo.uploads import open_editor
+from discrete_distribution_network.demo.walking import Codes
+from discrete_distribution_network.model.code_distribution import takes_labels
+from discrete_distribution_network.viz.pictures import to_pil
+
+
+def _classes(demo: Demo, visible: bool, every: str) -> gr.Dropdown:
+    return gr.Dropdown([every, *demo.classes], value=every, label="Class", visible=visible)
+
+
+def _picture(label: str, name: str, **more: Any) -> gr.Image:
+    return gr.Image(label=label, interactive=False, format="png", elem_id=name, **more)
+
+
+def walk_tab(demo: Demo) -> None:
+    codes = gr.State(())
+    with gr.Row():
+        with gr.Column(scale=3):
+            where = gr.Markdown(min_height=60)  # two lines, so that the picture below stays under the mouse
+            candidates = _picture("Candidates", "candidates", show_label=False, type="pil")
+        with gr.Column(scale=1):
+            gr.Markdown("The image so far")
+            image = _picture("The image so far", "so-far", show_label=False)
+            name = _classes(demo, demo.by_class is not None, "any")
+            with gr.Row():
+                back = gr.Button("Back")
+                again = gr.Button("Begin again")
+            likely = gr.Button("Take the likeliest" if demo.prior is not None else "Take the first")
+            rest = gr.Button("Draw the rest")
+            upload = gr.UploadButton("Follow an image", type="filepath", elem_id="follow")
+            text = gr.Textbox(label="Code", lines=3, buttons=["copy"], elem_id="code")
+            paste = gr.Button("Go to this code")
+    shown = [codes, candidates, image, where, text]
+
+    def click(codes: Codes, name: str, event: gr.SelectData) -> tuple[Any, ...]:
+        return demo.clicked(tuple(codes), name, event.index)
+
+    def follow(path: str | None, name: str) -> tuple[Any, ...]:
+        return demo.place((), name) if path is None else demo.place(demo.walker(name).follow(demo.fitted(path)), name)
+
+    def take(codes: Codes, name: str) -> tuple[Any, ...]:
+        walker = demo.walker(name)
+        if walker.done(codes):
+            return demo.place(codes, name)
+        chances = walker.choice(codes).chances
+        return demo.place((*codes, 0 if chances is None else int(chances.argmax())), name)
+
+    quick: dict[str, Any] = {"show_progress": "hidden", "outputs": shown, "concurrency_id": "walk"}
+    gr.on([again.click, name.change], lambda name: demo.place((), name), name, **quick)
+    candidates.select(click, [codes, name], **quick)
+    back.click(lambda codes, name: demo.place(tuple(codes)[:-1], name), [codes, name], **quick)
+    likely.click(take, [codes, name], **quick)
+    rest.click(lambda codes, name: demo.place(demo.walker(name).finish(codes), name), [codes, name], **quick)
+    upload.upload(follow, [upload, name], **quick)
+    paste.click(lambda text, name: demo.place(demo.walker(name).parse(text), name), [text, name], **quick)
+    gr.on(None, lambda name: demo.place((), name), name, **quick)
+
+
+def sample_tab(demo: Demo) -> None:
+    with gr.Row():
+        with gr.Column(scale=1):
+            count = gr.Slider(1, MAX_IMAGES, 36, step=1, label="Images")
+            seed = gr.Number(0, precision=0, minimum=0, maximum=MAX_SEED, label="Seed")
+            temperature = gr.Slider(
+                0.1, 1.5, 1, step=0.05, label="Temperature: 1 as ddn sample has it", visible=demo.prior is not None
+            )
+            name = _classes(demo, demo.by_class is not None, "one after the other")
+            scale = gr.Slider(
+                1, MAX_SCALE, 1, step=0.25, label="How much the class counts", visible=takes_labels(demo.prior)
+            )
+            button = gr.Button("Draw", variant="primary")
+        with gr.Column(scale=3):
+            drawn = _picture("Samples", "samples")
+    button.click(demo.samples, [count, seed, temperature, name, scale], drawn, concurrency_id="work")
+
+
+def compress_tab(demo: Demo) -> None:
+    levels = demo.ddn.num_levels
+    with gr.Row():
+        with gr.Column():
+            upload = gr.File(label="An image", type="filepath", height=140, elem_id="image")
+            number = gr.Slider(1, levels, levels, step=1, label="Levels")
+            words = gr.Markdown()
+            file = gr.File(label="As a file", interactive=False, elem_id="packed")
+            stored = gr.UploadButton("Open a .ddn file", type="filepath", elem_id="stored")
+        original = _picture("Original", "original")
+        back = _picture("What the code gives back", "back")
+    outputs = [original, back, words, file]
+
+    def compress(path: str | None, levels: float) -> tuple[Any, ...]:
+        return (None, None, "", None) if path is None else demo.compressed(path, levels)
+
+    gr.on([upload.change, number.release], compress, [upload, number], outputs, concurrency_id="work")
+    stored.upload(demo.opened, stored, back, concurrency_id="work")
+
+
+def guide_tab(demo: Demo) -> None:
+    side = max(demo.ddn.image_size)
+    example = to_pil(demo.enlarged(demo.example))
+    with gr.Row():
+        with gr.Column():
+            upload = gr.UploadButton("Another picture", type="filepath", elem_id="another")
+            editor = gr.ImageEditor(
+                {"background": example, "layers": [], "composite": example},
+                type="pil",
+                label="Paint over it",
+                sources=(),
+                transforms=(),
+                layers=False,
+                canvas_size=example.size,
+                fixed_canvas=True,
+                brush=gr.Brush(default_size=24, colors=["#ff0000", "#ffffff", "#808080", "#000000", "#2060c0"]),
+                elem_id="editor",
+            )
+            painted = gr.Radio([MISSING, STROKES], value=MISSING, label="The paint says")
+            pixels = gr.Slider(0, side, 0, step=1, label="Keep only so many pixels a side (0: none)")
+            name = _classes(demo, bool(demo.classes) and (demo.net is not None or demo.by_class is not None), "any")
+            with gr.Row():
+                count = gr.Slider(1, MAX_GUIDED, 8, step=1, label="Images")
+                beams = gr.Slider(1, MAX_BEAMS, 1, step=1, label="Beams")
+                seed = gr.Number(0, precision=0, minimum=0, maximum=MAX_SEED, label="Seed")
+            button = gr.Button("Guide", variant="primary")
+        results = _picture("Results", "guided")
+
+    def load(path: str | None) -> dict[str, Any]:
+        picture = example if path is None else to_pil(demo.enlarged(demo.fitted(path)))
+        return {"background": picture, "layers": [], "composite": picture}
+
+    def guide(editor: dict[str, Any] | None, *options: Any) -> Image.Image:
+        return demo.guided(open_editor(editor), *options)
+
+    upload.upload(load, upload, editor, concurrency_id="work")
+    inputs = [editor, painted, pixels, name, count, seed, beams]
+    button.click(guide, inputs, results, concurrency_id="guide", preprocess=False)  # gradio would decode any picture
+
+
+def train_tab(demo: Demo) -> None:
+    with gr.Row():
+        names = demo.trainings()
+        run = gr.Dropdown(names, value=names[0] if names else None, label="Training", allow_custom_value=False)
+        renew = gr.Button("Look again")
+    words = gr.Markdown()
+    with gr.Row():
+        plot = gr.Plot(label="Curves", elem_id="curves")
+        samples = _picture("Newest samples", "newest")
+    shown = [plot, samples, words]
+    gr.on([run.change, gr.Timer(5).tick], demo.watched, run, shown, show_progress="hidden", concurrency_id="watch")
+
+    def look() -> Any:
+        names = demo.trainings()
+        return gr.Dropdown(names, value=names[0] if names else None)
+
+    renew.click(look, None, run)
+    gr.on(None, demo.watched, run, shown, show_progress="hidden", concurrency_id="watch")
