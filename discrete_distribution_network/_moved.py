@@ -30,7 +30,7 @@ MODULES = {
     "config": "cli.config",
     "frechet": "evaluation.frechet",
     "guided_sampler": "model.guided_sampler",
-    "images": "data.images",
+    "images": "data",
     "loader": "data.loader",
     "metrics": "evaluation.metrics",
     "moving_average": "training.moving_average",

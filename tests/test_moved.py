@@ -36,7 +36,7 @@ MOVED = {
     "metrics": "evaluate psnr usage_by_level",
     "pictures": "grid to_pil",
     "presets": "preset recipe",
-    "pretrained": "load_strictly read_tensors released write_tensors",
+    "pretrained": "released",
     "report": "read_metrics",
     "runs": "load_model load_prior model_folder",
     "search": "neighbours",

@@ -112,11 +112,12 @@ def trained(folder: Path) -> None:
 
 
 def seen(ddn: DDN) -> None:
+    images = IMAGES.float() / 255
     codes, walk = ddn.encode(IMAGES), ddn.encode_walk(IMAGES)
     grid(IMAGES)
-    reconstructions(ddn, walk, IMAGES)
+    reconstructions(ddn, walk, images)
     nested_grids(ddn, codes, depth=1)
-    path_picture(ddn, IMAGES[0], codes)
+    path_picture(ddn, images[0], codes)
     neighbours(ddn, codes[0], codes)
 
 

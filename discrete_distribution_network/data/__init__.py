@@ -6,6 +6,7 @@ from typing import Any
 from discrete_distribution_network.data.datasets import (
     ImageDataset,
     ImageFiles,
+    Pixels,
     Split,
     is_stream,
     split_indices,
@@ -28,6 +29,7 @@ __all__ = [
     "ImageFiles",
     "Item",
     "Loader",
+    "Pixels",
     "Split",
     "find_images",
     "fingerprint",
