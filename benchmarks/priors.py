@@ -1,10 +1,10 @@
-"""What a prior is worth, and which: the same network drawn from uniformly, by counts, by heads, by a transformer.
+"""Samples of one network by each prior: uniform, by counts, by heads, by a transformer.
 
     python benchmarks/priors.py                     # the network of `quality.py --only ours --minutes 15`
     python benchmarks/priors.py --model RUN --minutes 4
 
-The learned priors are fitted for so many minutes each to the training images, of which 1,000 are held out to keep the
-best weights by; distances of 10,000 samples to the test images, in the features of the classifier of `quality.py`.
+Each learned prior is fitted for `--minutes` to the training images, of which 1,000 are held out to select the best
+weights. Fréchet distances are of 10,000 samples to the test images, in features of the classifier of `quality.py`.
 Writes `benchmarks/results/priors.json`. Needs Debian's package dataset-fashion-mnist.
 """
 
@@ -41,24 +41,24 @@ def main() -> None:
     real = features(net, test.numpy())
     results: dict[str, Any] = {"machine": machine(), "minutes": given.minutes, "bits": ddn.bits_per_image, "priors": {}}
 
-    def measure(name: str, prior: Any, ways: dict[str, Any], figures: dict[str, Any]) -> None:
-        for way, temperature in ways.items():
+    def measure(name: str, prior: Any, by_name: dict[str, Any], figures: dict[str, Any]) -> None:
+        for setting, temperature in by_name.items():
             torch.manual_seed(1)
-            how = {} if prior is None else {"prior": prior, "temperature": temperature}
-            ddn.sample(250, **how)
+            settings = {} if prior is None else {"prior": prior, "temperature": temperature}
+            ddn.sample(250, **settings)
             started = time.monotonic()
-            drawn = torch.cat([ddn.sample(250, **how) for _ in range(DRAWN // 250)])
+            drawn = torch.cat([ddn.sample(250, **settings) for _ in range(DRAWN // 250)])
             figures["drawn a second"] = DRAWN / (time.monotonic() - started)
-            figures[f"distance at temperature {way}"] = distance(features(net, as_bytes(drawn)), real)
+            figures[f"distance at temperature {setting}"] = distance(features(net, as_bytes(drawn)), real)
         results["priors"][name] = figures
         RESULTS.write_text(json.dumps(results, indent=2) + "\n", encoding="utf-8")
         print(name, json.dumps(figures), flush=True)
 
-    plain = {"1": 1.0}
-    measure("uniform", None, plain, {})
+    unscaled = {"1": 1.0}
+    measure("uniform", None, unscaled, {})
     codes = torch.cat([ddn.encode(part.float() / 255) for part in images[:-HELD_OUT].split(250)])
-    measure("frequencies", Frequencies.of(ddn, codes), plain, {})
-    measure("first-order chain", Chain.of(ddn, codes), plain, {})
+    measure("frequencies", Frequencies.of(ddn, codes), unscaled, {})
+    measure("first-order chain", Chain.of(ddn, codes), unscaled, {})
     for kind in PRIORS.values():
         torch.manual_seed(0)
         prior = kind(ddn)
@@ -70,7 +70,7 @@ def main() -> None:
             "bits of training images": fitted.train_bits,
             "bits of held-out images": fitted.test_bits,
         }
-        measure(kind.kind, prior, plain | {"0.7": 0.7, "by level": temperatures(ddn)}, figures)
+        measure(kind.kind, prior, unscaled | {"0.7": 0.7, "by level": temperatures(ddn)}, figures)
 
 
 if __name__ == "__main__":

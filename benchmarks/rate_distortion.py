@@ -1,14 +1,13 @@
-"""How many bytes for which quality: our code files beside WebP, AVIF, JPEG and JPEG XL at their smallest.
+"""Rate and distortion of our code files and of WebP, AVIF, JPEG and JPEG XL at low quality.
 
     python benchmarks/rate_distortion.py                     # the released model of Fashion-MNIST
     python benchmarks/rate_distortion.py --model RUN...      # others; with --colour on photographs
 
-Fashion-MNIST: the 10,000 test images, at 32x32. Photographs: squares cut from those that scikit-image and scikit-learn
-ship, at the model's size, for a model that was trained on others (`photographs.py`). MS-SSIM is of three scales. Bytes
-are of the whole file, and without header where a format's header is the same for all files: for ours the packed codes,
-for the others the file less the smallest file that they make of a grey image of that size. Writes
-`benchmarks/results/rate_distortion.json`, where rows of models of other sizes stay, and `docs/rate_distortion.png`.
-JPEG XL needs pillow-jxl-plugin.
+Fashion-MNIST: the 10,000 test images, at 32x32. Photographs: squares cut from those in scikit-image and scikit-learn,
+at the model's size, for a model trained on others (`photographs.py`). MS-SSIM has three scales. Bytes are of the whole
+file, and without the part that is the same for all files: for ours the packed codes alone, for other formats the file
+less their smallest file of a grey image of that size. Writes `benchmarks/results/rate_distortion.json`, which keeps
+rows of models of other sizes, and `docs/rate_distortion.png`. JPEG XL needs pillow-jxl-plugin.
 """
 
 from __future__ import annotations
@@ -48,7 +47,7 @@ from discrete_distribution_network.viz.pictures import to_pil
 ROOT = Path(__file__).resolve().parent.parent
 RESULTS, PLOT = ROOT / "benchmarks" / "results" / "rate_distortion.json", ROOT / "docs" / "rate_distortion.png"
 OTHERS = 1000
-"""Images that beams, range coding and the other formats are measured on: they are slow to no purpose on all."""
+"""Images that beams, range coding and the other formats are measured on, which are slow."""
 
 FORMATS: dict[str, list[dict[str, Any]]] = {
     "WebP": [{"format": "WEBP", "quality": quality, "method": 6} for quality in (0, 5, 10, 20, 40, 60)],
@@ -59,17 +58,17 @@ FORMATS: dict[str, list[dict[str, Any]]] = {
 
 
 def figures_of(images: Tensor, back: Tensor) -> dict[str, float]:
-    """PSNR of the mean error over all images, and the mean structural similarity over several scales."""
+    """PSNR of the mean squared error over all images, and mean MS-SSIM."""
     error = float((images - back).square().mean())
     return {"error": error, "PSNR": psnr(error), "MS-SSIM": float(ms_ssim(images, back).mean())}
 
 
 SCALES = (0.0448, 0.2856, 0.3001)
-"""Exponents of the first of five scales (Wang, Simoncelli and Bovik, 2003): small images have room for three."""
+"""Exponents of the first three of five scales (Wang, Simoncelli and Bovik, 2003): small images have room for three."""
 
 
 def ms_ssim(one: Tensor, other: Tensor, scales: Sequence[float] = SCALES, side: int = 7, width: float = 1.0) -> Tensor:
-    """Multi-scale structural similarity of images (B, C, H, W) in [0, 1], by Gaussian windows: (B,)."""
+    """MS-SSIM (B,) of images (B, C, H, W) in [0, 1], with Gaussian windows."""
     places = torch.arange(side) - side // 2
     window = torch.outer(*[(-(places**2) / (2 * width**2)).exp()] * 2)
     window = (window / window.sum()).expand(one.shape[1], 1, -1, -1)
@@ -90,7 +89,7 @@ def ms_ssim(one: Tensor, other: Tensor, scales: Sequence[float] = SCALES, side: 
 
 
 def ours(ddn: DDN, prior: EntropyModel | None, images: Tensor) -> list[dict[str, Any]]:
-    """Greedy and with beams; whole and by prefixes; range coded, and with a rate."""
+    """Rows for greedy and beam search, for all levels and prefixes, range coded, and with a rate."""
     rows = []
     ways: list[tuple[str, dict[str, Any], EntropyModel | None, list[int]]] = [
         ("greedy", {}, None, prefixes(ddn)),
@@ -105,29 +104,29 @@ def ours(ddn: DDN, prior: EntropyModel | None, images: Tensor) -> list[dict[str,
                 for rate in RATES[:2]
             ),
         ]
-    for name, how, own, numbers in ways:
-        codec = ImageCodec(ddn, own, batch_size=250, **how)
+    for name, settings, own, numbers in ways:
+        codec = ImageCodec(ddn, own, batch_size=250, **settings)
         for levels in numbers:
-            some = images if not how and own is None else images[:OTHERS]
+            subset = images if not settings and own is None else images[:OTHERS]
             started = time.perf_counter()
-            data = codec.compress_batch(some, levels)
+            data = codec.compress_batch(subset, levels)
             encoded = time.perf_counter()
             back = codec.decompress_batch(data)
             decoded = time.perf_counter()
-            reader, single = Reader(data), codec.compress(some[0], levels)
+            reader, single = Reader(data), codec.compress(subset[0], levels)
             packed = mean(len(reader[place]) for place in range(len(reader)))
             rows.append(
                 {
                     "name": f"ours, {name}" + ("" if levels == ddn.num_levels else f", {levels} levels"),
-                    "images": len(some),
+                    "images": len(subset),
                     "bytes": packed + len(single) - len(Reader(single)[0]),
                     "bytes without header": packed,
-                    **figures_of(some, back),
-                    "encoded a second": len(some) / (encoded - started),
-                    "decoded a second": len(some) / (decoded - encoded),
+                    **figures_of(subset, back),
+                    "encoded a second": len(subset) / (encoded - started),
+                    "decoded a second": len(subset) / (decoded - encoded),
                 }
             )
-            told(rows[-1])
+            report(rows[-1])
     return rows
 
 
@@ -148,7 +147,7 @@ def others(images: Tensor) -> list[dict[str, Any]]:
         try:
             written(blank, settings[0])
         except (KeyError, ValueError, OSError):
-            print(f"{name}: not there")
+            print(f"{name}: not supported by this Pillow")
             continue
         header = min(len(written(blank, one)) for one in settings)
         for one in settings:
@@ -169,7 +168,7 @@ def others(images: Tensor) -> list[dict[str, Any]]:
                     "decoded a second": len(files) / (decoded - encoded),
                 }
             )
-            told(rows[-1])
+            report(rows[-1])
     return rows
 
 
@@ -188,7 +187,7 @@ def is_ours(row: dict[str, Any]) -> bool:
     return str(row["name"]).startswith("ours")
 
 
-def told(row: dict[str, Any]) -> None:
+def report(row: dict[str, Any]) -> None:
     print(
         ", ".join(f"{key} {value:.4g}" if isinstance(value, float) else str(value) for key, value in row.items()),
         flush=True,

@@ -15,7 +15,8 @@ from torch import Tensor
 
 from discrete_distribution_network.ddn import DDN
 from discrete_distribution_network.errors import InvalidInput, OutputError, require
-from discrete_distribution_network.io.atomic_file import atomic_file, output_errors
+from discrete_distribution_network.io.atomic_file import atomic_file, naming
+from discrete_distribution_network.model.pixels import as_pixels
 from discrete_distribution_network.model.tensors import resize
 from discrete_distribution_network.model.walk import Walk
 
@@ -172,22 +173,23 @@ def growing_levels(num_levels: int, steps: int = 7) -> list[int]:
     return sorted({min(max(1, number), num_levels) for number in series} | {num_levels})
 
 
-def reconstructions(ddn: DDN, walk: Walk, images: Float[Tensor, "batch channels height width"]) -> Image.Image:
+def reconstructions(ddn: DDN, walk: Walk, images: Shaped[Tensor, "batch channels height width"]) -> Image.Image:
     """A grid with one row an image: its reconstructions by `growing_levels`, then the original.
 
     Args:
         walk: of these images.
+        images: in [0, 1], or uint8.
     """
     rows = reconstruction_rows(ddn, walk, images)
     return grid(rows.flatten(0, 1), columns=rows.shape[1])
 
 
 def reconstruction_rows(
-    ddn: DDN, walk: Walk, images: Float[Tensor, "batch channels height width"]
+    ddn: DDN, walk: Walk, images: Shaped[Tensor, "batch channels height width"]
 ) -> Float[Tensor, "batch columns channels height width"]:
     """The images of `reconstructions`."""
     columns = [resize(walk.outputs[number - 1], ddn.image_size) for number in growing_levels(ddn.num_levels)]
-    return torch.stack([*columns, images], dim=1)
+    return torch.stack([*columns, as_pixels(images, (None, None, None, None))], dim=1)
 
 
 def loss_curve(steps: Sequence[int], losses: Sequence[float], path: Path) -> None:

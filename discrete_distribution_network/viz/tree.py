@@ -10,12 +10,13 @@ from typing import Any, NamedTuple
 import numpy as np
 import torch
 import torch.nn.functional as F
-from jaxtyping import Float, Int
+from jaxtyping import Int, Shaped
 from PIL import Image
 from torch import Tensor
 
 from discrete_distribution_network.ddn import DDN
 from discrete_distribution_network.errors import require
+from discrete_distribution_network.model.pixels import as_pixels
 from discrete_distribution_network.viz.pictures import grid, save_figure, to_pil
 
 
@@ -103,10 +104,13 @@ def _require_one_code(ddn: DDN) -> None:
     require(number == 1, "a model whose first level has one code, to draw its tree", f"{number} codes")
 
 
-def path_picture(ddn: DDN, image: Float[Tensor, "channels height width"], codes: Int[Tensor, "batch all_codes"]) -> Any:
+def path_picture(
+    ddn: DDN, image: Shaped[Tensor, "channels height width"], codes: Int[Tensor, "batch all_codes"]
+) -> Any:
     """The path of an image through the tree: the output and code of each level, and the share of the data on the path.
 
     Args:
+        image: in [0, 1], or uint8.
         codes: of the images whose tree it is.
 
     Returns:
@@ -135,14 +139,15 @@ def _show(axes: Any, image: Tensor) -> None:
     axes.axis("off")
 
 
-def animation(ddn: DDN, images: Float[Tensor, "batch channels height width"], side: int = 160) -> list[Image.Image]:
+def animation(ddn: DDN, images: Shaped[Tensor, "batch channels height width"], side: int = 160) -> list[Image.Image]:
     """The outputs of images side by side, one frame a level, and the images themselves as the last frame.
 
     Args:
-        side: of an image, in pixels.
+        images: in [0, 1], or uint8.
+        side: of an image in a frame, in pixels.
     """
     walk = ddn.encode_walk(images)
-    frames = [*walk.outputs, images]
+    frames = [*walk.outputs, as_pixels(images, (None, None, None, None))]
     shown = [
         grid(F.interpolate(frame.float().clamp(0, 1), (side, side), mode="nearest"), len(images)) for frame in frames
     ]
