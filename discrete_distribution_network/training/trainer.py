@@ -17,9 +17,7 @@ from torch import Tensor
 from discrete_distribution_network.conditioning import CondFn
 from discrete_distribution_network.data.datasets import ImageDataset, is_stream
 from discrete_distribution_network.data.decoding import Augment
-from discrete_distribution_network.data.fingerprint import fingerprint
-from discrete_distribution_network.data.images import to_pixels
-from discrete_distribution_network.data.loader import Batch, Loader, first_batch, in_unit_range
+from discrete_distribution_network.data.loader import Loader
 from discrete_distribution_network.ddn import DDN
 from discrete_distribution_network.errors import InvalidInput
 from discrete_distribution_network.evaluation.metrics import Evaluation, renamed_cond_fn

@@ -15,7 +15,7 @@ from torch import Tensor
 
 from discrete_distribution_network.ddn import DDN
 from discrete_distribution_network.errors import InvalidInput, OutputError, require
-from discrete_distribution_network.io.atomic_file import atomic_file, naming
+from discrete_distribution_network.io.atomic_file import atomic_file, output_errors
 from discrete_distribution_network.model.pixels import as_pixels
 from discrete_distribution_network.model.tensors import resize
 from discrete_distribution_network.model.walk import Walk
