@@ -218,7 +218,7 @@ def write(header: Header, parts: Sequence[bytes]) -> bytes:
     total = _START.size + len(head) + _CHECK.size
     if total > MAX_HEADER:
         raise InvalidInput(
-            f"expected levels that take at most {MAX_HEADER} bytes in the header, got {total}; use levels more alike"
+            f"expected levels that take at most {MAX_HEADER} bytes in the header, got {total}; use fewer kinds of them"
         )
     head = _START.pack(MAGIC, VERSION, total) + head
     return head + _CHECK.pack(zlib.crc32(head)) + payload

@@ -163,7 +163,7 @@ class ImageCodec:
         header = reader.header
         if header.method == RANGE and self.prior is None:
             raise InvalidInput(
-                f"expected the entropy model of the model for a range-coded file, got prior {self.prior}; give it"
+                f"expected the entropy model that the file was range coded with, got prior={self.prior}; give it"
             )
         own_fingerprints = self._fingerprints()
         files = [self._with_prior(own) if header.method == RANGE else own for own in own_fingerprints]
