@@ -88,7 +88,7 @@ def train_classifier(
     if is_stream(dataset):
         raise DataError("expected a data set with a length to train a classifier on, got a stream; store it first")
     if len(dataset) == 0:
-        raise DataError("expected images to train a classifier on, got none; give some")
+        raise DataError("expected images to train a classifier on, got 0; give a data set that is not empty")
     if classes is None:
         classes = num_classes(dataset, shape, max_bad_images)
     if classes < 2:
@@ -121,7 +121,7 @@ def num_classes(dataset: Any, shape: ImageShape, max_bad_images: int = 0) -> int
     for batch in in_order(dataset, shape, 1000, max_bad_images=max_bad_images):
         highest = max(highest, int(labels_of(batch).max()))
     if highest < 0:
-        raise DataError("expected images with labels to count the classes of, got no images; give some")
+        raise DataError("expected images whose labels number the classes, got 0; give a data set that is not empty")
     return 1 + highest
 
 

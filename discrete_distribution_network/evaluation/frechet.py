@@ -174,7 +174,7 @@ def inception(weights: str | Path | None = None, device: str = "cpu") -> Feature
         ) from error
     path = Path(torch.hub.get_dir(), "checkpoints", INCEPTION_FILE) if weights is None else Path(weights)
     if not path.is_file():
-        raise ModelFileError(f"expected the weights of Inception in {path}, found none; give the path of that file")
+        raise ModelFileError(f"expected the weights of Inception, but there is no file {path}; give its path")
     try:
         # refused here if it holds more than tensors: the package itself would unpickle it and so run its code
         torch.load(path, weights_only=True, map_location="meta")

@@ -129,7 +129,7 @@ def evaluate(
         errors, counts = total(errors), total(counts)
     images, error, *by_level = errors.tolist()
     if images == 0:
-        raise DataError("expected images to measure with, got none; give a data set with some")
+        raise DataError("expected images to evaluate on, got 0; give a data set that is not empty")
     return Evaluation(
         images=round(images),
         error=error / images,

@@ -73,7 +73,7 @@ class TrainingState:
         folder = self.checkpoints.folder
         found = self.checkpoints.newest_whole() if checkpoint is None else Path(checkpoint)
         if found is None:
-            raise ModelFileError(f"expected a whole checkpoint in {folder}, found none; train anew")
+            raise ModelFileError(f"expected a whole checkpoint, but there is none in {folder}; train without resume")
         if not found.exists() and (folder / found).exists():
             found = folder / found
         atomic_folder.verify(found)

@@ -157,7 +157,7 @@ class Trainer:
         make_cond: CondFn | None = None,
     ):
         cond_fn = renamed_cond_fn(cond_fn, make_cond)
-        arguments = locals()
+        arguments = locals()  # all of the signature, by name
         self.config = TrainerConfig(**{field.name: arguments[field.name] for field in fields(TrainerConfig)})
         self._build(_made_of(DDN, ddn), _made_of(ImageDataset, dataset), test_dataset)
         if resume and (found := self.checkpoints.newest_whole() if resume is True else Path(resume)):

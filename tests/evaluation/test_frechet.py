@@ -117,7 +117,7 @@ class Harmful:
 
 def test_inception_is_refused_where_its_file_is_missing_damaged_or_a_pickle(torchvision, tmp_path, monkeypatch):
     monkeypatch.setattr(torch.hub, "get_dir", lambda: str(tmp_path))
-    with pytest.raises(ModelFileError, match="found none"):
+    with pytest.raises(ModelFileError, match="there is no file"):
         inception()
     (tmp_path / "pickle.pth").write_bytes(pickle.dumps(Harmful()))
     torch.save({"weights": Harmful()}, tmp_path / "zipped.pth")

@@ -16,7 +16,7 @@ def test_evaluation_counts_every_image_once():
     assert whole.error == pytest.approx(float(error), rel=1e-5)
     assert parts.error == pytest.approx(whole.error, rel=1e-5)
     assert parts.usage_by_level == pytest.approx(whole.usage_by_level)
-    with pytest.raises(DataError, match="got none"):
+    with pytest.raises(DataError, match="expected images"):
         evaluate(ddn, images[:0])
 
 

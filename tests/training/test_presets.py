@@ -9,6 +9,7 @@ from discrete_distribution_network.cli.train import network, trainer_for, with_p
 from discrete_distribution_network.data.datasets import Pixels, Split
 from discrete_distribution_network.model.network_config import resolutions
 from discrete_distribution_network.training.presets import patches_for, preset, recipe
+from discrete_distribution_network.training.recipes import Recipe
 
 
 def test_an_image_of_32_pixels_is_64_bytes() -> None:
@@ -94,5 +95,6 @@ def test_the_recipe_is_that_of_ddn_train(tmp_path: Path) -> None:
     assert made.loader.batch_size == same.loader.batch_size == 64
     assert made.precision == same.precision
     assert str(made.optimizer.optimizer) == str(same.optimizer.optimizer)
+    assert recipe() == recipe(Recipe()) == recipe(TrainConfig())
     for name in ("batch_size", "learning_rate", "weight_decay", "warmup_steps", "hold", "max_grad_norm", "split_until"):
         assert recipe(TrainConfig(**{name: 0.625}))[name] == 0.625

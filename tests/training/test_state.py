@@ -150,7 +150,7 @@ def test_resume_of_another_network_lists_what_differs(tmp_path):
 
 def test_resume_without_a_checkpoint_begins(tmp_path):
     assert trainer(tmp_path, resume=True).step == 0
-    with pytest.raises(ModelFileError, match="found none"):
+    with pytest.raises(ModelFileError, match="there is none in"):
         trainer(tmp_path).load()
 
 
