@@ -1,4 +1,9 @@
-"""The network: candidates, the choice among them, split-and-prune, and the walk over its levels."""
+"""The network: candidates, the choice among them, split-and-prune, and the walk over its levels.
+
+From the inside out: `candidates` (distances of K candidates without drawing them), `heads` (their weights), `choice`
+and `guided_sampler` (one level), `split_and_prune`, `network_config`, `stages` (the levels of one resolution),
+`selection` (how a walk chooses), `walk`, `network`.
+"""
 
 from discrete_distribution_network.model.candidates import Candidates, LinearCandidates, NetworkCandidates
 from discrete_distribution_network.model.code_distribution import (
