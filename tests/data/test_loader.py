@@ -464,12 +464,12 @@ sys.path.insert(0, sys.argv[2])
 from pathlib import Path
 from small import trainer, digits
 made = trainer(Path(sys.argv[1]), num_train_steps=100_000, num_workers=2, checkpoint_every=100_000)
-step = made._train_step
+step = made.loop.step
 def told(*arguments):
     done = step(*arguments)
     print(made.step, flush=True)
     return done
-made._train_step = told
+made.loop.step = told
 made()
 """
 
