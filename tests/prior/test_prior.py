@@ -287,7 +287,7 @@ def test_its_two_files_are_never_of_two_priors(tmp_path, monkeypatch, kind):
                 raise OSError(errno.ENOSPC, "No space left on device")
 
         with monkeypatch.context() as patch:
-            patch.setattr(base, "flush", flush)
+            patch.setattr(base, "fsync", flush)
             with pytest.raises(OutputError, match=r"cannot write .*prior\.(json|safetensors)"):
                 new.save(tmp_path)
         assert all(torch.equal(value, before[name]) for name, value in weights().items())
