@@ -1,7 +1,11 @@
 import importlib
+import os
 import re
 import sys
 from pathlib import Path
+
+if "PYTEST_XDIST_WORKER" in os.environ:  # a core for each worker, also in the processes that tests start
+    os.environ.setdefault("OMP_NUM_THREADS", "1")
 
 import numpy as np
 import pytest
