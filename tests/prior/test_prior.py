@@ -1,5 +1,6 @@
 """A prior says how likely codes are: laws of drawing, of counting, and of what is learnt."""
 
+import copy
 import errno
 import json
 import math
@@ -142,10 +143,20 @@ def test_bits_are_those_of_the_chances_it_draws_by(ddn, kind, perturbed):
     assert len(bits) == ddn.num_levels
 
 
-def test_fitting_learns_which_codes_are_likely(tmp_path, kind):
-    made = trainer(tmp_path, num_train_steps=300)
-    made()
-    ddn = made.ddn
+@pytest.fixture(scope="module")
+def trained(tmp_path_factory):
+    """Networks trained on digits without and with labels; tests copy them."""
+    runs = [
+        trainer(tmp_path_factory.mktemp("trained"), dataset=data, num_train_steps=300)
+        for data in (digits(), Labelled())
+    ]
+    for run in runs:
+        run()
+    return [run.ddn for run in runs]
+
+
+def test_fitting_learns_which_codes_are_likely(trained, kind):
+    ddn = copy.deepcopy(trained[0])
     before = {name: value.clone() for name, value in ddn.state_dict().items()}
     prior = kind(ddn, dim=32)
     fitted = fit(prior, ddn, digits(), digits(), steps=300, minutes=None, batch_size=30, progress=False)
@@ -212,20 +223,19 @@ def test_a_fit_that_goes_wrong_changes_nothing():
     assert fit(prior, ddn, digits(), digits(20), minutes=1e-9, progress=False).steps == 1
 
 
-def test_a_prior_by_class(tmp_path, kind):
-    made = trainer(tmp_path, dataset=Labelled(), num_train_steps=300)
-    made()
-    prior = kind(made.ddn, dim=16, num_classes=2)
-    fit(prior, made.ddn, Labelled(), Labelled(), steps=300, minutes=None, batch_size=16, progress=False)
+def test_a_prior_by_class(trained, kind):
+    ddn = copy.deepcopy(trained[1])
+    prior = kind(ddn, dim=16, num_classes=2)
+    fit(prior, ddn, Labelled(), Labelled(), steps=300, minutes=None, batch_size=16, progress=False)
     generator = torch.Generator().manual_seed(0)
     dark, bright = (
-        made.ddn.sample(prior=prior, labels=torch.full((20,), label), generator=generator).mean((1, 2, 3))
+        ddn.sample(prior=prior, labels=torch.full((20,), label), generator=generator).mean((1, 2, 3))
         for label in (0, 1)
     )
     assert len(dark) == 20
     assert float((bright > 0.5).float().mean()) > 0.9
     assert float((dark < 0.5).float().mean()) > 0.9
-    figures = frechet_figures(made.ddn, lambda images: images.flatten(1), digits(), digits(), count=9, prior=prior)
+    figures = frechet_figures(ddn, lambda images: images.flatten(1), digits(), digits(), count=9, prior=prior)
     assert figures.drawn == 9
     for labels, said in (
         (None, "got None"),
@@ -234,11 +244,11 @@ def test_a_prior_by_class(tmp_path, kind):
         (torch.zeros(1), "integer"),
     ):
         with pytest.raises(InvalidInput, match=said):
-            made.ddn.sample(1, prior=prior, labels=labels)
+            ddn.sample(1, prior=prior, labels=labels)
     with pytest.raises(InvalidInput, match="prior by class"):
-        made.ddn.sample(1, prior=Prior(made.ddn), labels=torch.tensor([0]))
+        ddn.sample(1, prior=Prior(ddn), labels=torch.tensor([0]))
     with pytest.raises(DataError, match="by class"):
-        fit(prior, made.ddn, digits(), digits(), steps=1, progress=False, batch_size=8)
+        fit(prior, ddn, digits(), digits(), steps=1, progress=False, batch_size=8)
 
 
 def test_saved_beside_its_model(tmp_path, ddn, kind):
