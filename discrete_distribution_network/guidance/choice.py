@@ -93,8 +93,8 @@ class PriorStates(NamedTuple):
     Attributes:
         proposing: the state of the prior that proposes nodes.
         rates: the state of the prior of each `RatePenalty`, by the index of the condition.
-        accumulated_rate: weighted bits of the codes of each patch (walks, patches) at the levels before, while their
-            patches are the same; else of any other shape.
+        accumulated_rate: weighted bits of the codes of each patch (walks, patches) at the levels before with the same
+            patches; 0, of shape (), without any.
     """
 
     proposing: Any
@@ -288,15 +288,19 @@ def scores_of(
 
 
 def accumulated_rate(table: CostTable, before: Tensor, chosen: Continuations) -> Tensor:
-    """The rate of the chosen walks so far (walks, patches), so that codes that cost much before are not forgotten."""
+    """The rate of the chosen walks so far (walks, patches), so that codes that cost much before are not forgotten.
+
+    It is gathered also at levels at which no penalty holds; it is 0, of shape (), before the first one, and after a
+    change of patches.
+    """
+    rate = torch.zeros(())
+    if before.shape == table.cost.shape[:2]:
+        rate = take(before.unsqueeze(2), chosen._replace(columns=torch.zeros_like(chosen.columns)))
     penalties = [i for i in table.errors if isinstance(table.conditions[i], RatePenalty)]
     if not penalties:
-        return before
-    weighted = (table.level.weight(table.conditions[i]).unsqueeze(2) * table.errors[i] for i in penalties)
-    rate = reduce(torch.add, (take(part, chosen) for part in weighted))
-    if before.shape != table.cost.shape[:2]:
         return rate
-    return take(before.unsqueeze(2), chosen._replace(columns=torch.zeros_like(chosen.columns))) + rate
+    weighted = (table.level.weight(table.conditions[i]).unsqueeze(2) * table.errors[i] for i in penalties)
+    return rate + reduce(torch.add, (take(part, chosen) for part in weighted))
 
 
 def cheapest(cost: Float[Tensor, "walks patches nodes"], config: GuidanceConfig) -> Int[Tensor, "walks patches"]:

@@ -1,3 +1,5 @@
+import math
+
 import pytest
 import torch
 import torch.nn.functional as F
@@ -11,11 +13,13 @@ from discrete_distribution_network.guidance import (
     Custom,
     Inpaint,
     Match,
+    RatePenalty,
     SuperResolve,
 )
 from discrete_distribution_network.guidance.choice import greedy
 from discrete_distribution_network.guidance.config import GuidanceConfig, Request
 from discrete_distribution_network.guidance.selection import GuidedSelection
+from discrete_distribution_network.model.selection import FixedCodes
 from discrete_distribution_network.model.tensors import gather_state, resize
 from discrete_distribution_network.prior import Frequencies, Prior
 
@@ -158,6 +162,30 @@ def test_beams_that_hold_every_walk_find_the_best_of_all():
     codes = torch.cartesian_prod(*[torch.arange(3)] * 3)
     errors = (ddn.decode(codes).unsqueeze(1) - images).square().mean((2, 3, 4))
     assert torch.equal(ddn.encode(images, beams=27), codes[errors.argmin(0)])
+
+
+@pytest.mark.parametrize("beams", [3, 27])
+def test_the_rate_of_a_level_stays_with_its_walk_at_later_levels(beams):
+    ddn, images = colour_ddn(codebook_size=3, levels_per_resolution=1, patch_size=None), pictures(5)
+    prior, weight = Frequencies([torch.tensor([0.0, 1000.0, 1000.0])] * 3, ddn.code_shapes), 0.015
+    bits = -prior.logits(0, ddn.start, 1)[0] / math.log(2)
+
+    def search(image):
+        """A beam search, written down once more: the penalty holds at the first level alone."""
+        kept = torch.empty(1, 0, dtype=torch.long)
+        for level, size in enumerate(ddn.level_sizes):
+            kept = torch.cat((kept.repeat_interleave(3, 0), torch.arange(3).repeat(len(kept)).unsqueeze(1)), 1)
+            drawn = ddn.walk(FixedCodes(ddn.split_codes(kept)), len(kept), level + 1).outputs[-1]
+            errors = (drawn - resize(image.unsqueeze(0), size)).square().mean((1, 2, 3))
+            cost = errors + weight * bits[kept[:, 0]]
+            kept = kept[cost.argsort()[:beams]]
+        return kept[0]
+
+    penalty = RatePenalty(prior, weight=weight, levels=[0])
+    codes = ddn.guide([Match(images), penalty], beams=beams).codes
+    assert not torch.equal(codes, ddn.encode(images, beams=beams))
+    with torch.no_grad():
+        assert torch.equal(codes, torch.stack([search(image) for image in images]))
 
 
 def test_beams_with_fewer_candidates_than_beams_grow():
