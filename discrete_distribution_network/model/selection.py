@@ -1,4 +1,4 @@
-"""The selections that a walk takes: how one of the K candidates of a level is chosen.
+"""Selections: each chooses one of the K candidates at every level of a walk.
 
     Nearest                   training and encoding: nearest to an image
     Uniform, PriorSampling    sampling: at random, uniformly or by a prior
@@ -122,13 +122,13 @@ class PriorSampling:
         temperature = at_level(self.temperature, self.level)
         if temperature == 0:
             return logits.argmax(-1)
-        chances = (logits / temperature).softmax(-1).flatten(0, -2)
+        probabilities = (logits / temperature).softmax(-1).flatten(0, -2)
         if self.top_p < 1:
-            ordered, order = chances.sort(-1, descending=True)
+            ordered, order = probabilities.sort(-1, descending=True)
             beyond = ordered.cumsum(-1) - ordered >= self.top_p
-            chances = chances.scatter(-1, order, ordered.masked_fill(beyond, 0))
-        device = chances.device if self.generator is None else self.generator.device
-        codes = torch.multinomial(chances.to(device), 1, generator=self.generator)
+            probabilities = probabilities.scatter(-1, order, ordered.masked_fill(beyond, 0))
+        device = probabilities.device if self.generator is None else self.generator.device
+        codes = torch.multinomial(probabilities.to(device), 1, generator=self.generator)
         return codes.to(logits.device).reshape(logits.shape[:-1])
 
 
