@@ -98,7 +98,7 @@ def test_what_is_no_data_set_is_one_sentence():
             assert said in str(error.value)
             assert "\n" not in str(error.value)
     for empty in (pixels[:0], [], iter([])):
-        with pytest.raises(DataError, match="got none"):
+        with pytest.raises(DataError, match="data set, got 0"):
             next(in_order(empty, Numbered, 2))
     with pytest.raises(DataError, match="got 0"):
         Loader(pixels[:0], Numbered, 2)

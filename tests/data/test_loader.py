@@ -226,7 +226,7 @@ def test_in_order_gives_every_image_once_over_all_processes():
     assert sorted((torch.cat(parts)[:, 0, 0, 0] * 255).round().tolist()) == list(range(11))
     assert torch.cat([b.images for b in in_order(numbered(11), Shape, 4, limit=7)]).shape[0] == 7
     assert first_batch(Numbers(5), Shape, 10).images.shape == (5, 1, 2, 2)
-    with pytest.raises(DataError, match="got none"):
+    with pytest.raises(DataError, match="data set, got 0"):
         first_batch(Numbers(0), Shape, 10)
 
 

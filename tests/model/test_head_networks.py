@@ -206,16 +206,3 @@ def test_separate_values_are_saved_and_loaded(tmp_path):
     ddn.save_pretrained(tmp_path)
     loaded = DDN.from_pretrained(tmp_path).eval()
     assert torch.equal(loaded.reconstruct(IMAGES), ddn.reconstruct(IMAGES))
-
-
-def test_the_module_of_the_network_has_what_the_published_one_has():
-    from discrete_distribution_network import ddn
-    from discrete_distribution_network.training import trainer
-
-    assert ddn.Trainer is trainer.Trainer
-    data = pytest.importorskip("discrete_distribution_network.data.datasets")
-    if not hasattr(data, "ImageDataset"):
-        pytest.skip("no ImageDataset yet")
-    from discrete_distribution_network.data.datasets import ImageDataset
-
-    assert ImageDataset is data.ImageDataset
