@@ -1,4 +1,4 @@
-"""`DDN`: one walk, whatever is asked of it."""
+"""`DDN`: encoding, decoding, sampling and training, for networks of many shapes."""
 
 import subprocess
 import sys
