@@ -25,7 +25,7 @@ from discrete_distribution_network.data.decoding import Augment, load_item, skip
 from discrete_distribution_network.data.items import Item
 from discrete_distribution_network.data.sources.hugging_face import undecoded
 from discrete_distribution_network.data.workers import ignore_signals, iterate
-from discrete_distribution_network.errors import DataError, require
+from discrete_distribution_network.errors import DataError, require, require_integer
 from discrete_distribution_network.model.pixels import out_of_range
 from discrete_distribution_network.random_state import mix_seed, own_random_state
 
@@ -250,9 +250,9 @@ class Loader:
         pin_memory: bool = False,
         max_bad_images: int = 0,
     ):
-        require(workers >= 0, "workers of at least 0", workers)
-        require(max_bad_images >= 0, "max_bad_images of at least 0", max_bad_images)
-        require(batch_size >= 1, "batch_size of at least 1", batch_size)
+        require_integer(workers, "workers", 0)
+        require_integer(max_bad_images, "max_bad_images", 0)
+        require_integer(batch_size, "batch_size")
         require_dataset(dataset)
         self.dataset, self.batch_size, self.max_bad_images = dataset, batch_size, max_bad_images
         self.workers, self.pin_memory = workers, pin_memory
