@@ -23,7 +23,7 @@ from discrete_distribution_network.guidance.config import GuidanceConfig, Reques
 from discrete_distribution_network.model.guided_sampler import GuidedSampler
 from discrete_distribution_network.model.network import Network
 from discrete_distribution_network.model.tensors import gather_state, gather_walks
-from discrete_distribution_network.model.walk import Branches
+from discrete_distribution_network.model.walk import Branches, Features, Residual
 
 
 class GuidedSelection:
@@ -61,7 +61,7 @@ class GuidedSelection:
         )
         self.scores: list[Tensor] = []
 
-    def __call__(self, level: int, sampler: GuidedSampler, features: Tensor, residual: Tensor | None) -> Branches:
+    def __call__(self, level: int, sampler: GuidedSampler, features: Features, residual: Residual | None) -> Branches:
         inputs = LevelInputs(level, sampler, features, residual, self.request.batch_size)
         return self._replay(inputs) if level < len(self.prefix) else self._choose(inputs)
 

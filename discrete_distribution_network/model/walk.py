@@ -12,6 +12,9 @@ from torch import Tensor
 from discrete_distribution_network.model.guided_sampler import GuidedSampler, SamplerOutput
 from discrete_distribution_network.model.tensors import Parents, compose_parents, gather_walks
 
+Features = Float[Tensor, "batch dim height width"]
+Residual = Float[Tensor, "batch channels height width"]
+
 
 class Branches(NamedTuple):
     """The result of one level of a selection that keeps several walks of each image, such as beam search.
@@ -33,11 +36,7 @@ class Selection(Protocol):
     """Chooses a candidate at each level of a walk; any function with these arguments is one."""
 
     def __call__(
-        self,
-        level: int,
-        sampler: GuidedSampler,
-        features: Float[Tensor, "batch dim height width"],
-        residual: Float[Tensor, "batch channels height width"] | None,
+        self, level: int, sampler: GuidedSampler, features: Features, residual: Residual | None
     ) -> SamplerOutput | Branches:
         """The chosen candidate of a level.
 
