@@ -61,6 +61,7 @@ NAMES = {
     "InOrder": "AutoregressiveDistribution",
     "Likely": "CodeDistribution",
     "MakeCond": "CondFn",
+    "Scores": "ScoreFn",
     "alike": "projected_weights",
     "check": "verify",
     "drawn_by": "draw_codes",

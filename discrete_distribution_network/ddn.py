@@ -12,7 +12,7 @@ from jaxtyping import Integer
 from torch import Tensor
 
 from discrete_distribution_network.errors import InvalidInput, is_number, require, require_integer, shown
-from discrete_distribution_network.guidance.conditions import Condition, Match, Scores
+from discrete_distribution_network.guidance.conditions import Condition, Match, ScoreFn
 from discrete_distribution_network.guidance.config import GuidanceConfig, Request
 from discrete_distribution_network.guidance.guidance import Guided, as_conditions, guided_walk
 from discrete_distribution_network.io.pretrained import Pretrained
@@ -136,7 +136,7 @@ class DDN(
         labels: Labels | None = None,
         cond: CondImages | None = None,
         beams: int = 1,
-        also: Condition | Scores | Sequence[Condition | Scores] = (),
+        also: Condition | ScoreFn | Sequence[Condition | ScoreFn] = (),
     ) -> Walk:
         """The walk of `encode`: its codes, the image at every level, and each level's error.
 
@@ -202,7 +202,7 @@ class DDN(
     @torch.no_grad()
     def guide(
         self,
-        conditions: Condition | Scores | Sequence[Condition | Scores],
+        conditions: Condition | ScoreFn | Sequence[Condition | ScoreFn],
         batch_size: int | None = None,
         top_k: int = 1,
         generator: torch.Generator | None = None,

@@ -33,7 +33,7 @@ GREY = (0.299, 0.587, 0.114)
 """Shares of red, green and blue in a grey value (ITU-R BT.601), as Pillow has them."""
 
 Size = tuple[int, int]
-Scores = Callable[[Tensor], Tensor]
+ScoreFn = Callable[[Tensor], Tensor]
 """Images (N, C, H, W) -> scores (N,), higher is better."""
 
 

@@ -18,7 +18,7 @@ from jaxtyping import Float, Int
 from torch import Tensor
 
 from discrete_distribution_network.guidance.choice import greedy
-from discrete_distribution_network.guidance.conditions import Condition, Scores
+from discrete_distribution_network.guidance.conditions import Condition, ScoreFn
 from discrete_distribution_network.guidance.config import GuidanceConfig, Request
 from discrete_distribution_network.guidance.rollouts import roll_out
 from discrete_distribution_network.guidance.scorers import Custom
@@ -43,7 +43,7 @@ class Guided(NamedTuple):
     scores: Float[Tensor, "batch levels conditions"]
 
 
-def as_conditions(given: Condition | Scores | Sequence[Condition | Scores]) -> list[Condition]:
+def as_conditions(given: Condition | ScoreFn | Sequence[Condition | ScoreFn]) -> list[Condition]:
     """One or several conditions, or bare callables from images to scores, as a list of conditions."""
     conditions = given if isinstance(given, Sequence) else [given]
     return [one if isinstance(one, Condition) else Custom(one) for one in conditions]

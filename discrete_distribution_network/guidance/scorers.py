@@ -25,8 +25,8 @@ from torch import Tensor
 
 from discrete_distribution_network.errors import InvalidInput, require, require_integer, shown
 from discrete_distribution_network.guidance.conditions import (
+    ScoreFn,
     Scorer,
-    Scores,
     Size,
     as_image_batch,
     check_shape,
@@ -227,7 +227,7 @@ class Clip(_Targeted):
 class Custom(Scorer):
     """Any callable from images (N, C, H, W) to scores (N,), higher is better; bare callables become one."""
 
-    def __init__(self, function: Scores, **shared: Any):
+    def __init__(self, function: ScoreFn, **shared: Any):
         require(callable(function), "a condition, or a callable from images to scores", shown(function))
         self.function = function
         super().__init__(**shared)
