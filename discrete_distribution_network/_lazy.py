@@ -1,4 +1,4 @@
-"""Names of a package that are imported when first used, so that what needs no PyTorch does not wait for it."""
+"""Names of a package that are imported when first used, so that importing the package does not import PyTorch."""
 
 from __future__ import annotations
 

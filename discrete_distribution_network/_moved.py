@@ -1,7 +1,6 @@
-"""Modules that stood flat in this package until version 0.3: their old paths work for one release, with a warning.
+"""Module paths and names of version 0.3, which work for one more release with a `DeprecationWarning`.
 
-`from discrete_distribution_network.presets import preset` gives what stands in `discrete_distribution_network.training`
-now, and old names what they are called now.
+So `from discrete_distribution_network.presets import preset` imports from `training/presets.py`.
 """
 
 from __future__ import annotations
@@ -50,7 +49,7 @@ MODULES = {
     "tree": "viz.tree",
     "whole_folder": "io.atomic_folder",
 }
-"""Old module -> the module or package that has its names now."""
+"""Old module -> the module or package that now defines its names."""
 
 NAMES = {
     "CODE_PRIOR": "ENTROPY_MODEL",
@@ -62,6 +61,7 @@ NAMES = {
     "InOrder": "AutoregressiveDistribution",
     "Likely": "CodeDistribution",
     "MakeCond": "CondFn",
+    "Scores": "ScoreFn",
     "alike": "projected_weights",
     "check": "verify",
     "drawn_by": "draw_codes",
@@ -81,7 +81,7 @@ class _Finder(MetaPathFinder, Loader):
         return ModuleSpec(fullname, self) if package == PACKAGE and name in MODULES else None
 
     def exec_module(self, module: ModuleType) -> None:
-        """Let a module hand on the names of the one that stands in its place."""
+        """Give a module a `__getattr__` that looks its names up in the new module."""
         old = module.__name__
         new = import_module(f"{PACKAGE}.{MODULES[old.rpartition('.')[2]]}")
         warnings.warn(f"{old} is {new.__name__} now; the old path goes in the next release", DeprecationWarning, 2)
@@ -98,6 +98,6 @@ class _Finder(MetaPathFinder, Loader):
 
 
 def install() -> None:
-    """Let the old paths be found, after all others."""
+    """Add the finder of the old paths to `sys.meta_path`, after all others."""
     if not any(isinstance(finder, _Finder) for finder in sys.meta_path):
         sys.meta_path.append(_Finder())

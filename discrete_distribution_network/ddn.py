@@ -12,7 +12,7 @@ from jaxtyping import Integer
 from torch import Tensor
 
 from discrete_distribution_network.errors import InvalidInput, is_number, require, require_integer, shown
-from discrete_distribution_network.guidance.conditions import Condition, Match, Scores
+from discrete_distribution_network.guidance.conditions import Condition, Match, ScoreFn
 from discrete_distribution_network.guidance.config import GuidanceConfig, Request
 from discrete_distribution_network.guidance.guidance import Guided, as_conditions, guided_walk
 from discrete_distribution_network.io.pretrained import Pretrained
@@ -130,19 +130,22 @@ class DDN(
     @torch.no_grad()
     def encode_walk(
         self,
-        images: Tensor,
+        images: Images,
         *,
         levels: int | None = None,
-        labels: Tensor | None = None,
-        cond: Tensor | None = None,
+        labels: Labels | None = None,
+        cond: CondImages | None = None,
         beams: int = 1,
-        also: Condition | Scores | Sequence[Condition | Scores] = (),
+        also: Condition | ScoreFn | Sequence[Condition | ScoreFn] = (),
     ) -> Walk:
-        """The whole walk of `encode`: codes, the image at every level, each level's error; or of the first levels.
+        """The walk of `encode`: its codes, the image at every level, and each level's error.
 
         Args:
-            images: pixels in [0, 1], or uint8.
-            also: further conditions, beside being near to the images; see `conditions.py`.
+            images: (B, C, H, W), pixels in [0, 1] or uint8.
+            levels: the number of levels; None for all.
+            labels, cond: see `walk`.
+            beams: see `encode`.
+            also: further conditions of the walk (see `guidance`), besides being near to the images.
         """
         stop = self._checked_levels(levels)
         require_integer(beams, "beams")
@@ -199,7 +202,7 @@ class DDN(
     @torch.no_grad()
     def guide(
         self,
-        conditions: Condition | Scores | Sequence[Condition | Scores],
+        conditions: Condition | ScoreFn | Sequence[Condition | ScoreFn],
         batch_size: int | None = None,
         top_k: int = 1,
         generator: torch.Generator | None = None,
@@ -209,8 +212,8 @@ class DDN(
         proposals: int = 128,
         temperature: Temperature = 0.7,
         rollouts: int = 0,
-        labels: Tensor | None = None,
-        cond: Tensor | None = None,
+        labels: Labels | None = None,
+        cond: CondImages | None = None,
     ) -> Guided:
         """Images that fit conditions, without gradients or training: each level takes the candidates that fit best.
 
@@ -219,14 +222,14 @@ class DDN(
             batch_size: B; by default that of the conditions, labels or cond.
             top_k: choose at random among the k best candidates of each choice.
             generator: source of random numbers.
-            beams: beam width: the number of walks that are followed for each image; the best is taken.
+            beams: beam width: the number of walks that are kept for each image; the best is taken.
             prior: a distribution of the codes (see `prior`): it proposes the candidates of each choice, and chooses
                 where no condition applies, so that images look like the data there too.
             proposals: the number of candidates that the prior proposes.
             temperature: of the prior; see `sample`.
-            rollouts: let black boxes judge finished images alone: this many at first, then, at each level at which one
-                holds, half as many as before that begin as the best so far. 0: they judge the candidates of each level.
-                Linear conditions guide the walks either way.
+            rollouts: the number of finished images that black boxes score at first; at each later level at which one
+                holds, half as many that continue the best so far. 0: they score the candidates of each level. Linear
+                conditions guide the walks either way.
             labels: classes (B,), for a prior by class, for a network with `num_classes`, or both.
             cond: see `walk`.
 
@@ -378,7 +381,7 @@ class DDN(
 
 
 _HOME = {"ImageDataset": "data.datasets", "Trainer": "training.trainer"}
-"""Names that the published package exports from this module."""
+"""Names that can also be imported from this module, as in the published package."""
 
 
 def __getattr__(name: str) -> Any:

@@ -11,7 +11,7 @@ import torch
 
 
 def mix_seed(*numbers: int) -> int:
-    """A seed below 2^63 made of several numbers, each bit of which changes it thoroughly (splitmix64)."""
+    """A seed below 2^63, the hash of several numbers by splitmix64."""
     state = 0
     for number in numbers:
         state = (state ^ number) + 0x9E3779B97F4A7C15 & (1 << 64) - 1

@@ -1,4 +1,4 @@
-"""`DDN`: one walk, whatever is asked of it."""
+"""`DDN`: encoding, decoding, sampling and training, for networks of many shapes."""
 
 import subprocess
 import sys
@@ -6,7 +6,7 @@ import sys
 import pytest
 import torch
 
-from discrete_distribution_network import DDN
+from discrete_distribution_network import DDN, Trainer
 from discrete_distribution_network.errors import InvalidInput
 from discrete_distribution_network.evaluation.metrics import usage
 
@@ -299,3 +299,14 @@ def test_inductor_compiles_and_agrees(name):
     codes = ddn.encode(images)
     decode = torch.compile(ddn.decode, fullgraph=True)
     torch.testing.assert_close(decode(codes), ddn.decode(codes), rtol=1e-4, atol=1e-5)
+
+
+def test_names_of_the_published_package_can_be_imported_from_its_module():
+    from discrete_distribution_network import ddn
+    from discrete_distribution_network.data.datasets import ImageDataset
+
+    assert ddn.DDN is DDN
+    assert ddn.Trainer is Trainer
+    assert ddn.ImageDataset is ImageDataset
+    with pytest.raises(AttributeError, match="nothing"):
+        ddn.nothing  # noqa: B018

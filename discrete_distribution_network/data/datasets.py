@@ -161,15 +161,15 @@ def is_stream(dataset: Any) -> bool:
 
 
 def require_dataset(dataset: Any) -> None:
-    """Raise `InvalidInput` for what is no data set by its type alone; items are checked when they are loaded."""
+    """Raise `InvalidInput` unless it is a data set by its type; items are checked when they are loaded."""
     if isinstance(dataset, str | bytes | Path):
         raise InvalidInput(
             f"expected a data set of images, got the name {dataset!r}; open it with "
             "discrete_distribution_network.data.open_data"
         )
     if isinstance(dataset, Mapping):
-        parts = ", ".join(str(key) for key in dataset) or "nothing"
-        raise InvalidInput(f"expected one data set of images, got a dictionary of {parts}; choose one of its parts")
+        keys = ", ".join(str(key) for key in dataset) or "nothing"
+        raise InvalidInput(f"expected one data set of images, got a dictionary of {keys}; choose one of its values")
     if isinstance(dataset, Tensor | np.ndarray) and dataset.ndim != 4:
         raise InvalidInput(
             f"expected images (N, C, H, W), got {type(dataset).__name__} of shape {tuple(dataset.shape)}; reshape it"

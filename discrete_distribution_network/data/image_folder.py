@@ -31,7 +31,7 @@ SYSTEM_FOLDERS = {"__MACOSX", "@eaDir", "#recycle", "$RECYCLE.BIN", "System Volu
 """Folders that archives, network disks and operating systems create; others like them begin with a dot."""
 
 RUN_OUTPUT = {"checkpoints", "model", "pictures", "samples.png", "reconstructions.png", "tree.png", "loss.png"}
-"""Files that a training writes into its folder, beside metrics.jsonl and config.json."""
+"""Files and folders of a run (see `io/run_folder.py`) that hold pictures or models."""
 
 Identity = tuple[int, int] | str
 """Device and inode of a folder; its path where it cannot be read."""

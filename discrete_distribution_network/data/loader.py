@@ -1,6 +1,6 @@
 """From a data set to batches: order, augmentation, shares of the processes, images that cannot be decoded.
 
-A batch depends on the seed and on its number in the training alone: not on earlier batches, nor on the number of
+A batch depends only on the seed and on its number in the training: not on earlier batches, nor on the number of
 workers. So a resumed training loads the batches from its step on, without any saved random state.
 """
 
@@ -25,7 +25,7 @@ from discrete_distribution_network.data.decoding import Augment, load_item, skip
 from discrete_distribution_network.data.items import Item
 from discrete_distribution_network.data.sources.hugging_face import undecoded
 from discrete_distribution_network.data.workers import ignore_signals, iterate
-from discrete_distribution_network.errors import DataError, require
+from discrete_distribution_network.errors import DataError, require, require_integer
 from discrete_distribution_network.model.pixels import out_of_range
 from discrete_distribution_network.random_state import mix_seed, own_random_state
 
@@ -130,7 +130,7 @@ class _IndexedItems(Dataset[_Prepared]):
 
 
 class _StreamItems(IterableDataset[_Prepared]):
-    """The items of an iterable, again and again, from item number `start` of this process on."""
+    """The items of an iterable, epoch after epoch, from item number `start` of this process on."""
 
     def __init__(self, stream: Iterable[Any], options: _ItemOptions, start: int):
         self.stream, self.sharded = _shard(stream, options)
@@ -219,7 +219,7 @@ class Loader:
 
     Args:
         dataset: see `datasets.py`; one without a length or without items by index is a stream: it is read in its own
-            order, again and again, and resuming reads it up to the step.
+            order, epoch after epoch, and resuming reads it up to the step.
         shape: has `image_size` and `channels`, such as the DDN.
         batch_size: images per batch of this process.
         augment: transform of one image (C, H, W) as the data set returns it, such as one of torchvision.transforms.v2.
@@ -250,9 +250,9 @@ class Loader:
         pin_memory: bool = False,
         max_bad_images: int = 0,
     ):
-        require(workers >= 0, "workers of at least 0", workers)
-        require(max_bad_images >= 0, "max_bad_images of at least 0", max_bad_images)
-        require(batch_size >= 1, "batch_size of at least 1", batch_size)
+        require_integer(workers, "workers", 0)
+        require_integer(max_bad_images, "max_bad_images", 0)
+        require_integer(batch_size, "batch_size")
         require_dataset(dataset)
         self.dataset, self.batch_size, self.max_bad_images = dataset, batch_size, max_bad_images
         self.workers, self.pin_memory = workers, pin_memory
@@ -384,7 +384,7 @@ def _items_in_order(
                 skip_item(items)
         except StopIteration:
             if place == 0:
-                raise DataError("expected images in the data set, got none; add some") from None
+                raise DataError("expected images in the data set, got 0; add some") from None
             return
         if place % ranks == rank:
             yield result
@@ -394,9 +394,9 @@ def first_batch(dataset: Any, shape: ImageShape, number: int, max_bad_images: in
     """The first images of a data set, at most `number`.
 
     Raises:
-        DataError: see `in_order`.
+        DataError: more than `max_bad_images` cannot be decoded, or all, or there are no images.
     """
     batch = next(in_order(dataset, shape, number, max_bad_images=max_bad_images, finite=False), None)
     if batch is None:
-        raise DataError("expected images in the data set, got none; add some")
+        raise DataError("expected at least one good image in the data set, got only bad ones; repair or replace them")
     return batch

@@ -1,4 +1,4 @@
-"""Worker processes of a `DataLoader`: how they survive signals and end, and the errors that they raise."""
+"""Worker processes of a `DataLoader`: their signals, their end, and the errors that they raise."""
 
 from __future__ import annotations
 

@@ -1,8 +1,8 @@
-"""Black boxes at one level: the candidates are shown to them in chunks, and their scores are added to the table.
+"""Black boxes at one level: they score the candidates in chunks, and their scores are added to the table.
 
 Scores and errors have no common unit. So where there are several black boxes, or linear conditions beside them, the
 nodes are ranked by each and the weighted ranks are added (as in zero-shot generation of arXiv 2401.00036). With
-patches they judge the nodes of one patch after the other, with the rest of the image as it is.
+patches they score the nodes of one patch after the other, with the rest of the image as it is.
 """
 
 from __future__ import annotations

@@ -93,8 +93,8 @@ class PriorStates(NamedTuple):
     Attributes:
         proposing: the state of the prior that proposes nodes.
         rates: the state of the prior of each `RatePenalty`, by the index of the condition.
-        accumulated_rate: weighted bits of the codes of each patch (walks, patches) at the levels before, while their
-            patches are the same; else of any other shape.
+        accumulated_rate: weighted bits of the codes of each patch (walks, patches) at the levels before with the same
+            patches; 0, of shape (), without any.
     """
 
     proposing: Any
@@ -103,10 +103,10 @@ class PriorStates(NamedTuple):
 
 
 class Continuations(NamedTuple):
-    """The walks that go on from a level.
+    """The walks that are kept after a level.
 
     Attributes:
-        parents: the walk that each continues; or one for each patch.
+        parents: the walk that each continues; or one for each patch, where walks are merged.
         columns: the chosen column of the table for each patch.
     """
 
@@ -151,7 +151,7 @@ class CostTable:
         return (uniform(shape, self.level.device, self.config.generator) * self.cost.shape[2]).long()
 
     def nodes_at(self, chosen: Continuations) -> Tensor:
-        """The nodes (walks that go on, patches) of the chosen columns."""
+        """The nodes of the chosen columns, (kept walks, patches)."""
         return chosen.columns if self.nodes is None else take(self.nodes, chosen)
 
 
@@ -166,8 +166,8 @@ def evaluate(
     unconstrained = unconstrained_patches(level, [conditions[i] for i in errors])
     table = CostTable(level, conditions, config, errors, cost, unconstrained)
     if config.prior is not None:
-        asked = any(one.holds_at(level.index) for one in conditions)
-        nodes = propose(table, config.prior, states.proposing, config.proposals if asked else 1)
+        constrained = any(one.holds_at(level.index) for one in conditions)
+        nodes = propose(table, config.prior, states.proposing, config.proposals if constrained else 1)
         errors = {i: error.gather(2, nodes) for i, error in errors.items()}
         table = replace(table, errors=errors, cost=cost.gather(2, nodes), nodes=nodes)
     if states.accumulated_rate.shape == table.cost.shape[:2]:
@@ -209,8 +209,8 @@ def squared_errors(
 
 def rates(level: LevelInputs, penalty: RatePenalty, state: Any) -> Float[Tensor, "walks patches nodes"]:
     """-log2 of the probability of each node."""
-    chances = penalty.prior.logits(level.index, level.features, state).float().log_softmax(1)
-    bits = -chances.reshape(*chances.shape[:2], level.patches).mT / math.log(2)
+    log_probabilities = penalty.prior.logits(level.index, level.features, state).float().log_softmax(1)
+    bits = -log_probabilities.reshape(*log_probabilities.shape[:2], level.patches).mT / math.log(2)
     region = penalty.known(level.size, level.grid)
     return bits if region is None else bits * level.cut(region).reshape(level.walks, level.patches, 1)
 
@@ -240,7 +240,7 @@ def propose(table: CostTable, prior: CodeDistribution, state: Any, count: int) -
 class _Proposer:
     """A `Pick` that draws several nodes without replacement, by the Gumbel-top-k trick (Kool et al., 2019).
 
-    A prior that draws patch after patch goes on from the cheapest of them.
+    An autoregressive prior continues with the cheapest of them.
     """
 
     def __init__(self, table: CostTable, count: int):
@@ -263,7 +263,7 @@ class _Proposer:
 
 
 def take(values: Shaped[Tensor, "walks patches nodes"], chosen: Continuations) -> Shaped[Tensor, "chosen patches"]:
-    """The values of the chosen columns, one for each patch of the walks that go on."""
+    """The values of the chosen columns, one for each patch of the kept walks."""
     parents = chosen.parents if chosen.parents.ndim == 2 else chosen.parents.unsqueeze(1)
     return values[parents, torch.arange(values.shape[1], device=values.device), chosen.columns]
 
@@ -276,27 +276,31 @@ def scores_of(
 ) -> Float[Tensor, "chosen conditions"]:
     """The score of the chosen images by each condition, of `CostTable`'s errors and scores; NaN if it does not hold."""
     count, patches = chosen.columns.shape
-    every = []
+    by_condition = []
     for i in range(len(conditions)):
         if i in errors:
-            every.append(-take(errors[i], chosen).sum(1))
+            by_condition.append(-take(errors[i], chosen).sum(1))
         elif i in scores:
-            every.append(scores[i][chosen.parents, chosen.columns[:, 0] if patches == 1 else 0])
+            by_condition.append(scores[i][chosen.parents, chosen.columns[:, 0] if patches == 1 else 0])
         else:
-            every.append(torch.full((count,), torch.nan, device=chosen.columns.device))
-    return torch.stack(every, 1) if every else torch.empty(count, 0, device=chosen.columns.device)
+            by_condition.append(torch.full((count,), torch.nan, device=chosen.columns.device))
+    return torch.stack(by_condition, 1) if by_condition else torch.empty(count, 0, device=chosen.columns.device)
 
 
 def accumulated_rate(table: CostTable, before: Tensor, chosen: Continuations) -> Tensor:
-    """The rate of the chosen walks so far (walks, patches), so that codes that cost much before are not forgotten."""
+    """The rate so far of the chosen walks, (walks, patches), which later levels add to the costs of their nodes.
+
+    It is gathered also at levels where no penalty holds. Before the first penalty, and where the patches change, it is
+    0, of shape ().
+    """
+    rate = torch.zeros(())
+    if before.shape == table.cost.shape[:2]:
+        rate = take(before.unsqueeze(2), chosen._replace(columns=torch.zeros_like(chosen.columns)))
     penalties = [i for i in table.errors if isinstance(table.conditions[i], RatePenalty)]
     if not penalties:
-        return before
-    weighted = (table.level.weight(table.conditions[i]).unsqueeze(2) * table.errors[i] for i in penalties)
-    rate = reduce(torch.add, (take(part, chosen) for part in weighted))
-    if before.shape != table.cost.shape[:2]:
         return rate
-    return take(before.unsqueeze(2), chosen._replace(columns=torch.zeros_like(chosen.columns))) + rate
+    weighted = (table.level.weight(table.conditions[i]).unsqueeze(2) * table.errors[i] for i in penalties)
+    return rate + reduce(torch.add, (take(part, chosen) for part in weighted))
 
 
 def cheapest(cost: Float[Tensor, "walks patches nodes"], config: GuidanceConfig) -> Int[Tensor, "walks patches"]:
@@ -304,9 +308,9 @@ def cheapest(cost: Float[Tensor, "walks patches nodes"], config: GuidanceConfig)
     top_k = min(config.top_k, cost.shape[2])
     if top_k == 1:
         return cost.argmin(2)
-    several = cost.topk(top_k, largest=False).indices
-    which = (uniform(cost.shape[:2], cost.device, config.generator) * top_k).long()
-    return several.gather(2, which.unsqueeze(2)).squeeze(2)
+    candidates = cost.topk(top_k, largest=False).indices
+    drawn = (uniform(cost.shape[:2], cost.device, config.generator) * top_k).long()
+    return candidates.gather(2, drawn.unsqueeze(2)).squeeze(2)
 
 
 def uniform(shape: Sequence[int], device: torch.device, generator: torch.Generator | None) -> Tensor:
@@ -317,10 +321,9 @@ def uniform(shape: Sequence[int], device: torch.device, generator: torch.Generat
 
 
 Strategy = Callable[[CostTable, Tensor, int], Continuations]
-"""Which walks go on, by a table, the best column of each patch (walks, patches), and the number of walks to keep for
-each image."""
+"""A table, the best column of each patch (walks, patches), the number of walks to keep per image -> those walks."""
 
 
 def greedy(table: CostTable, best: Int[Tensor, "walks patches"], count: int) -> Continuations:
-    """Every walk goes on by its cheapest nodes, by itself."""
+    """Every walk is kept, and continues with its own cheapest nodes."""
     return Continuations(torch.arange(table.level.walks, device=table.level.device), best)

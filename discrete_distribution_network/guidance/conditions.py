@@ -1,8 +1,8 @@
-"""Conditions of guidance: what a guided walk compares its candidates with, without gradients and without training.
+"""Conditions of guidance: the errors and scores by which a guided walk chooses, without gradients or training.
 
 A `Measurement` is linear: it compares averages over pixels, so a level chooses by it without drawing its candidates
 (see `model/candidates.py`). A `Scorer` is a black box from images to scores and gets the candidates in chunks; those
-that are included are in `scorers.py`. How a walk chooses by them is in `choice.py`.
+that are included are in `scorers.py`. The choice by them is in `choice.py`.
 
     Match           the image itself
     Inpaint         the image where a mask says that it is known
@@ -33,7 +33,7 @@ GREY = (0.299, 0.587, 0.114)
 """Shares of red, green and blue in a grey value (ITU-R BT.601), as Pillow has them."""
 
 Size = tuple[int, int]
-Scores = Callable[[Tensor], Tensor]
+ScoreFn = Callable[[Tensor], Tensor]
 """Images (N, C, H, W) -> scores (N,), higher is better."""
 
 
@@ -125,7 +125,7 @@ class Measurement(Condition):
         **shared: Any,
     ):
         super().__init__(**shared)
-        self.target = target = as_pictures(target, f"the target of {self}", linear_map=channel_map is not None)
+        self.target = target = as_image_batch(target, f"the target of {self}", linear_map=channel_map is not None)
         self.channel_map = channel_map
         self.mask = None if mask is None else known_pixels(mask, f"the mask of {self}")
         self.finest: Size = finest or (target.shape[2], target.shape[3])
@@ -207,7 +207,7 @@ class Colorize(Measurement):
     """
 
     def __init__(self, grey: Tensor, shares: Sequence[float] = GREY, **shared: Any):
-        grey = as_pictures(grey, f"the grey values of {self}")
+        grey = as_image_batch(grey, f"the grey values of {self}")
         super().__init__(grey, channel_map=torch.tensor([list(shares)]), **shared)
 
 
@@ -220,7 +220,7 @@ class ColorStrokes(Measurement):
 
     def __init__(self, colors: Tensor, mask: Tensor, block: int = 4, **shared: Any):
         require_integer(block, "the block of ColorStrokes, in pixels,")
-        colors = as_pictures(colors, f"the target of {self}")
+        colors = as_image_batch(colors, f"the target of {self}")
         finest = (-(-colors.shape[-2] // block), -(-colors.shape[-1] // block))
         super().__init__(colors, mask, finest, **shared)
 
@@ -291,8 +291,14 @@ def known_pixels(mask: Tensor, name: str) -> Float[Tensor, "batch 1 height width
     return mask
 
 
-def as_pictures(images: Tensor, name: str, linear_map: bool = False) -> Float[Tensor, "batch channels height width"]:
-    """Images (C, h, w) or (B, C, h, w), or a linear map of images, whose range is not looked at, as a batch."""
+def as_image_batch(images: Tensor, name: str, linear_map: bool = False) -> Float[Tensor, "batch channels height width"]:
+    """Images (C, h, w) or (B, C, h, w) as a batch of finite floating-point numbers; a warning if they leave [0, 1].
+
+    Args:
+        images: pixels in [0, 1], or uint8.
+        name: of the images in an error.
+        linear_map: whether they are a linear map of images, of any range.
+    """
     if isinstance(images, Tensor):
         require(images.ndim in (3, 4), f"{name} as (C, h, w) or (B, C, h, w)", tuple(images.shape))
         images = images if images.ndim == 4 else images.unsqueeze(0)
@@ -304,10 +310,7 @@ def as_pictures(images: Tensor, name: str, linear_map: bool = False) -> Float[Te
 
 
 def check_shape(tensor: Tensor, batch: int, channels: int, size: Size, name: str) -> None:
+    """Raise `InvalidInput` unless a tensor is (1 or batch, channels, *size)."""
     expected = f"(1 or {batch}, {channels}, {size[0]}, {size[1]})"
     fits = len(tensor) in (1, batch) and tuple(tensor.shape[1:]) == (channels, *size)
     require(fits, f"{name} of shape {expected}", tuple(tensor.shape))
-
-
-def check_count(count: int, batch: int, name: str) -> None:
-    require(count in (1, batch), f"{name} for 1 or {batch} images", f"for {count}")

@@ -1,4 +1,4 @@
-"""What a guided walk is asked for (`Request`) and how it searches (`GuidanceConfig`)."""
+"""`Request`: the conditions of a guided walk and its inputs. `GuidanceConfig`: the options of its search."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ from discrete_distribution_network.model.walk import Selection, Walk
 
 @dataclass(frozen=True, eq=False)
 class GuidanceConfig:
-    """How a guided walk searches; see `DDN.guide`.
+    """The options of a guided walk's search; see `DDN.guide`.
 
     Args:
         top_k: choose at random among the k cheapest nodes; 1 with beams, which follow the cheapest.
@@ -28,7 +28,7 @@ class GuidanceConfig:
         proposals: the number of nodes that it proposes for each choice.
         temperature: of the prior.
         prior_labels: classes, for a prior by class.
-        rollouts: the number of finished walks, for each beam, that black boxes judge at first; 0 if they judge the
+        rollouts: the number of complete walks, for each beam, that black boxes score at first; 0 if they score the
             candidates of each level.
     """
 
@@ -51,10 +51,10 @@ class GuidanceConfig:
 
 @dataclass(frozen=True, eq=False)
 class Request:
-    """What a guided walk is asked for.
+    """The conditions of a guided walk, and the arguments of `Network.walk`.
 
     Args:
-        conditions: what its images are compared with.
+        conditions: linear ones and black boxes, in the order of the scores.
         batch_size: the number of images.
         levels: the number of levels that are walked.
         labels, cond: see `Network.walk`.

@@ -3,9 +3,9 @@
 Four strategies over one table of costs a level (`choice.py`):
 
     greedy           each level takes the nodes that fit best
-    beams            several walks of each image are followed (`search.py`)
+    beams            the best walks of each image are kept at every level (`search.py`)
     beams by patch   the same for each patch by itself, by linear conditions (`search.py`)
-    rollouts         black boxes judge finished images alone (`rollouts.py`)
+    rollouts         black boxes score only finished images (`rollouts.py`)
 """
 
 from __future__ import annotations
@@ -18,7 +18,7 @@ from jaxtyping import Float, Int
 from torch import Tensor
 
 from discrete_distribution_network.guidance.choice import greedy
-from discrete_distribution_network.guidance.conditions import Condition, Scores
+from discrete_distribution_network.guidance.conditions import Condition, ScoreFn
 from discrete_distribution_network.guidance.config import GuidanceConfig, Request
 from discrete_distribution_network.guidance.rollouts import roll_out
 from discrete_distribution_network.guidance.scorers import Custom
@@ -43,16 +43,16 @@ class Guided(NamedTuple):
     scores: Float[Tensor, "batch levels conditions"]
 
 
-def as_conditions(given: Condition | Scores | Sequence[Condition | Scores]) -> list[Condition]:
+def as_conditions(given: Condition | ScoreFn | Sequence[Condition | ScoreFn]) -> list[Condition]:
     """One or several conditions, or bare callables from images to scores, as a list of conditions."""
-    several = given if isinstance(given, Sequence) else [given]
-    return [one if isinstance(one, Condition) else Custom(one) for one in several]
+    conditions = given if isinstance(given, Sequence) else [given]
+    return [one if isinstance(one, Condition) else Custom(one) for one in conditions]
 
 
 def guided_walk(
     network: Network, request: Request, config: GuidanceConfig
 ) -> tuple[Walk, Float[Tensor, "batch levels conditions"]]:
-    """A walk as conditions want it, and its scores; see `Guided`.
+    """The walk that fits the conditions best, by the strategy of the config, and its scores; see `Guided`.
 
     Raises:
         InvalidInput: a condition does not fit, or gives no scores; the message names it.

@@ -1,8 +1,8 @@
-"""Rollouts: codes by black boxes that judge finished images alone, a nested Monte Carlo search (Cazenave, 2009).
+"""Rollouts: codes by black boxes that score only finished images, a nested Monte Carlo search (Cazenave, 2009).
 
-Unfinished images say little to a classifier. So many walks are finished, by the prior and the linear conditions, and
-the best is kept. Then, at each level at which a black box holds, it is finished anew from there on, half as often as at
-the level before, since less is left to decide; the best of all walks so far is kept.
+A classifier says little about unfinished images. So `rollouts` walks are finished by the prior and the linear
+conditions, and the best is kept. At each later level at which a black box holds, it is finished again from that level,
+half as often as at the level before, since fewer levels are left; the best of all walks so far is kept.
 """
 
 from __future__ import annotations
@@ -40,10 +40,10 @@ class Finished(NamedTuple):
 
 
 def roll_out(network: Network, request: Request, config: GuidanceConfig) -> tuple[list[Tensor], Tensor]:
-    """The codes of the best of many finished walks. With beams the best `beams` are kept, each finished as often.
+    """The codes of the best finished walk; with beams the best `beams` are kept, each finished equally often.
 
     Returns:
-        the codes of each level as its sampler gives them, and the scores (batch, levels, conditions) by black boxes of
+        The codes of each level, as its sampler gives them, and the scores (batch, levels, conditions) by black boxes of
         the best walk so far, after each level; NaN for linear conditions.
     """
     shapes = network.code_shapes[: request.levels]
@@ -55,8 +55,8 @@ def roll_out(network: Network, request: Request, config: GuidanceConfig) -> tupl
             found = [best] if level else []
             at_once = max(1, WALKS_AT_ONCE // (request.batch_size * prefixes.shape[1]))
             for start in range(0, count, at_once):
-                several = prefixes.repeat(1, min(at_once, count - start), 1)
-                found.append(_finish(network, request, config, several, level))
+                repeated = prefixes.repeat(1, min(at_once, count - start), 1)
+                found.append(_finish(network, request, config, repeated, level))
             best = _best(request.conditions, found, config.beams)
             count = max(1, count // 2)
         history.append(best.scores[:, 0])

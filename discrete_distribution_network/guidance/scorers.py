@@ -1,10 +1,10 @@
 """Black-box conditions: scores of finished candidates, by formulas, networks or any callable.
 
-    LowBit          the image in few grey values
-    Edges           where it is light beside dark
-    Style           which features of a network occur together
-    Classifier      a class
-    Clip            a text or an image, by a CLIP model
+    LowBit          the image in few bits per channel
+    Edges           the image's edges
+    Style           the correlations of a network's features
+    Classifier      the probability of a class
+    Clip            similarity to a text or an image, by a CLIP model
     Custom          any Python callable, images -> scores
 
 Images have the model's size; pixels in [0, 1].
@@ -25,11 +25,10 @@ from torch import Tensor
 
 from discrete_distribution_network.errors import InvalidInput, require, require_integer, shown
 from discrete_distribution_network.guidance.conditions import (
+    ScoreFn,
     Scorer,
-    Scores,
     Size,
-    as_pictures,
-    check_count,
+    as_image_batch,
     check_shape,
     grey,
 )
@@ -38,7 +37,7 @@ P = ParamSpec("P")
 
 
 def accepts_wanted(init: Callable[P, None]) -> Callable[P, None]:
-    """A constructor that takes its argument `target` also by the name it had until version 0.2, `wanted`."""
+    """A constructor that takes its argument `target` also by its old name, `wanted`."""
 
     @wraps(init)
     def with_old_name(*args: P.args, **kwargs: P.kwargs) -> None:
@@ -50,19 +49,29 @@ def accepts_wanted(init: Callable[P, None]) -> Callable[P, None]:
     return with_old_name
 
 
-class _Comparison(Scorer):
-    """Minus the mean squared error of the transformed candidates to an image transformed alike."""
+class _Targeted(Scorer):
+    """A black box with a target: a tensor of one row for all images, or of one for each."""
+
+    target: Tensor
+
+    def _per_image(self) -> list[Tensor | None]:
+        return [*super()._per_image(), self.target]
+
+    def check(self, batch: int, channels: int, size: Size) -> None:
+        super().check(batch, channels, size)
+        require(len(self.target) in (1, batch), f"{self} for 1 or {batch} images", f"for {len(self.target)}")
+
+
+class _Comparison(_Targeted):
+    """Minus the mean squared error between a transform of the candidates and that of an image."""
 
     def __init__(self, target: Tensor, **shared: Any):
         super().__init__(**shared)
-        self.target = as_pictures(target, f"the target of {self}")
+        self.target = as_image_batch(target, f"the target of {self}")
 
     def check(self, batch: int, channels: int, size: Size) -> None:
         super().check(batch, channels, size)
         check_shape(self.target, batch, self._channels(channels), size, f"the target of {self}")
-
-    def _per_image(self) -> list[Tensor | None]:
-        return [*super()._per_image(), self.target]
 
     def _channels(self, channels: int) -> int:
         """Channels of the target for images with `channels`."""
@@ -108,7 +117,7 @@ class Edges(_Comparison):
         return target
 
 
-class Style(Scorer):
+class Style(_Targeted):
     """The style of an image (C, H, W) or (B, C, H, W): the Gram matrix of a network's features.
 
     Source: Gatys et al., Image Style Transfer Using Convolutional Neural Networks, CVPR 2016.
@@ -121,14 +130,7 @@ class Style(Scorer):
         super().__init__(**shared)
         require(callable(features), f"features of {self} to be callable", shown(features))
         self.features = features
-        self.target = self._style(as_pictures(image, f"the image of {self}"))
-
-    def check(self, batch: int, channels: int, size: Size) -> None:
-        super().check(batch, channels, size)
-        check_count(len(self.target), batch, str(self))
-
-    def _per_image(self) -> list[Tensor | None]:
-        return [*super()._per_image(), self.target]
+        self.target = self._style(as_image_batch(image, f"the image of {self}"))
 
     def _style(self, images: Tensor) -> Tensor:
         """(N, C, H, W) -> Gram matrices (N, D, D)."""
@@ -143,12 +145,12 @@ class Style(Scorer):
         return -(style - self.target.to(style).unsqueeze(1)).square().mean((-1, -2))
 
 
-class Classifier(Scorer):
+class Classifier(_Targeted):
     """The log-probability of a class, by a classifier.
 
     Args:
         model: any module or callable from images (N, C, H, W) to logits (N, classes).
-        target: a class; several, any of which will do; or a tensor of one class for each image, (B,).
+        target: a class; a list of classes, for the probability of any of them; or one class for each image, (B,).
     """
 
     @accepts_wanted
@@ -157,31 +159,25 @@ class Classifier(Scorer):
         require(callable(model), f"the model of {self} to be callable", shown(model))
         self.model = model
         if not isinstance(target, Tensor):
-            several = target if isinstance(target, Sequence) else [target]
-            for one in several:
+            classes = target if isinstance(target, Sequence) else [target]
+            for one in classes:
                 require_integer(one, f"each class of {self}", 0)
-            target = torch.tensor([several], dtype=torch.long)
+            target = torch.tensor([classes], dtype=torch.long)
         integer = not (target.is_floating_point() or target.is_complex() or target.dtype == torch.bool)
         require(integer and target.numel() > 0, f"classes of {self} as integers", shown(target))
         target = target.reshape(1) if target.ndim == 0 else target
-        self.target = target.reshape(len(target), -1).long()  # (1 or B, classes of which any will do)
-
-    def _per_image(self) -> list[Tensor | None]:
-        return [*super()._per_image(), self.target]
-
-    def check(self, batch: int, channels: int, size: Size) -> None:
-        super().check(batch, channels, size)
-        check_count(len(self.target), batch, f"{self} with classes")
+        self.target = target.reshape(len(target), -1).long()  # (1 or B, classes)
 
     def scores(self, images: Float[Tensor, "batch nodes channels height width"]) -> Float[Tensor, "batch nodes"]:
-        chances = self.model(images.flatten(0, 1)).float().log_softmax(-1).unflatten(0, images.shape[:2])
-        target, classes = self.target.to(chances.device), chances.shape[-1]
+        log_probabilities = self.model(images.flatten(0, 1)).float().log_softmax(-1).unflatten(0, images.shape[:2])
+        target, classes = self.target.to(log_probabilities.device), log_probabilities.shape[-1]
         inside = bool(((target >= 0) & (target < classes)).all())
         require(inside, f"{self} with classes in [0, {classes})", target.tolist())
-        return chances.gather(-1, target.unsqueeze(1).expand(*chances.shape[:2], -1)).logsumexp(-1)
+        target = target.unsqueeze(1).expand(*log_probabilities.shape[:2], -1)
+        return log_probabilities.gather(-1, target).logsumexp(-1)
 
 
-class Clip(Scorer):
+class Clip(_Targeted):
     """Cosine similarity to a text or an image, by a CLIP model of `open_clip` (the extra `clip`).
 
     Args:
@@ -195,7 +191,7 @@ class Clip(Scorer):
         self, target: str | Tensor, model: str = "ViT-B-32", pretrained: str | None = "laion2b_s34b_b79k", **shared: Any
     ):
         super().__init__(**shared)
-        image = None if isinstance(target, str) else as_pictures(target, f"the image of {self}")
+        image = None if isinstance(target, str) else as_image_batch(target, f"the image of {self}")
         try:
             import open_clip
         except ImportError as error:
@@ -217,13 +213,6 @@ class Clip(Scorer):
             else:
                 self.target = self._embed(image)
 
-    def check(self, batch: int, channels: int, size: Size) -> None:
-        super().check(batch, channels, size)
-        check_count(len(self.target), batch, str(self))
-
-    def _per_image(self) -> list[Tensor | None]:
-        return [*super()._per_image(), self.target]
-
     def _embed(self, images: Tensor) -> Tensor:
         images = images.expand(-1, 3, -1, -1) if images.shape[1] == 1 else images
         images = F.interpolate(images, self.size, mode="bicubic", antialias=True).clamp(0, 1)
@@ -238,7 +227,7 @@ class Clip(Scorer):
 class Custom(Scorer):
     """Any callable from images (N, C, H, W) to scores (N,), higher is better; bare callables become one."""
 
-    def __init__(self, function: Scores, **shared: Any):
+    def __init__(self, function: ScoreFn, **shared: Any):
         require(callable(function), "a condition, or a callable from images to scores", shown(function))
         self.function = function
         super().__init__(**shared)
@@ -255,7 +244,7 @@ class Custom(Scorer):
 
 
 def edges(images: Shaped[Tensor, "batch channels height width"]) -> Float[Tensor, "batch 1 height width"]:
-    """How strongly grey values change, from 0 to 1: the magnitude of Sobel's gradient."""
+    """The magnitude of the Sobel gradient of grey values, from 0 to 1."""
     smooth, differ = torch.tensor([1.0, 2.0, 1.0]), torch.tensor([-1.0, 0.0, 1.0])
     filters = torch.stack((torch.outer(smooth, differ), torch.outer(differ, smooth))).unsqueeze(1) / 4
     values = grey(images)

@@ -1,4 +1,4 @@
-"""Beam search: several walks of each image are followed, and the best are kept at every level."""
+"""Beam search: at every level the best `beams` walks of each image are kept."""
 
 from __future__ import annotations
 
@@ -17,11 +17,11 @@ from discrete_distribution_network.model.network import Network
 from discrete_distribution_network.model.tensors import by_level
 
 Options = tuple[Float[Tensor, "walks options"], Int[Tensor, "walks options patches"]]
-"""Ways for each walk to go on: their costs, and their columns of the table."""
+"""The possible continuations of each walk: their costs, and their columns of the table."""
 
 
 def beams(table: CostTable, best: Int[Tensor, "walks patches"], count: int) -> Continuations:
-    """The strategy by which the best `count` of all continuations of an image's walks go on."""
+    """The strategy that keeps the best `count` of all continuations of an image's walks."""
     level = table.level
     if level.walks_per_image == count == 1:
         return greedy(table, best, count)
@@ -49,7 +49,7 @@ def _every_node(table: CostTable) -> Options:
 
 
 def _judged(table: CostTable, best: Tensor) -> Options:
-    """The best nodes alone: black boxes have seen no other image as a whole."""
+    """The best nodes only: black boxes have scored no other image as a whole."""
     cost = table.cost.gather(2, best.unsqueeze(2)).sum(1)
     return combined_cost(table, cost, table.scores, pools=table.level.batch_size), best.unsqueeze(1)
 
@@ -71,16 +71,16 @@ def _one_patch_changed(table: CostTable, best: Tensor, count: int) -> Options:
 
 
 def beams_by_patch(table: CostTable, best: Int[Tensor, "walks patches"], count: int) -> Continuations:
-    """The strategy by which the best `count` continuations of every patch go on.
+    """The strategy that keeps the best `count` continuations of every patch by itself.
 
-    The first new walk is put together of what is best for each patch, the second of what is second, and so on.
+    The first new walk is merged from the best continuation of each patch, the second from the second best, and so on.
     """
     level, nodes = table.level, table.cost.shape[2]
     pool = table.cost.reshape(level.batch_size, level.walks_per_image, level.patches, -1).transpose(1, 2).flatten(2)
     taken = pool.topk(min(count, pool.shape[2]), largest=False).indices.mT  # (batch, new walks, patches)
     walk, column = taken // nodes, taken % nodes
     if table.unconstrained is not None:
-        # there a walk goes on as it is: what is drawn fits what was drawn before
+        # each walk keeps its own unconstrained patches, so that what a prior draws fits its earlier levels
         unconstrained = table.unconstrained.unflatten(0, (level.batch_size, level.walks_per_image))[:, :1]
         own = torch.arange(column.shape[1], device=level.device).clamp_max(level.walks_per_image - 1)
         walk = torch.where(unconstrained, own[:, None], walk)
@@ -92,9 +92,9 @@ def beams_by_patch(table: CostTable, best: Int[Tensor, "walks patches"], count: 
 def beam_search(network: Network, request: Request, config: GuidanceConfig) -> list[Tensor]:
     """The codes of a beam search by linear conditions, of each level as its sampler gives them.
 
-    Levels with the same patches are searched together, each patch with beams of its own, since one patch's choice says
-    little of another's: features and images of a new walk are put together of those of the walks before. At the edges
-    of patches that is not quite what the network would give, so the codes found are walked anew before the next levels.
+    Levels with the same patches are searched together, each patch with its own beams, since the choices of patches
+    hardly depend on each other: features and images of a new walk are merged from those of its parents. At the edges of
+    patches the merged features differ from the network's own, so the codes are walked again before the next levels.
     """
     shapes = network.code_shapes[: request.levels]
     codes: list[Tensor] = []

@@ -1,4 +1,4 @@
-"""`GuidedSelection`: what all guided walks share, whatever their strategy is."""
+"""`GuidedSelection`: the selection of a guided walk, by any of the strategies."""
 
 from __future__ import annotations
 
@@ -23,14 +23,14 @@ from discrete_distribution_network.guidance.config import GuidanceConfig, Reques
 from discrete_distribution_network.model.guided_sampler import GuidedSampler
 from discrete_distribution_network.model.network import Network
 from discrete_distribution_network.model.tensors import gather_state, gather_walks
-from discrete_distribution_network.model.walk import Branches
+from discrete_distribution_network.model.walk import Branches, Features, Residual
 
 
 class GuidedSelection:
     """A selection for `Network.walk`: the nodes that fit the conditions best.
 
     Args:
-        strategy: decides which walks go on; the best one of each image at the last level.
+        strategy: decides which walks are kept; at the last level the best one of each image.
         prefix: the codes of the first levels, which are taken as they are, shaped as the samplers give them.
         walks_per_image: the number of walks of each image at the first level.
 
@@ -61,14 +61,14 @@ class GuidedSelection:
         )
         self.scores: list[Tensor] = []
 
-    def __call__(self, level: int, sampler: GuidedSampler, features: Tensor, residual: Tensor | None) -> Branches:
+    def __call__(self, level: int, sampler: GuidedSampler, features: Features, residual: Residual | None) -> Branches:
         inputs = LevelInputs(level, sampler, features, residual, self.request.batch_size)
         return self._replay(inputs) if level < len(self.prefix) else self._choose(inputs)
 
     def _replay(self, level: LevelInputs) -> Branches:
         codes = self.prefix[level.index]
         parents = torch.arange(len(codes), device=codes.device)
-        if len(self.prefix) == self.request.levels:  # nothing is left to choose: the walk is for its scores
+        if len(self.prefix) == self.request.levels:  # there is no level left to choose: the walk is for its scores
             errors = linear_errors(level, self.request.conditions, self.states.rates)
             chosen = Continuations(parents, codes.reshape(len(codes), -1))
             self.scores.append(scores_of(chosen, self.request.conditions, errors, {}))
@@ -83,7 +83,7 @@ class GuidedSelection:
         rate = accumulated_rate(table, self.states.accumulated_rate, chosen)
         self.states = self.states._replace(accumulated_rate=rate)
         parents = chosen.parents
-        if parents.ndim == 1:  # walks put together of several have no score
+        if parents.ndim == 1:  # merged walks have no scores
             scores = scores_of(chosen, table.conditions, table.errors, table.scores)
             self.scores = [own[parents] for own in self.scores] + [scores]
         else:

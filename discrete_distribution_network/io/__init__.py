@@ -1,1 +1,1 @@
-"""Files that are written whole or not at all, and models saved as safetensors beside a `config.json`."""
+"""Files that are written whole or not at all, and models saved as `config.json` and `model.safetensors`."""

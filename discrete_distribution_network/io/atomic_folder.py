@@ -37,9 +37,12 @@ def verify(folder: Path, names: Sequence[str] = ()) -> None:
     path = folder / MANIFEST
     manifest = read_object(path, "checksums")
     if not manifest:
-        raise ModelFileError(f"expected checksums in {path}, got none; copy it again or train anew")
+        raise ModelFileError(f"expected checksums in {path}, got {{}}; copy it again or train anew")
     if missing := [name for name in names if name not in manifest]:
-        raise ModelFileError(f"expected a checksum of {missing[0]} in {path}, got none; copy it again or train anew")
+        raise ModelFileError(
+            f"expected a checksum of {missing[0]} in {path}, got those of {', '.join(manifest)!r:.80}; copy it again "
+            "or train anew"
+        )
     for name, expected in manifest.items():
         if name != Path(name).name or "\0" in name:
             raise ModelFileError(f"expected the names of files in {folder} in {path}, got {name!r:.80}; copy it again")
@@ -80,7 +83,7 @@ def write_atomically(target: Path, fill: Callable[[Path], None]) -> None:
         fill: writes the files into the folder that it is given.
 
     Raises:
-        OutputError: the disk is full, or cannot be written; nothing is left.
+        OutputError: the disk is full, or cannot be written; the new files are removed.
     """
     staging = target.parent / f"{STAGING}{target.name}-{os.getpid()}"
     try:

@@ -41,7 +41,7 @@ def read_object(path: Path, content: str) -> dict[str, Any]:
     except RecursionError as error:
         raise ModelFileError(f"expected {content} in {path}, got JSON nested too deeply; copy it again") from error
     except (OSError, ValueError) as error:  # also text that is no UTF-8
-        raise ModelFileError(f"expected JSON in {path}, got something else ({error}); copy it again") from error
+        raise ModelFileError(f"expected JSON in {path}, which cannot be read ({error}); copy it again") from error
     if not isinstance(value, dict):
         raise ModelFileError(f"expected an object of {content} in {path}, got a {type(value).__name__}; copy it again")
     return value

@@ -175,7 +175,7 @@ def argument_names(cls: type) -> list[str]:
 
 
 def takes_more(cls: type) -> bool:
-    """Whether a constructor passes on keyword arguments of other names."""
+    """Whether a constructor takes any keyword argument (`**kwargs`)."""
     parameters = inspect.signature(cls.__init__).parameters.values()  # type: ignore[misc]
     return any(one.kind == one.VAR_KEYWORD for one in parameters)
 

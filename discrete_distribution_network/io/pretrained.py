@@ -149,7 +149,7 @@ class Pretrained(PyTorchModelHubMixin):
         Raises:
             ModelFileError: the folder, a file of it or a parameter is missing, extra, damaged or of another
                 shape; the message says which.
-            InvalidInput: an argument is none of these.
+            InvalidInput: another argument is given, or one of another type.
         """
         target_dtype = _floating(dtype if torch_dtype is None else torch_dtype)
         download = {name: kwargs.pop(name) for name in DOWNLOAD if name in kwargs}
@@ -175,13 +175,13 @@ class Pretrained(PyTorchModelHubMixin):
         model = model if target_dtype is None else model.to(target_dtype)
         if fault := find_fault(model.state_dict()):
             raise ModelFileError(
-                f"expected weights that are finite in {target_dtype} in {weights}, got {fault}; use another"
+                f"expected weights that are finite in {target_dtype} in {weights}, got {fault}; use another dtype"
             )
         return model
 
     @classmethod
     def _unknown(cls, arguments: Iterable[str]) -> list[str]:
-        """Names of no constructor argument."""
+        """The names that are not those of constructor arguments."""
         return [] if takes_more(cls) else sorted(set(arguments) - set(argument_names(cls)))
 
     @classmethod
@@ -207,8 +207,8 @@ class Pretrained(PyTorchModelHubMixin):
         if missing := dict(not_saved(kept)):
             listed = ", ".join(f"{name} ({what})" for name, what in missing.items())
             raise ModelFileError(
-                f"expected {listed}, which {config} cannot hold, got none; give from_pretrained also "
-                f"{_as_call(missing)}"
+                f"expected {listed}, which {config} cannot hold, got only {', '.join(given) or 'the folder'}; give "
+                f"from_pretrained also {_as_call(missing)}"
             )
         return kept
 
@@ -280,7 +280,7 @@ def _floating(dtype: torch.dtype | str | None) -> torch.dtype | None:
     """A floating-point type, or the one of this name.
 
     Raises:
-        InvalidInput: it is none.
+        InvalidInput: it is another type, or no type's name.
     """
     found = getattr(torch, dtype.removeprefix("torch."), None) if isinstance(dtype, str) else dtype
     if found is not None and found in FLOATING:

@@ -97,7 +97,7 @@ def save_tensors(file: Path, tensors: Mapping[str, Tensor]) -> None:
     except SafetensorError as error:
         number = re.search(r"\(os error (\d+)\)", str(error))
         raise OSError(*((int(number[1]), os.strerror(int(number[1]))) if number else (str(error),))) from error
-    file.chmod(permissions)  # safetensors makes it readable to the owner alone
+    file.chmod(permissions)  # safetensors makes it readable to its owner only
 
 
 def load_checked(

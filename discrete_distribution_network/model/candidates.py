@@ -17,7 +17,7 @@ from __future__ import annotations
 
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Iterator
-from typing import Any
+from typing import Any, Literal
 
 import torch
 import torch.nn.functional as F
@@ -230,8 +230,8 @@ def squared_distances(
     return (gram_distances if path == "gram" else direct_distances)(features, weight, error)
 
 
-def cheapest_path(batch: int, codebook_size: int, channels: int, dim: int, pixels: int) -> str:
-    """'gram' or 'direct', by multiply-adds; the small constants stand for the memory each path moves."""
+def cheapest_path(batch: int, codebook_size: int, channels: int, dim: int, pixels: int) -> Literal["gram", "direct"]:
+    """The path with fewer multiply-adds; the small constants stand for the memory that each path moves."""
     shared, per_sample = _quadratic_costs(batch, channels, dim)
     gram = batch * dim * (dim + channels) * pixels + codebook_size * min(shared, per_sample)
     direct = batch * codebook_size * channels * pixels * (dim + 12)
@@ -243,7 +243,11 @@ def _quadratic_costs(batch: int, channels: int, dim: int) -> tuple[int, int]:
     return dim * dim * (channels + batch + 16), batch * channels * dim * (dim + 16)
 
 
-def gram_distances(features: Tensor, weight: Tensor, error: Tensor) -> Tensor:
+def gram_distances(
+    features: Float[Tensor, "batch dim pixels"],
+    weight: Float[Tensor, "nodes channels dim"],
+    error: Float[Tensor, "batch channels pixels"],
+) -> Float[Tensor, "batch nodes"]:
     """`squared_distances` by the Gram matrix of each sample; its memory is bounded, whatever K is."""
     if torch.is_grad_enabled():
         distances: Tensor = _GramDistances.apply(features, weight, error)
@@ -302,7 +306,11 @@ class _GramDistances(torch.autograd.Function):
         return features_grad, weight_grad, error_grad
 
 
-def direct_distances(features: Tensor, weight: Tensor, error: Tensor) -> Tensor:
+def direct_distances(
+    features: Float[Tensor, "batch dim pixels"],
+    weight: Float[Tensor, "nodes channels dim"],
+    error: Float[Tensor, "batch channels pixels"],
+) -> Float[Tensor, "batch nodes"]:
     """`squared_distances` by computing the candidates, a chunk of nodes at a time."""
     batch, _, pixels = features.shape
     channels = weight.shape[1]

@@ -13,7 +13,7 @@ from discrete_distribution_network.model.candidates import Candidates
 
 
 class Choice(NamedTuple):
-    """The nodes that each sample's output is made of.
+    """The nodes whose candidates are blended into each sample's output.
 
     Attributes:
         codes: the chosen node.
@@ -26,8 +26,8 @@ class Choice(NamedTuple):
     share: Float[Tensor, "batch 1"] | None = None
     weights: Float[Tensor, "batch nodes"] | None = None
 
-    def of(self, candidates: Candidates) -> Tensor:
-        """The output (B, C, H, W), or (B, C)."""
+    def of(self, candidates: Candidates) -> Float[Tensor, "batch channels *pixels"]:
+        """The output of these candidates."""
         if self.weights is not None:
             return candidates.mix(self.weights)
         images = candidates.at(self.codes)
@@ -47,10 +47,10 @@ class Choice(NamedTuple):
 
 @torch.library.custom_op("ddn::count", mutates_args=("counts",), schema="(Tensor(a0!) counts, Tensor nodes) -> ()")
 def count(counts: Tensor, nodes: Tensor) -> None:
-    """Add to the counts (K,) how often each node is among these, (N,), but not within a backward pass.
+    """Add the number of times that each node occurs in `nodes` (N,) to the counts (K,), except in a backward pass.
 
     There gradient checkpointing repeats a forward pass whose choices are already counted. It is an operator, so that a
-    compiled graph checks this too, each time that it runs.
+    compiled graph checks this too, at every run.
     """
     if torch._C._current_graph_task_id() == -1:
         counts.scatter_add_(0, nodes, torch.ones_like(nodes))
@@ -70,7 +70,7 @@ def chain_dropout(
 
 
 def crossover(scores: Float[Tensor, "batch nodes"], codes: Integer[Tensor, " batch"], probability: float) -> Choice:
-    """The chosen nodes, each with this probability blended by a random share with the best of the others."""
+    """The chosen nodes, each with this probability blended by a random share with the node of the next best score."""
     second = scores.scatter(1, codes.unsqueeze(1), -torch.inf).argmax(-1)
     coin = torch.rand_like(scores[:, :1]) < probability
     return Choice(codes, second, torch.rand_like(scores[:, :1]) * coin)

@@ -1,12 +1,12 @@
 """The adversarial term, against blur: a discriminator between images and the last level's outputs for them.
 
-    generator       |d error / d y| / |d judged / d y| * judged,    judged = - mean D(y)
+    generator       |d error / d y| / |d G / d y| * G,    G = - mean D(y)
     discriminator   mean relu(1 - D(x)) + mean relu(1 + D(y))  ( + R1 / 2 * mean |d D(x) / d x|^2 )
 
 x are the images, y the outputs for them. The factor of the first makes both gradients of y equally long (the
 adaptive weight of VQGAN, Esser et al., arXiv 2012.09841, taken at the image in place of the last layer); the second is
 the hinge loss with the gradient penalty of Mescheder et al., arXiv 1801.04406. Their sum needs one backward pass: the
-generator's part has a gradient with respect to y alone, and the discriminator's part holds y fixed.
+generator's part has a gradient with respect to y only, and the discriminator's part holds y fixed.
 """
 
 from __future__ import annotations
@@ -57,8 +57,8 @@ class Discriminator(nn.Module):
         features = self.blocks[0](self.entry(images))
         for size, widen, block in zip(self.sizes[1:], self.widen, self.blocks[1:], strict=True):
             features = block(widen(resize(features, size)))
-        judged: Tensor = self.judge(F.silu(features).mean((2, 3)))
-        return judged.squeeze(1).float()
+        logits: Tensor = self.judge(F.silu(features).mean((2, 3)))
+        return logits.squeeze(1).float()
 
 
 def adversarial_term(
@@ -79,20 +79,20 @@ def adversarial_term(
         weight: of the generator's part.
         penalty: whether to add the gradient penalty.
     """
-    shown = drawn.detach().requires_grad_()
-    judged = -discriminator(shown).mean()
-    (slope,) = torch.autograd.grad(judged, shown)
-    slope = slope.float()
-    error_slope = (shown.detach() - images).float() * (2 * error_share / images.numel())
-    factor = error_slope.norm() / slope.norm().clamp_min(1e-12)
-    pulled = (drawn.float() * (factor * slope)).sum()  # for its gradient; the value follows
-    term = weight * (pulled - pulled.detach() + factor * judged.detach())
+    fixed = drawn.detach().requires_grad_()
+    generator_loss = -discriminator(fixed).mean()
+    (gradient,) = torch.autograd.grad(generator_loss, fixed)
+    gradient = gradient.float()
+    error_gradient = (fixed.detach() - images).float() * (2 * error_share / images.numel())
+    factor = error_gradient.norm() / gradient.norm().clamp_min(1e-12)
+    surrogate = (drawn.float() * (factor * gradient)).sum()  # has the gradient of the term, but not its value
+    term = weight * (surrogate - surrogate.detach() + factor * generator_loss.detach())
 
     real = images.detach().requires_grad_(penalty)
-    with sdpa_kernel(SDPBackend.MATH) if penalty else nullcontext():  # the others have no second derivative
-        on_real = discriminator(real)
-    term = term + F.relu(1 - on_real).mean() + F.relu(1 + discriminator(shown.detach())).mean()
+    with sdpa_kernel(SDPBackend.MATH) if penalty else nullcontext():  # other kernels have no second derivative
+        real_logits = discriminator(real)
+    term = term + F.relu(1 - real_logits).mean() + F.relu(1 + discriminator(fixed.detach())).mean()
     if penalty:
-        (slope,) = torch.autograd.grad(on_real.sum(), real, create_graph=True)
-        term = term + R1 / 2 * slope.float().square().flatten(1).sum(1).mean()
+        (gradient,) = torch.autograd.grad(real_logits.sum(), real, create_graph=True)
+        term = term + R1 / 2 * gradient.float().square().flatten(1).sum(1).mean()
     return term

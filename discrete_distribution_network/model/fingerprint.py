@@ -33,7 +33,7 @@ class CastFrom(NamedTuple):
 
 @runtime_checkable
 class Fingerprinted(Protocol):
-    """The parts of a network that its fingerprint depends on."""
+    """The attributes of a network on which its fingerprint depends."""
 
     sizes: list[tuple[int, int]]
     codebook_sizes: list[int]

@@ -38,7 +38,7 @@ Images = Float[Tensor, "batch channels height width"] | Float[Tensor, "batch cha
 """Images or vectors."""
 
 Values = Float[Tensor, "batch values height width"] | Float[Tensor, "batch values"]
-"""The same, of the width of the separate values, if there are any."""
+"""Images or vectors of `dim_values` channels; without separate values, of the query's."""
 
 Codes = Integer[Tensor, " batch"] | Integer[Tensor, "batch rows columns"]
 """In [0, K): one for each sample, or one for each of its patches."""
@@ -86,7 +86,7 @@ class GuidedSampler(nn.Module):
         norm_module: the norm to use, any module that keeps the features' shape; used without `prenorm` too.
         min_total_count_before_split_prune: number of counted choices below which nothing is split.
         crossover_top2_prob: in training, probability that a sample's output is a random blend of its chosen node and
-            the nearest of the others.
+            the nearest other one.
         straight_through_distance_logits: in training, pass gradients to all nodes through softmax(-distance).
         stochastic: in training, choose by -distance + Gumbel noise.
         gumbel_noise_scale: scale of that noise.
@@ -209,7 +209,7 @@ class GuidedSampler(nn.Module):
     def forward(
         self, features: Features, query: Images, return_distances: bool = False, residual: Images | None = None
     ) -> SamplerOutput | tuple[SamplerOutput, Tensor]:
-        """The candidate nearest to the query; in training chance takes part, and the nearest node is counted.
+        """The candidate nearest to the query; in training the choice may be random, and the nearest node is counted.
 
         Args:
             features: (B, D, H, W), or (B, D).

@@ -111,7 +111,7 @@ class NetworkHeads(nn.Module):
 
 
 class Pointwise(nn.Module):
-    """A linear map of channels, for images and vectors alike."""
+    """A linear map of channels, the same at every pixel; also of vectors."""
 
     def __init__(self, dim: int, dim_out: int):
         super().__init__()
@@ -145,7 +145,7 @@ def make_heads(
     """
     if network is not None:
         taken = getattr(network, "in_features", getattr(network, "in_channels", dim))
-        require(taken == dim, f"a `network` that takes features of {dim} channels", f"{shown(network)}")
+        require(taken == dim, f"a `network` that takes features of {dim} channels", shown(network))
     if activation is None and network is None:
         return LinearHeads(dim, dim_out, codebook_size, False, init)
     if activation is None and _is_pointwise(network):

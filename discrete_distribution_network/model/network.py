@@ -1,7 +1,7 @@
 """`Network`: the levels of a DDN, and the one walk over them that training, encoding, decoding and sampling share.
 
 At each level the features so far and the image chosen so far give K candidates; one is chosen and fed back. The uses
-differ in how it is chosen, so the choice is the argument of `Network.walk` (see `selection.py`).
+differ only in the choice, so it is an argument of `Network.walk` (see `selection.py`).
 """
 
 from __future__ import annotations
@@ -142,7 +142,7 @@ class Network(nn.Module):
         """Walk the levels, choosing one candidate at each.
 
         Args:
-            select: how to choose; see `selection.py`.
+            select: chooses the candidate of each level; see `selection.py`.
             batch_size: number of walks.
             levels: stop after this many levels; None for all.
             labels: classes (B,), for a network with `num_classes`; None for no class, as -1 for one sample.
@@ -240,7 +240,7 @@ class Network(nn.Module):
         """
         if self.discriminator is None:
             raise InvalidInput(
-                "expected a network with use_adversarial_loss=True, got one without a discriminator; make it so"
+                "expected a network with use_adversarial_loss=True, got use_adversarial_loss=False; make it with True"
             )
         images, weight, share = self._pixels(images), self.adversarial_loss_weight, 1 / self.num_levels
         with disable_fp16_autocast(images.device.type):
@@ -253,7 +253,7 @@ class Network(nn.Module):
 
         Args:
             optimizer: its moments of the same nodes are moved too.
-            ema_model: a moving average of this network; its nodes are moved alike.
+            ema_model: a moving average of this network; the same nodes move there.
             mirror: the old name of `ema_model`.
 
         Returns:
@@ -264,14 +264,14 @@ class Network(nn.Module):
     def guided_sampler_codes_param_names(self) -> set[str]:
         """Names, as in `named_parameters()`, of the parameters that hold the nodes: the K heads of every sampler.
 
-        Split-and-prune moves their rows from node to node, so one may want to exclude them from weight decay, or from a
-        moving average whose rows are not moved.
+        Split-and-prune copies their rows from node to node: exclude them from weight decay, or from a moving average
+        whose rows are not copied too, where that matters.
         """
         nodes = {id(parameter) for sampler in self.samplers for parameter in sampler.node_parameters()}
         return {name for name, parameter in self.named_parameters() if id(parameter) in nodes}
 
     def _apply(self, fn: Any, recurse: bool = True) -> Network:
-        """Every cast and move of a module goes through this."""
+        """Cast or move the module (`to`, `half`, `cuda`, ... call this); a cast is remembered in `cast_from`."""
         if self.start.is_meta or fn(self.start.detach().new_zeros(1)).dtype == self.start.dtype:
             return super()._apply(fn, recurse)
         before = fingerprints(self)

@@ -155,8 +155,9 @@ class NetworkConfig:
             require_integer(self.num_classes, "num_classes")
         require_integer(self.cond_channels, "cond_channels", 0)
         for name in ("cond_dropout", "dropout"):
-            chance = getattr(self, name)
-            require(is_number(chance) and 0 <= chance <= 1, f"{name} in [0, 1]", shown(chance))
+            probability = getattr(self, name)
+            fits = is_number(probability) and 0 <= probability <= 1
+            require(fits, f"{name} in [0, 1]", shown(probability))
         weight = self.adversarial_loss_weight
         require(is_number(weight) and weight >= 0, "adversarial_loss_weight of at least 0", shown(weight))
 

@@ -1,4 +1,4 @@
-"""Checks of what a `GuidedSampler` is made with and called with; each raises `InvalidInput`."""
+"""Checks of the arguments of a `GuidedSampler` and of its methods; each raises `InvalidInput`."""
 
 from __future__ import annotations
 
@@ -20,8 +20,9 @@ def check_arguments(arguments: Mapping[str, Any]) -> None:
         if arguments[name] is not None:
             require_integer(arguments[name], name, least)
     for name in ("chain_dropout_prob", "crossover_top2_prob"):
-        chance = arguments[name]
-        require(is_number(chance) and 0 <= chance <= 1, f"{name} in [0, 1]", shown(chance))
+        probability = arguments[name]
+        fits = is_number(probability) and 0 <= probability <= 1
+        require(fits, f"{name} in [0, 1]", shown(probability))
     for name in ("split_thres", "prune_thres", "gumbel_noise_scale", "min_total_count_before_split_prune", "head_init"):
         number = 0 if arguments[name] is None and name == "head_init" else arguments[name]
         fits = is_number(number) or (isinstance(number, float) and number == torch.inf)  # no threshold

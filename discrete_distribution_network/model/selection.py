@@ -1,4 +1,4 @@
-"""The selections that a walk takes: how one of the K candidates of a level is chosen.
+"""Selections: each chooses one of the K candidates at every level of a walk.
 
     Nearest                   training and encoding: nearest to an image
     Uniform, PriorSampling    sampling: at random, uniformly or by a prior
@@ -30,6 +30,7 @@ from discrete_distribution_network.model.guided_sampler import GuidedSampler, Sa
 from discrete_distribution_network.model.pixels import as_pixels
 from discrete_distribution_network.model.precision import at_least_float32
 from discrete_distribution_network.model.tensors import resize
+from discrete_distribution_network.model.walk import Features, Residual
 
 
 class Nearest:
@@ -45,7 +46,9 @@ class Nearest:
     def __init__(self, images: Shaped[Tensor, "batch channels height width"]):
         self.images = as_pixels(images, (None, None, None, None))
 
-    def __call__(self, level: int, sampler: GuidedSampler, features: Tensor, residual: Tensor | None) -> SamplerOutput:
+    def __call__(
+        self, level: int, sampler: GuidedSampler, features: Features, residual: Residual | None
+    ) -> SamplerOutput:
         query = resize(self.images, features.shape[2:])
         step: SamplerOutput = sampler(features, query, residual=residual)
         if sampler.values is None or step.commit_loss is None:
@@ -64,7 +67,9 @@ class Uniform:
     def __init__(self, generator: torch.Generator | None = None):
         self.generator = generator
 
-    def __call__(self, level: int, sampler: GuidedSampler, features: Tensor, residual: Tensor | None) -> SamplerOutput:
+    def __call__(
+        self, level: int, sampler: GuidedSampler, features: Features, residual: Residual | None
+    ) -> SamplerOutput:
         shape = sampler.codes_shape(features)
         device = features.device if self.generator is None else self.generator.device
         codes = torch.randint(sampler.codebook_size, shape, generator=self.generator, device=device)
@@ -81,7 +86,9 @@ class FixedCodes:
     def __init__(self, codes: Sequence[Tensor]):
         self.codes = codes
 
-    def __call__(self, level: int, sampler: GuidedSampler, features: Tensor, residual: Tensor | None) -> SamplerOutput:
+    def __call__(
+        self, level: int, sampler: GuidedSampler, features: Features, residual: Residual | None
+    ) -> SamplerOutput:
         return sampler.draw(features, self.codes[level], residual)
 
 
@@ -111,7 +118,9 @@ class PriorSampling:
         self.prior, self.temperature, self.top_p, self.generator = prior, temperature, top_p, generator
         self.state, self.level = prior.begin(batch_size, labels), 0
 
-    def __call__(self, level: int, sampler: GuidedSampler, features: Tensor, residual: Tensor | None) -> SamplerOutput:
+    def __call__(
+        self, level: int, sampler: GuidedSampler, features: Features, residual: Residual | None
+    ) -> SamplerOutput:
         self.level = level
         codes = draw_codes(self.prior, level, features, self.state, self.pick)
         self.state = self.prior.follow(level, codes, self.state)
@@ -122,13 +131,13 @@ class PriorSampling:
         temperature = at_level(self.temperature, self.level)
         if temperature == 0:
             return logits.argmax(-1)
-        chances = (logits / temperature).softmax(-1).flatten(0, -2)
+        probabilities = (logits / temperature).softmax(-1).flatten(0, -2)
         if self.top_p < 1:
-            ordered, order = chances.sort(-1, descending=True)
+            ordered, order = probabilities.sort(-1, descending=True)
             beyond = ordered.cumsum(-1) - ordered >= self.top_p
-            chances = chances.scatter(-1, order, ordered.masked_fill(beyond, 0))
-        device = chances.device if self.generator is None else self.generator.device
-        codes = torch.multinomial(chances.to(device), 1, generator=self.generator)
+            probabilities = probabilities.scatter(-1, order, ordered.masked_fill(beyond, 0))
+        device = probabilities.device if self.generator is None else self.generator.device
+        codes = torch.multinomial(probabilities.to(device), 1, generator=self.generator)
         return codes.to(logits.device).reshape(logits.shape[:-1])
 
 
@@ -162,7 +171,9 @@ class ClassifierFreeGuidance(PriorSampling):
         require(is_number(scale), "a guidance_scale that is a finite number", shown(scale))
         self.scale = scale
 
-    def __call__(self, level: int, sampler: GuidedSampler, features: Tensor, residual: Tensor | None) -> SamplerOutput:
+    def __call__(
+        self, level: int, sampler: GuidedSampler, features: Features, residual: Residual | None
+    ) -> SamplerOutput:
         step = super().__call__(level, sampler, features, residual)
         half = step.output[: len(step.output) // 2]
         return step._replace(output=half.repeat(2, *[1] * (half.ndim - 1)))

@@ -1,4 +1,4 @@
-"""The parts of a network: levels, the stage of one resolution, the encoder, and what they are conditioned on."""
+"""The modules of a network: levels, the stage of one resolution, the encoder, and the conditioning."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ from discrete_distribution_network.model.tensors import resize
 
 
 class ConditioningInputs(NamedTuple):
-    """What a batch is conditioned on; None for nothing.
+    """Labels and condition images of a batch; None for none.
 
     Attributes:
         labels: classes; below 0 for no class.
@@ -30,7 +30,7 @@ class ConditioningInputs(NamedTuple):
     presence: Float[Tensor, "batch 1 1 1"] | None = None
 
     def gather(self, rows: Integer[Tensor, " walks"]) -> ConditioningInputs:
-        """Those of these rows of the batch."""
+        """The inputs of these rows of the batch."""
         return ConditioningInputs(*(None if own is None else own[rows] for own in self))
 
 
@@ -131,7 +131,7 @@ class Stage(nn.Module):
         Args:
             features: those of the previous resolution.
             skip: the encoder's features at this resolution, if there is an encoder.
-            inputs: what the batch is conditioned on.
+            inputs: labels and condition images.
         """
         features = resize(self.widen(features), self.size)
         features = features if skip is None else features + skip

@@ -1,4 +1,4 @@
-"""A walk over the levels: how each level chooses (`Selection`), and the result (`Walk`)."""
+"""A walk over the levels: the protocol of its choices (`Selection`), and the result (`Walk`)."""
 
 from __future__ import annotations
 
@@ -12,14 +12,17 @@ from torch import Tensor
 from discrete_distribution_network.model.guided_sampler import GuidedSampler, SamplerOutput
 from discrete_distribution_network.model.tensors import Parents, compose_parents, gather_walks
 
+Features = Float[Tensor, "batch dim height width"]
+Residual = Float[Tensor, "batch channels height width"]
+
 
 class Branches(NamedTuple):
-    """The result of one level of a selection that follows several walks of each image, such as beam search.
+    """The result of one level of a selection that keeps several walks of each image, such as beam search.
 
     Attributes:
-        output, codes, commit_loss: as in `SamplerOutput`, for the R' walks that go on.
-        parents: the row, among the R walks before, that each of them continues; a walk may be continued more than once,
-            or not at all. (R', rows, columns) for one parent per part of the image, where walks are merged.
+        output, codes, commit_loss: as in `SamplerOutput`, for the walks that are kept.
+        parents: for each of them, the row of the previous level's walks that it continues; rows may repeat or be
+            missing. (walks, rows, columns) for one parent per part of the image, where walks are merged.
     """
 
     output: Float[Tensor, "walks channels height width"]
@@ -33,11 +36,7 @@ class Selection(Protocol):
     """Chooses a candidate at each level of a walk; any function with these arguments is one."""
 
     def __call__(
-        self,
-        level: int,
-        sampler: GuidedSampler,
-        features: Float[Tensor, "batch dim height width"],
-        residual: Float[Tensor, "batch channels height width"] | None,
+        self, level: int, sampler: GuidedSampler, features: Features, residual: Residual | None
     ) -> SamplerOutput | Branches:
         """The chosen candidate of a level.
 

@@ -81,7 +81,7 @@ def test_arrays_and_lists_of_pictures_are_data_sets():
 
 def test_what_is_no_data_set_is_one_sentence():
     pixels = torch.zeros(4, 1, 4, 4)
-    for dataset, said in (
+    for dataset, message in (
         ("photos", "open it with"),
         (Path("photos"), "open it with"),
         ({"train": pixels, "test": pixels}, "train, test"),
@@ -95,10 +95,10 @@ def test_what_is_no_data_set_is_one_sentence():
         for use in (lambda dataset: Loader(dataset, Numbered, 2), lambda dataset: next(in_order(dataset, Numbered, 2))):
             with pytest.raises(InvalidInput) as error:
                 use(dataset)
-            assert said in str(error.value)
+            assert message in str(error.value)
             assert "\n" not in str(error.value)
     for empty in (pixels[:0], [], iter([])):
-        with pytest.raises(DataError, match="got none"):
+        with pytest.raises(DataError, match="data set, got 0"):
             next(in_order(empty, Numbered, 2))
     with pytest.raises(DataError, match="got 0"):
         Loader(pixels[:0], Numbered, 2)

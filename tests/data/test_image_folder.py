@@ -1,4 +1,4 @@
-"""Of a folder every picture is read, nothing else, and what is left out is said."""
+"""The images that are found in a folder, and the warnings of those that are left out."""
 
 import os
 import sys
@@ -23,10 +23,10 @@ def picture(path, value=100):
 
 def found(folder):
     """The images' names, and what was warned of."""
-    with warnings.catch_warnings(record=True) as said:
+    with warnings.catch_warnings(record=True) as messages:
         warnings.simplefilter("always")
         images = find_images(folder)
-    return [str(path.relative_to(folder)) for path in images], [str(one.message) for one in said]
+    return [str(path.relative_to(folder)) for path in images], [str(one.message) for one in messages]
 
 
 def test_hidden_and_system_files_are_left_out_and_counted(tmp_path):
@@ -38,9 +38,9 @@ def test_hidden_and_system_files_are_left_out_and_counted(tmp_path):
         picture(tmp_path / name)
     (tmp_path / "cats" / "._1.png").write_bytes(b"\0\5\x16\7")
     (tmp_path / ".DS_Store").write_bytes(b"\0\0\0\1Bud1")
-    names, said = found(tmp_path)
+    names, messages = found(tmp_path)
     assert names == ["cats/1.png", "cats/2.png", "dogs/1.png"]
-    (sentence,) = said
+    (sentence,) = messages
     assert "hidden folders: 6 (" in sentence
     assert "hidden files: 2 (.thumbnail.jpg, cats/._1.png)" in sentence
     assert str(tmp_path) in sentence
@@ -98,9 +98,9 @@ def test_pictures_of_all_endings_that_pillow_reads(tmp_path):
     assert expected >= 8
     for name in ("paper.pdf", "figure.eps", "film.mpg", "notes.txt", "cloud.pcd", "table.h5", "weather.grib"):
         (tmp_path / name).write_bytes(b"not a picture")
-    names, said = found(tmp_path)
+    names, messages = found(tmp_path)
     assert len(names) == expected
-    assert not said
+    assert not messages
     for name in names:
         assert load_image(tmp_path / name, SIZE, 1).shape == (1, 4, 4)
 
@@ -192,7 +192,7 @@ def test_names_that_are_no_utf8(tmp_path):
         folder = tmp_path / os.fsdecode(b"caf\xe9")
         picture(folder / os.fsdecode(b"\xff1.png"))
     except OSError:
-        pytest.skip("this file system takes UTF-8 alone")
+        pytest.skip("this file system takes only UTF-8")
     picture(folder / "\U0001f600" / "2.png")
     (folder / os.fsdecode(b"\xfe.heic")).write_bytes(b"")
     picture(folder / os.fsdecode(b".\xfd.png"))

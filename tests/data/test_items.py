@@ -38,7 +38,7 @@ def test_what_an_item_may_be():
 
 
 def test_what_is_no_item_is_named():
-    for value, said in (
+    for value, message in (
         ("text", "a str"),
         (torch.zeros(3, 16, 17), "(3, 16, 17)"),
         (torch.zeros(1, 16, 16), "(1, 16, 16)"),
@@ -47,11 +47,11 @@ def test_what_is_no_item_is_named():
     ):
         with pytest.raises(DataError, match="image 7") as error:
             one(value)
-        assert said in str(error.value)
+        assert message in str(error.value)
 
 
 def test_arrays_that_are_no_images_are_named():
-    for value, said in (
+    for value, message in (
         (np.zeros((16, 16, 3), np.uint8), "put its channels first"),
         (np.zeros((3, 16, 16), np.int64), "int64"),
         (np.zeros((3, 16, 16), np.uint16), "uint16"),
@@ -68,5 +68,5 @@ def test_arrays_that_are_no_images_are_named():
     ):
         with pytest.raises(DataError, match="image 7") as error:
             one(value)
-        assert said in str(error.value), said
+        assert message in str(error.value), message
         assert "\n" not in str(error.value)

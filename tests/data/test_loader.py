@@ -1,4 +1,4 @@
-"""What a batch holds depends on the seed and its place alone."""
+"""A batch depends only on the seed and on its number."""
 
 import io
 import os
@@ -226,7 +226,7 @@ def test_in_order_gives_every_image_once_over_all_processes():
     assert sorted((torch.cat(parts)[:, 0, 0, 0] * 255).round().tolist()) == list(range(11))
     assert torch.cat([b.images for b in in_order(numbered(11), Shape, 4, limit=7)]).shape[0] == 7
     assert first_batch(Numbers(5), Shape, 10).images.shape == (5, 1, 2, 2)
-    with pytest.raises(DataError, match="got none"):
+    with pytest.raises(DataError, match="data set, got 0"):
         first_batch(Numbers(0), Shape, 10)
 
 
@@ -333,20 +333,20 @@ class Given(Dataset):
 
 
 def warned(use):
-    with warnings.catch_warnings(record=True) as said:
+    with warnings.catch_warnings(record=True) as messages:
         warnings.simplefilter("always")
         use()
-    return [str(one.message) for one in said if "[0, 1]" in str(one.message)]
+    return [str(one.message) for one in messages if "[0, 1]" in str(one.message)]
 
 
 @pytest.mark.parametrize(("low", "high"), [(-1, 1), (0, 255), (-128, 127), (0, 2)])
 def test_pixels_of_another_range_are_warned_of_once(low, high):
     images = torch.linspace(low, high, 64).reshape(16, 1, 2, 2)
     for dataset in (images, images.numpy(), list(images), Given(images), iter(images)):
-        said = warned(lambda: list(islice(Loader(dataset, Shape, 4).batches(), 4)))  # noqa: B023
-        assert len(said) == 1
-        assert "got a range of [" in said[0]
-        assert "scale them to [0, 1]" in said[0]
+        messages = warned(lambda: list(islice(Loader(dataset, Shape, 4).batches(), 4)))  # noqa: B023
+        assert len(messages) == 1
+        assert "got a range of [" in messages[0]
+        assert "scale them to [0, 1]" in messages[0]
     (sentence,) = warned(lambda: list(in_order(images.clone(), Shape, 4)))
     assert f"[{low}, " in sentence
 
@@ -465,11 +465,11 @@ from pathlib import Path
 from small import trainer, digits
 made = trainer(Path(sys.argv[1]), num_train_steps=100_000, num_workers=2, checkpoint_every=100_000)
 step = made.loop.step
-def told(*arguments):
+def reporting(*arguments):
     done = step(*arguments)
     print(made.step, flush=True)
     return done
-made.loop.step = told
+made.loop.step = reporting
 made()
 """
 

@@ -1,3 +1,5 @@
+import math
+
 import pytest
 import torch
 import torch.nn.functional as F
@@ -11,11 +13,13 @@ from discrete_distribution_network.guidance import (
     Custom,
     Inpaint,
     Match,
+    RatePenalty,
     SuperResolve,
 )
 from discrete_distribution_network.guidance.choice import greedy
 from discrete_distribution_network.guidance.config import GuidanceConfig, Request
 from discrete_distribution_network.guidance.selection import GuidedSelection
+from discrete_distribution_network.model.selection import FixedCodes
 from discrete_distribution_network.model.tensors import gather_state, resize
 from discrete_distribution_network.prior import Frequencies, Prior
 
@@ -160,6 +164,30 @@ def test_beams_that_hold_every_walk_find_the_best_of_all():
     assert torch.equal(ddn.encode(images, beams=27), codes[errors.argmin(0)])
 
 
+@pytest.mark.parametrize("beams", [3, 27])
+def test_the_rate_of_a_level_stays_with_its_walk_at_later_levels(beams):
+    ddn, images = colour_ddn(codebook_size=3, levels_per_resolution=1, patch_size=None), pictures(5)
+    prior, weight = Frequencies([torch.tensor([0.0, 1000.0, 1000.0])] * 3, ddn.code_shapes), 0.015
+    bits = -prior.logits(0, ddn.start, 1)[0] / math.log(2)
+
+    def search(image):
+        """A beam search, written down once more: the penalty holds at the first level only."""
+        kept = torch.empty(1, 0, dtype=torch.long)
+        for level, size in enumerate(ddn.level_sizes):
+            kept = torch.cat((kept.repeat_interleave(3, 0), torch.arange(3).repeat(len(kept)).unsqueeze(1)), 1)
+            drawn = ddn.walk(FixedCodes(ddn.split_codes(kept)), len(kept), level + 1).outputs[-1]
+            errors = (drawn - resize(image.unsqueeze(0), size)).square().mean((1, 2, 3))
+            cost = errors + weight * bits[kept[:, 0]]
+            kept = kept[cost.argsort()[:beams]]
+        return kept[0]
+
+    penalty = RatePenalty(prior, weight=weight, levels=[0])
+    codes = ddn.guide([Match(images), penalty], beams=beams).codes
+    assert not torch.equal(codes, ddn.encode(images, beams=beams))
+    with torch.no_grad():
+        assert torch.equal(codes, torch.stack([search(image) for image in images]))
+
+
 def test_beams_with_fewer_candidates_than_beams_grow():
     ddn, images = colour_ddn(codebook_size=2, patch_size=None), pictures(3)
     assert ddn.encode(images, beams=8).shape == (3, ddn.num_levels)
@@ -197,7 +225,7 @@ def test_a_black_box_that_is_linear_in_truth_chooses_like_the_linear_one():
     def likeness(candidates):
         return -(candidates - images).square().mean((1, 2, 3))
 
-    levels = [ddn.num_levels - 2, ddn.num_levels - 1]  # those of the full size, which both see alike
+    levels = [ddn.num_levels - 2, ddn.num_levels - 1]  # those of the full size, where both compare the same pixels
     start = Match(images, levels=range(ddn.num_levels - 2))
     by_black_box = ddn.guide([start, Custom(likeness, levels=levels)])
     assert torch.equal(by_black_box.codes, ddn.encode(images))
@@ -223,9 +251,9 @@ def test_black_boxes_and_measurements_are_ranked_together():
     mask = half()
     left = Inpaint(images, mask)
     both = ddn.guide([left, Custom(brightness, weight=0.5, region=1 - mask)], 2)
-    alone = ddn.guide(left, 2, generator=torch.Generator().manual_seed(0))
+    linear = ddn.guide(left, 2, generator=torch.Generator().manual_seed(0))
     right = slice(SIZE // 2, None)
-    assert both.images[..., right].mean() > alone.images[..., right].mean()
+    assert both.images[..., right].mean() > linear.images[..., right].mean()
     assert both.scores.shape == (2, ddn.num_levels, 2)
     random = ddn.sample(2, generator=torch.Generator().manual_seed(0))
     error = ((both.images - images).square() * mask).mean()
@@ -246,7 +274,7 @@ def test_conditions_hold_at_their_levels_and_for_their_images():
     assert torch.equal(mixed.codes[1], ddn.encode(1 - images)[1])
 
 
-def test_where_nothing_is_asked_nodes_are_drawn_at_random_or_by_the_prior():
+def test_unconstrained_nodes_are_drawn_at_random_or_by_the_prior():
     ddn, images = colour_ddn(), pictures(1).expand(600, -1, -1, -1)
     corner = torch.zeros(SIZE, SIZE)
     corner[:4, :4] = 1  # within the first patch of every level with patches
@@ -299,7 +327,7 @@ def test_what_is_drawn_fits_the_patches_that_are_known():
     assert torch.equal(last[:, 1], last[:, 0])
     assert torch.equal(last[:, 3], last[:, 2])
     assert not torch.equal(last[:, 2], last[:, 0])
-    # asked with all nodes to choose from, the known half is as it is without a prior
+    # as the prior proposes all nodes, the known half is the same as without a prior
     plain = ddn.guide(Inpaint(images, half())).codes
     first = ddn.codes_per_level[0]
     assert torch.equal(plain[:, :first], codes[:, :first])
@@ -341,11 +369,11 @@ def not_a_number(images):
         (lambda x: [], ["at least one condition"]),
     ],
 )
-def test_a_condition_that_does_not_fit_is_told_by_name(make, words):
+def test_a_condition_that_does_not_fit_is_named(make, words):
     ddn, images = colour_ddn(), pictures(4)
-    with pytest.raises(InvalidInput) as told:
+    with pytest.raises(InvalidInput) as raised:
         ddn.guide(make(images), 4)
-    message = str(told.value)
+    message = str(raised.value)
     assert all(word in message for word in words), message
     assert "\n" not in message
 
@@ -367,13 +395,13 @@ def test_rollouts_find_the_best_of_all_images():
         for sampler in ddn.samplers:
             sampler.keys.weight.normal_(0, 0.3)
     every = ddn.decode(torch.cartesian_prod(torch.arange(8), torch.arange(8)))
-    wanted = digits(3) / 255
+    target = digits(3) / 255
 
     def like(images):  # what is liked differs from image to image
-        return -(images.unflatten(0, (3, -1)) - wanted.unsqueeze(1)).square().mean((2, 3, 4)).flatten()
+        return -(images.unflatten(0, (3, -1)) - target.unsqueeze(1)).square().mean((2, 3, 4)).flatten()
 
     guided = ddn.guide(Custom(like), 3, rollouts=600, generator=torch.Generator().manual_seed(0))
-    best = -(every - wanted.unsqueeze(1)).square().mean((2, 3, 4))
+    best = -(every - target.unsqueeze(1)).square().mean((2, 3, 4))
     torch.testing.assert_close(guided.scores[:, -1, 0], best.amax(1))
     torch.testing.assert_close(like(guided.images), best.amax(1))
 
@@ -403,12 +431,12 @@ def test_rollouts_are_guided_by_linear_conditions():
     ddn, images = colour_ddn(), pictures(2)
     left, mask = Inpaint(images, half()), half()
     generator = torch.Generator().manual_seed(0)
-    alone = ddn.guide(left, generator=generator)
+    linear = ddn.guide(left, generator=generator)
     both = ddn.guide([left, Custom(brightness)], rollouts=8, generator=generator)
     assert both.scores.shape == (2, ddn.num_levels, 2)
     torch.testing.assert_close(both.scores[:, -1, 1], brightness(both.images))
-    assert float(both.scores[:, -1, 1].mean()) > float(brightness(alone.images).mean())
-    errors = [((own.images - images).square() * mask).mean() for own in (alone, both)]
+    assert float(both.scores[:, -1, 1].mean()) > float(brightness(linear.images).mean())
+    errors = [((own.images - images).square() * mask).mean() for own in (linear, both)]
     assert float(errors[1]) < 2 * float(errors[0])
     with pytest.raises(InvalidInput, match="a black box among the conditions for rollouts=4, got Inpaint"):
         ddn.guide(left, rollouts=4)

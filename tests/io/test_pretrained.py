@@ -322,16 +322,16 @@ def test_any_module_may_have_nested_arguments(tmp_path):
 @pytest.mark.parametrize("dtype", [torch.float16, "bfloat16", "torch.float64", torch.float32])
 def test_the_type_of_the_weights_can_be_chosen(saved, dtype):
     ddn, folder = saved
-    wanted = getattr(torch, str(dtype).removeprefix("torch."))
+    expected = getattr(torch, str(dtype).removeprefix("torch."))
     for name in ("dtype", "torch_dtype"):
         loaded = DDN.from_pretrained(folder, **{name: dtype})
-        assert loaded.start.dtype == wanted
+        assert loaded.start.dtype == expected
         assert loaded.samplers[0].counts.dtype == torch.long
-        assert torch.equal(loaded.start, ddn.start.to(wanted))
+        assert torch.equal(loaded.start, ddn.start.to(expected))
 
 
 @pytest.mark.parametrize(
-    ("given", "said"),
+    ("given", "message"),
     [
         ({"dtype": torch.int8}, "float16, bfloat16.*torch.int8"),
         ({"torch_dtype": "auto"}, "auto"),
@@ -346,8 +346,8 @@ def test_the_type_of_the_weights_can_be_chosen(saved, dtype):
         ({"guided_sampler_kwargs": [1]}, "dictionary, got a list"),
     ],
 )
-def test_what_it_does_not_take_is_named(saved, given, said):
-    with pytest.raises(InvalidInput, match=said):
+def test_what_it_does_not_take_is_named(saved, given, message):
+    with pytest.raises(InvalidInput, match=message):
         DDN.from_pretrained(saved[1], **given)
 
 
@@ -499,12 +499,12 @@ def test_a_full_disk_is_named_and_the_old_model_stays(small_disk):
 
 def test_others_may_read_what_is_saved_and_a_card_of_their_own_stays(tmp_path):
     (tmp_path / "new.txt").touch()
-    wanted = (tmp_path / "new.txt").stat().st_mode
+    expected = (tmp_path / "new.txt").stat().st_mode
     ddn = DDN(**PLAIN)
     ddn.save_pretrained(tmp_path)
     write_tensors(tmp_path / "more.safetensors", ddn.state_dict())
     names = ("config.json", "model.safetensors", "manifest.json", "README.md", "more.safetensors")
-    assert {(tmp_path / name).stat().st_mode for name in names} == {wanted}
+    assert {(tmp_path / name).stat().st_mode for name in names} == {expected}
     (tmp_path / "README.md").write_text("mine")
     (tmp_path / "config.json.mine").write_text("mine")
     ddn.save_pretrained(tmp_path)

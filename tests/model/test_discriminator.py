@@ -88,13 +88,13 @@ def test_a_training_with_it(tmp_path, precision):
 
 
 def test_the_penalty_comes_now_and_then(tmp_path, monkeypatch):
-    asked = []
+    penalties = []
     original = DDN.adversarial
 
     def adversarial(self, images, drawn, penalty=True):
-        asked.append(penalty)
+        penalties.append(penalty)
         return original(self, images, drawn, penalty)
 
     monkeypatch.setattr(DDN, "adversarial", adversarial)
     trainer(tmp_path, small_ddn(**ON), num_train_steps=7, apply_grad_penalty_every=3)()
-    assert asked == [True, False, False, True, False, False, True]
+    assert penalties == [True, False, False, True, False, False, True]

@@ -1,4 +1,4 @@
-"""`GuidedSampler` with every argument, alone and together."""
+"""`GuidedSampler` with every argument, by itself and with each other one."""
 
 import itertools
 
@@ -146,7 +146,7 @@ def test_chain_dropout_falls_on_samples_and_counts_the_nearest():
     features, query = torch.randn(4000, 4, 2, 2), torch.randn(4000, 3, 2, 2)
     nearest = sampler.eval()(features, query).codes
     codes = sampler.train()(features, query).codes
-    assert 0.44 < (codes == nearest).float().mean() < 0.57  # half kept, and one in 64 redrawn alike
+    assert 0.44 < (codes == nearest).float().mean() < 0.57  # half kept, and one in 64 redrawn the same
     assert torch.equal(sampler.counts, torch.bincount(nearest, minlength=64))
 
 
@@ -188,12 +188,12 @@ def test_each_patch_is_a_sample_of_its_own():
     sampler = GuidedSampler(4, 3, 10, patch_size=4).eval()
     features, query = torch.randn(2, 4, 8, 12), torch.randn(2, 3, 8, 12)
     output, codes, _ = sampler(features, query)
-    alone = GuidedSampler(4, 3, 10).eval()
-    alone.load_state_dict(sampler.state_dict())
+    plain = GuidedSampler(4, 3, 10).eval()
+    plain.load_state_dict(sampler.state_dict())
     for row in range(2):
         for column in range(3):
             there = (..., slice(4 * row, 4 * row + 4), slice(4 * column, 4 * column + 4))
-            expected = alone(features[there], query[there])
+            expected = plain(features[there], query[there])
             assert torch.equal(codes[:, row, column], expected.codes)
             torch.testing.assert_close(output[there], expected.output)
 
@@ -267,7 +267,7 @@ def test_codes_of_any_integer_type(dtype, name):
 
 
 @pytest.mark.parametrize(
-    ("codes", "said"),
+    ("codes", "message"),
     [
         (torch.tensor([0, 10, 0, 0, 0, 0]), r"codes in \[0, 10\)"),
         (torch.tensor([0, -1, 0, 0, 0, 0]), r"codes in \[0, 10\)"),
@@ -276,8 +276,8 @@ def test_codes_of_any_integer_type(dtype, name):
         (torch.zeros(6, dtype=torch.bool), "integer codes"),
     ],
 )
-def test_bad_codes_are_refused(codes, said):
-    with pytest.raises(ValueError, match=said):
+def test_bad_codes_are_refused(codes, message):
+    with pytest.raises(ValueError, match=message):
         GuidedSampler(4, 3, 10).forward_for_codes(inputs()[0], codes)
 
 

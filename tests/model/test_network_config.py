@@ -1,4 +1,4 @@
-"""The shapes that follow from a network's arguments, and that fresh weights depend on the seed alone."""
+"""The shapes that follow from a network's arguments, and that fresh weights depend on the seed only."""
 
 import hashlib
 import inspect

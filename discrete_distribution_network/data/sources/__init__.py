@@ -17,7 +17,7 @@ SOURCES: tuple[Callable[[DataRequest], Split | None], ...] = (
     hugging_face.open_source,
     folder.open_source,
 )
-"""Asked in this order: a folder that none before it knows is one of image files."""
+"""Tried in this order; `folder` is last, since it opens any folder as one of image files."""
 
 
 def open_data(

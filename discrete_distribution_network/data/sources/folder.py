@@ -25,7 +25,7 @@ def open_source(request: DataRequest) -> Split | None:
 
 
 def folder_split(folder: str | Path, size: tuple[int, int], channels: int, test_share: float = 0.1) -> Split:
-    """The images of a folder, of which every tenth (by default) is held out for testing.
+    """The images of a folder, of which a share, by default every tenth, is held out for testing.
 
     Folders `train` and `test` (see `TEST_FOLDERS`) in it are the two parts. Subfolders are classes if there are at
     least two and all images lie in one.

@@ -1,4 +1,4 @@
-"""`DataRequest`: which data set to open, and how its images should come."""
+"""`DataRequest`: the name of a data set, and the size and channels of its images."""
 
 from __future__ import annotations
 
