@@ -23,7 +23,7 @@ from quality import DRAWN, WORK, as_bytes, classifier, data, distance, features
 
 from discrete_distribution_network.cli.runs import load_model, model_folder
 from discrete_distribution_network.data.datasets import Pixels
-from discrete_distribution_network.prior import PRIORS, Chain, Frequencies, fit, temperatures
+from discrete_distribution_network.prior import PRIORS, Chain, Frequencies, fit, prior_class, temperatures
 
 RESULTS = Path(__file__).resolve().parent / "results" / "priors.json"
 HELD_OUT = 1000
@@ -59,18 +59,18 @@ def main() -> None:
     codes = torch.cat([ddn.encode(part.float() / 255) for part in images[:-HELD_OUT].split(250)])
     measure("frequencies", Frequencies.of(ddn, codes), unscaled, {})
     measure("first-order chain", Chain.of(ddn, codes), unscaled, {})
-    for kind in PRIORS.values():
+    for kind in PRIORS:
         torch.manual_seed(0)
-        prior = kind(ddn)
-        learnt, split_indices = Pixels(images[:-HELD_OUT]), Pixels(images[-HELD_OUT:])
-        fitted = fit(prior, ddn, learnt, split_indices, minutes=given.minutes, progress=False)
+        prior = prior_class(kind)(ddn)
+        learnt, held_out = Pixels(images[:-HELD_OUT]), Pixels(images[-HELD_OUT:])
+        fitted = fit(prior, ddn, learnt, held_out, minutes=given.minutes, progress=False)
         figures = {
             "parameters": sum(parameter.numel() for parameter in prior.parameters()),
             "steps": fitted.steps,
             "bits of training images": fitted.train_bits,
             "bits of held-out images": fitted.test_bits,
         }
-        measure(kind.kind, prior, unscaled | {"0.7": 0.7, "by level": temperatures(ddn)}, figures)
+        measure(kind, prior, unscaled | {"0.7": 0.7, "by level": temperatures(ddn)}, figures)
 
 
 if __name__ == "__main__":

@@ -45,7 +45,7 @@ from discrete_distribution_network.evaluation.classifier import num_classes
 from discrete_distribution_network.io.atomic_file import check_writable
 from discrete_distribution_network.io.atomic_folder import sha256
 from discrete_distribution_network.io.pretrained import MODEL, RELEASED
-from discrete_distribution_network.prior import PRIORS
+from discrete_distribution_network.prior import PRIORS, prior_class
 from discrete_distribution_network.prior.base import CONFIG as PRIOR
 from discrete_distribution_network.prior.base import LearnedPrior
 from discrete_distribution_network.prior.fit_checkpoints import FitCheckpoints, FitInterrupted, read_notes
@@ -59,7 +59,7 @@ MAX_VALIDATION = 1000
 """Most training images held out to select the weights of a prior."""
 
 CODES = "codes"
-"""The kind of the entropy model for range coding; the other kinds are `runs.PRIORS`."""
+"""The kind of the entropy model for range coding; the other kinds are `PRIORS`."""
 
 DEFAULTS: dict[str, Any] = {"dataset": None, "by_class": False, "seed": 0}
 """Options that are not given."""
@@ -143,7 +143,7 @@ def _build(settings: FitOptions, ddn: DDN, split: Split, max_bad_images: int) ->
     classes = ddn.num_classes
     if settings.by_class and classes is None:
         classes = num_classes(split.train, ddn, max_bad_images)
-    return PRIORS[settings.kind](ddn, dim=settings.dim, num_classes=classes)
+    return prior_class(settings.kind)(ddn, dim=settings.dim, num_classes=classes)
 
 
 def _fit(

@@ -13,8 +13,8 @@ from unittest.mock import patch
 from discrete_distribution_network.cli.commands import COMMANDS
 from discrete_distribution_network.cli.main import parse
 
-WIDTH = 100
-"""Columns of the help texts."""
+WIDTH = 88
+"""Columns of the help texts, as many as a page of the documentation shows."""
 
 
 def reference() -> str:

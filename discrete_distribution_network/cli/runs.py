@@ -23,7 +23,7 @@ from discrete_distribution_network.io.atomic_folder import MANIFEST
 from discrete_distribution_network.io.pretrained import MODEL, released
 from discrete_distribution_network.io.run_folder import CHECKPOINTS, CONFIG
 from discrete_distribution_network.io.safetensors_file import Shapes, load_checked
-from discrete_distribution_network.prior import PRIORS
+from discrete_distribution_network.prior import PRIORS, prior_class
 from discrete_distribution_network.prior.base import CONFIG as PRIOR
 from discrete_distribution_network.prior.base import LearnedPrior, as_bytes, read_config
 from discrete_distribution_network.training.checkpoints import Checkpoints
@@ -91,7 +91,7 @@ def load_prior(ddn: DDN, folder: Path) -> LearnedPrior | None:
     kind = str(read_config(folder).get("kind"))
     if kind not in PRIORS:
         raise ModelFileError(f"expected a prior of kind {' or '.join(PRIORS)} in {folder}, got {kind}; fit one anew")
-    return PRIORS[kind].load(folder, ddn)
+    return prior_class(kind).load(folder, ddn)
 
 
 def random_generator(seed: int | None) -> torch.Generator:

@@ -12,6 +12,7 @@ import json
 import math
 from abc import ABC, abstractmethod
 from collections.abc import Iterator, Sequence
+from importlib import import_module
 from pathlib import Path
 from typing import Any, ClassVar, Self, cast
 
@@ -31,6 +32,7 @@ from discrete_distribution_network.io.plain_values import check_types
 from discrete_distribution_network.io.safetensors_file import Shapes, load_checked
 from discrete_distribution_network.model.guided_sampler import GuidedSampler
 from discrete_distribution_network.model.stages import Stage
+from discrete_distribution_network.prior.kinds import PRIORS
 
 WEIGHTS, CONFIG = "prior.safetensors", "prior.json"
 """Files of a prior, beside those of its model."""
@@ -64,7 +66,7 @@ class LearnedPrior(nn.Module, ABC):
     """
 
     kind: ClassVar[str]
-    """Its name in `prior.json` and in `ddn prior --kind`."""
+    """Its name in `kinds.PRIORS`, `prior.json` and `ddn prior --kind`."""
 
     def __init__(self, ddn: DDN, dim: int, num_classes: int | None):
         super().__init__()
@@ -179,6 +181,13 @@ class LearnedPrior(nn.Module, ABC):
         expected = f"a prior's arguments in {folder / CONFIG}"
         prior: Self = load_checked(make, ddn, folder / WEIGHTS, expected, ddn.start.device)
         return prior.eval()
+
+
+def prior_class(kind: str) -> type[LearnedPrior]:
+    """The class of a kind of `PRIORS`."""
+    own = PRIORS[kind]
+    found: type[LearnedPrior] = getattr(import_module(f"{__package__}.{own.module}"), own.name)
+    return found
 
 
 def read_config(folder: Path) -> dict[str, Any]:

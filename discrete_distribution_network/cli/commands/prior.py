@@ -3,9 +3,18 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import Literal
+from typing import Annotated, Literal
+
+import tyro
 
 from discrete_distribution_network.cli.options import RunOptions
+from discrete_distribution_network.prior.kinds import PRIORS
+
+KINDS = "; ".join(f"{name}: {kind.help}" for name, kind in PRIORS.items()) + (
+    "; codes: an integer-valued entropy model, which makes the files of `ddn encode` smaller and is not used for "
+    "samples."
+)
+"""Help of `--kind`."""
 
 
 @dataclass
@@ -15,9 +24,7 @@ class Prior(RunOptions):
     SIGTERM and Ctrl-C save the fit so far; continue it with --resume.
     """
 
-    kind: Literal["heads", "transformer", "codes"] | None = None
-    """heads: a head on the network's features at each level (default); transformer: over the codes alone; codes: an
-    integer-valued entropy model, which makes the files of `ddn encode` smaller and is not used for samples."""
+    kind: Annotated[Literal[*PRIORS, "codes"] | None, tyro.conf.arg(help=KINDS)] = None  # type: ignore[valid-type]
     minutes: float | None = None
     """Time for the fit; 5 if neither this nor STEPS is given."""
     steps: int | None = None
