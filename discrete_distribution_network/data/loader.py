@@ -302,7 +302,7 @@ class Loader:
             return last
         if len(self.faults) > self.max_bad_images:
             return f"expected at most {self.max_bad_images} bad images, got {len(self.faults)}, the last: {last}"
-        return f"expected at least one good image, got {len(self.faults)} bad ones, the last: {last}"
+        return f"expected at least one good image, got only bad ones, the last: {last}"
 
 
 class _RangeCheck:

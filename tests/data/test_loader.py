@@ -137,7 +137,7 @@ def test_images_that_are_all_broken_are_an_error():
         def __getitem__(self, index):
             return fail()
 
-    with pytest.raises(DataError, match=r"^expected at least one good image, got 1 bad ones, the last: all broken$"):
+    with pytest.raises(DataError, match=r"^expected at least one good image, got only bad ones, the last: all broken$"):
         next(Loader(Broken(fail), Shape, 5, max_bad_images=20).batches())
 
 
