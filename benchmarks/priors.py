@@ -62,8 +62,8 @@ def main() -> None:
     for kind in PRIORS.values():
         torch.manual_seed(0)
         prior = kind(ddn)
-        learnt, split_indices = Pixels(images[:-HELD_OUT]), Pixels(images[-HELD_OUT:])
-        fitted = fit(prior, ddn, learnt, split_indices, minutes=given.minutes, progress=False)
+        learnt, held_out = Pixels(images[:-HELD_OUT]), Pixels(images[-HELD_OUT:])
+        fitted = fit(prior, ddn, learnt, held_out, minutes=given.minutes, progress=False)
         figures = {
             "parameters": sum(parameter.numel() for parameter in prior.parameters()),
             "steps": fitted.steps,
