@@ -43,7 +43,7 @@ def differences(ddn: DDN, images: Tensor) -> dict[str, dict[str, float]]:
         ]
     )
     torch.set_num_threads(1)
-    want = decoded(ddn, codes)
+    expected = decoded(ddn, codes)
 
     def threads(number: int) -> Tensor:
         torch.set_num_threads(number)
@@ -63,7 +63,7 @@ def differences(ddn: DDN, images: Tensor) -> dict[str, dict[str, float]]:
     }
     found = {}
     for name, way in ways.items():
-        by_image = (way() - want).abs().flatten(1).amax(1)
+        by_image = (way() - expected).abs().flatten(1).amax(1)
         found[name] = {"largest": float(by_image.max()), "median of images": float(by_image.median())}
         print(f"{name:15s}", ", ".join(f"{what} {value:.2g}" for what, value in found[name].items()))
     return found

@@ -2,8 +2,8 @@
 
     python benchmarks/release.py runs/fashion fashion-mnist
 
-Writes `discrete_distribution_network/released/NAME`: network and prior in float16, the judge of `quality.py`, a code
-prior if there is one, an example, the names of the classes and a card. No file may have more than 8 MiB.
+Writes `discrete_distribution_network/released/NAME`: network and prior in float16, the judge of `quality.py`, an
+entropy model if there is one, an example, the names of the classes and a card. No file may have more than 8 MiB.
 """
 
 from __future__ import annotations
@@ -71,12 +71,12 @@ def main() -> None:
     if (source / ENTROPY_MODEL).is_file():
         shutil.copy(source / ENTROPY_MODEL, out)
         bits = EntropyModel.load(out, ddn).cost(codes_of(ddn, split.test))
-        code_bits = f"\n- Range coded by the code prior beside it, codes of the test images take {bits:.0f} bits"
+        code_bits = f"\n- Range coded by the entropy model beside it, codes of the test images take {bits:.0f} bits"
     prior = load_prior(ddn, out)
     assert prior is not None
     figures = evaluate(ddn, split.test)
-    how: dict[str, Any] = {"prior": prior, "temperature": temperatures(ddn)}
-    distances = frechet_figures(ddn, judge.features, split.train, split.test, **how)
+    by_prior: dict[str, Any] = {"prior": prior, "temperature": temperatures(ddn)}
+    distances = frechet_figures(ddn, judge.features, split.train, split.test, **by_prior)
     config = load_config(given.run / "config.json")
     by_class = " by class" if ddn.num_classes is not None else ""
     card = f"""---

@@ -1,9 +1,9 @@
-"""Do images with like codes show like things? Of the ten nearest to a test image, the share that has its label.
+"""Retrieval by code: of the ten nearest to a test image, the share that has its label.
 
     python benchmarks/retrieval.py                           # the released model of Fashion-MNIST
     python benchmarks/retrieval.py --model RUN
 
-10,000 training images are looked through for each of 1,000 test images: by code alone (`search.neighbours`: levels
+10,000 training images are looked through for each of 1,000 test images: by code alone (`evaluation.neighbours`: levels
 that both share, then what the codes decode to; and by what they decode to alone), by pixels, and by as many bytes of
 principal components, each rounded to 256 values. Writes `benchmarks/results/retrieval.json`. Needs Debian's package
 dataset-fashion-mnist.
@@ -52,13 +52,13 @@ def main() -> None:
     ddn = load_model(model_folder(given.model), "cpu").eval()
     split = open_data("fashion-mnist", ddn.image_size, 1)
     known, labels = images_and_labels(split.train, ddn, LOOKED_THROUGH)
-    asked, wanted = images_and_labels(split.test, ddn, QUERIES)
+    asked, expected = images_and_labels(split.test, ddn, QUERIES)
     codes, queries = (torch.cat([ddn.encode(part) for part in own.split(250)]) for own in (known, asked))
     decoded, own = (torch.cat([ddn.decode(part) for part in part.split(250)]).flatten(1) for part in (codes, queries))
     pixels, components = (known.flatten(1), asked.flatten(1)), round(ddn.bits_per_image / 8)
 
     def share(nearest: Tensor) -> float:
-        return float((labels[nearest] == wanted.unsqueeze(1)).float().mean())
+        return float((labels[nearest] == expected.unsqueeze(1)).float().mean())
 
     def by_distance(them: Tensor, one: Tensor) -> float:
         return share(torch.cdist(one, them).topk(NEAREST, largest=False).indices)

@@ -58,12 +58,12 @@ def hashes(name: str) -> dict[str, str]:
         "inpainted with beams": ddn.guide(half, beams=4, generator=seeded(), labels=four).images,
     }
     if labels is None:
-        codes_prior = EntropyModel.load(folder, ddn)
+        entropy_model = EntropyModel.load(folder, ddn)
         found |= {
             "encoded with beams": ddn.encode(images[:8], beams=4),
             "file": ImageCodec(ddn).compress_batch(images[:20]),
-            "range-coded file": ImageCodec(ddn, codes_prior).compress_batch(images[:20]),
-            "file with a rate": ImageCodec(ddn, codes_prior, rate=1e-5, beams=2).compress_batch(images[:4]),
+            "range-coded file": ImageCodec(ddn, entropy_model).compress_batch(images[:20]),
+            "file with a rate": ImageCodec(ddn, entropy_model, rate=1e-5, beams=2).compress_batch(images[:4]),
         }
     return {what: digest(value) for what, value in found.items()}
 

@@ -1,12 +1,13 @@
 """What a network is conditioned on in training and in evaluation: an image's label, and an image computed from it.
 
 A network with `num_classes` takes labels; one with `cond_channels` takes condition images, such as grey values (it
-learns colouring), edges, or a low resolution. Training, evaluation and the fit of a prior all use
-`conditioning_inputs`, so that a network is evaluated as it was trained.
+learns colouring), edges, or a low resolution. Training and evaluation both use `conditioning_inputs`,
+so that a network is evaluated as it was trained.
 """
 
 from __future__ import annotations
 
+import warnings
 from collections.abc import Callable
 from typing import TypedDict
 
@@ -91,3 +92,11 @@ def conditioning_inputs(
             )
         inputs["cond"] = cond_fn(images)
     return inputs
+
+
+def renamed_cond_fn(cond_fn: CondFn | None, make_cond: CondFn | None, stacklevel: int = 3) -> CondFn | None:
+    """`cond_fn`, or the argument under its former name."""
+    if make_cond is None:
+        return cond_fn
+    warnings.warn("make_cond is now cond_fn; the old name goes in the next release", DeprecationWarning, stacklevel)
+    return make_cond

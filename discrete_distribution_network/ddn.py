@@ -250,8 +250,7 @@ class DDN(
         own = as_conditions(conditions)
         require(len(own) >= 1, "at least one condition", shown(conditions))
         batch_size = self._batch_size(batch_size, labels, cond, prior, *(one.batch_size for one in own))
-        known = labels if self.num_classes is not None else None
-        request = Request(own, batch_size, self.num_levels, known, cond)
+        request = Request(own, batch_size, self.num_levels, self.accepted_labels(labels), cond)
         if rollouts and not request.scorers:
             names = ", ".join(map(str, own))
             raise InvalidInput(
@@ -351,8 +350,7 @@ class DDN(
                 f"top_p={shown(top_p)} without; give a prior"
             )
         with evaluating(self):
-            known = labels if self.num_classes is not None else None
-            walk = self.walk(select, walks, None, known, cond)
+            walk = self.walk(select, walks, None, self.accepted_labels(labels), cond)
         images, codes = walk.outputs[-1][:batch_size], walk.codes[:batch_size]
         return (images, codes) if return_codes else images
 

@@ -21,6 +21,13 @@ def mix_seed(*numbers: int) -> int:
     return state & (1 << 63) - 1
 
 
+def random_generator(seed: int | None) -> torch.Generator:
+    """A random number generator with a seed; with a new one each time if None."""
+    generator = torch.Generator()
+    generator.seed() if seed is None else generator.manual_seed(seed)
+    return generator
+
+
 @contextmanager
 def own_random_state(device: str | torch.device = "cpu") -> Iterator[Callable[[int], None]]:
     """A context inside which the generators of the CPU and of one device may be seeded; afterwards both are restored.

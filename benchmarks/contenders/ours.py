@@ -50,8 +50,8 @@ class Ours(Contender):
         if self.network_share == 1:
             return
         self.prior = Prior(self.ddn)
-        learnt, split_indices = images[:-1000], images[-1000:]
-        self.fitted = fit(self.prior, self.ddn, learnt, split_indices, minutes=clock.minutes_until(1), progress=False)
+        learnt, held_out = images[:-1000], images[-1000:]
+        self.fitted = fit(self.prior, self.ddn, learnt, held_out, minutes=clock.minutes_until(1), progress=False)
 
     def sample(self, count: int) -> torch.Tensor:
         if self.prior is None:
@@ -78,8 +78,8 @@ class Ours(Contender):
             "temperature_1": {"prior": self.prior},
             "temperature_0.7": {"prior": self.prior, "temperature": 0.7},
         }
-        for name, how in ways.items():
-            save(folder, name, draw(partial(self.ddn.sample, **how), drawn))
+        for name, settings in ways.items():
+            save(folder, name, draw(partial(self.ddn.sample, **settings), drawn))
         return {"bits_by_prior": self.fitted.test_bits, "parameters_of_prior": number_of_parameters(self.prior)}
 
 

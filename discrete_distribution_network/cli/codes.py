@@ -15,8 +15,6 @@ from pathlib import Path
 from typing import BinaryIO, NamedTuple
 
 import torch
-from jaxtyping import UInt8
-from PIL import Image
 from torch import Tensor
 
 from discrete_distribution_network.cli.images import batch_size, image_paths, parts
@@ -30,6 +28,7 @@ from discrete_distribution_network.ddn import DDN
 from discrete_distribution_network.errors import DataError, InvalidInput, require
 from discrete_distribution_network.evaluation.metrics import psnr
 from discrete_distribution_network.io.atomic_file import atomic_file, output_errors
+from discrete_distribution_network.viz.pictures import save_picture, to_pil
 
 NAME_BYTES = 200
 """Longest file name that is kept, in bytes; file systems take 255."""
@@ -121,9 +120,9 @@ def _common_size(paths: Sequence[Path], channels: int) -> tuple[int, int]:
     """The common size (height, width) of these images."""
     sizes = {tuple(load_whole(path, channels).shape[1:]) for path in paths}
     if len(sizes) != 1:
-        some = ", ".join(f"{height}x{width}" for height, width in sorted(sizes)[:3])
+        listed = ", ".join(f"{height}x{width}" for height, width in sorted(sizes)[:3])
         raise InvalidInput(
-            f"expected images of one size for --tile, got {len(sizes)} sizes ({some}); encode them one by one"
+            f"expected images of one size for --tile, got {len(sizes)} sizes ({listed}); encode them one by one"
         )
     ((height, width),) = sizes
     return height, width
@@ -162,7 +161,7 @@ class Stored(NamedTuple):
     Attributes:
         number: number of images.
         name: index -> name of an image.
-        images: uint8 (C, H, W) each, decoded one after another when asked for.
+        images: uint8 (C, H, W) each, decoded one after another on demand.
     """
 
     number: int
@@ -286,8 +285,7 @@ def write_images(stored: Stored, out: Path) -> None:
     if taken := next((name for name in names if name in existing), None):
         raise InvalidInput(f"expected a folder without {taken}, got {out}; use another --out")
     for index, image in enumerate(stored.images):
-        with atomic_file(out / f"{stored.name(index)}.png") as staging:
-            to_picture(image).save(staging, format="PNG")
+        save_picture(to_pil(image), out / f"{stored.name(index)}.png")
 
 
 def write_image(stored: Stored, out: BinaryIO) -> None:
@@ -297,11 +295,4 @@ def write_image(stored: Stored, out: BinaryIO) -> None:
         InvalidInput: there are more.
     """
     require(stored.number == 1, "codes of one image for the standard output", stored.number, "use a folder")
-    to_picture(next(stored.images)).save(out, format="PNG")
-
-
-def to_picture(image: UInt8[Tensor, "channels height width"]) -> Image.Image:
-    """A Pillow image of 1 or 3 channels."""
-    require(image.shape[0] in (1, 3), "images of 1 or 3 channels to show", f"{image.shape[0]} channels")
-    pixels = image.cpu()
-    return Image.fromarray(pixels[0].numpy() if len(pixels) == 1 else pixels.permute(1, 2, 0).contiguous().numpy())
+    to_pil(next(stored.images)).save(out, format="PNG")

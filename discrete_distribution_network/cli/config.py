@@ -17,6 +17,7 @@ from tyro.constructors import PrimitiveConstructorSpec
 
 from discrete_distribution_network.errors import InvalidInput
 from discrete_distribution_network.io.atomic_file import write_text
+from discrete_distribution_network.training.recipes import Recipe
 
 TEMPERATURE = 0.7
 """Temperature of the prior that proposes candidates to `ddn guide`; `prior.temperatures` has those of `ddn sample`."""
@@ -102,33 +103,33 @@ class TrainConfig:
     """Training time; ignored if STEPS is given."""
     steps: int | None = None
     """Optimiser steps, instead of a time."""
-    batch_size: int = 64
+    batch_size: int = Recipe.batch_size
     """Images a step in each process."""
-    grad_accum: int = 1
+    grad_accum: int = Recipe.grad_accum
     """Batches whose gradients are accumulated for one step."""
-    learning_rate: float = 3e-3
+    learning_rate: float = Recipe.learning_rate
     """Peak learning rate."""
-    weight_decay: float = 0.0
+    weight_decay: float = Recipe.weight_decay
     """Weight decay of AdamW."""
-    warmup_steps: int = 50
+    warmup_steps: int = Recipe.warmup_steps
     """Steps of linear learning-rate warm-up."""
-    hold: float = 0.3
+    hold: float = Recipe.hold
     """Fraction of the training after which the learning rate decays to zero along a cosine."""
-    max_grad_norm: float = 1.0
+    max_grad_norm: float = Recipe.max_grad_norm
     """Norm that gradients are clipped to."""
-    split_every: int = 1
+    split_every: int = Recipe.split_every
     """Steps between two calls of split-and-prune."""
-    split_until: float = 0.85
+    split_until: float = Recipe.split_until
     """Fraction of the training after which split-and-prune stops."""
-    ema: bool = True
+    ema: bool = Recipe.ema
     """Save and evaluate an exponential moving average of the weights."""
-    precision: Literal["auto", "no", "bf16", "fp16"] = "auto"
+    precision: Literal["auto", "no", "bf16", "fp16"] = Recipe.precision
     """no is float32; auto is bf16 if the processor has instructions for it."""
     compile: bool = False
     """Compile the network with torch.compile: minutes at the start, faster steps."""
     device: str = "auto"
     """Device to train on: cpu, cuda, mps, or auto for the accelerator if there is one."""
-    seed: int = 0
+    seed: int = Recipe.seed
     """Random seed of the weights, the order of the images and the training."""
 
     checkpoint_every: int = 500

@@ -96,7 +96,7 @@ def _choose_features(features: str | None, ddn: DDN, split: Split, max_bad_image
 def _no_distance(ddn: DDN, split: Split) -> str | None:
     """Why no Fréchet distance can be measured, whatever the features; None if one can."""
     if ddn.cond_channels:
-        return f"the network learnt with images of {ddn.cond_channels} channels beside its own"
+        return f"the network is conditioned on images of {ddn.cond_channels} channels"
     if not is_stream(split.test) and len(split.test) < 2:
         return f"a Fréchet distance needs at least 2 test images, and there are {len(split.test)}"
     return None

@@ -21,7 +21,6 @@ from discrete_distribution_network.cli.runs import (
     load_model,
     load_prior,
     model_folder,
-    random_generator,
 )
 from discrete_distribution_network.data.images import decoding_errors, load_image
 from discrete_distribution_network.ddn import DDN
@@ -41,6 +40,7 @@ from discrete_distribution_network.guidance import (
     grey,
 )
 from discrete_distribution_network.model.tensors import resize
+from discrete_distribution_network.random_state import random_generator
 from discrete_distribution_network.viz.pictures import (
     describe_pages,
     make_folder,

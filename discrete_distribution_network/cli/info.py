@@ -27,7 +27,7 @@ def describe(run: Path) -> str:
         [
             f"model      {folder}",
             f"network    {parameters:,} parameters, images {height}x{width} with {ddn.channels} channels",
-            *([f"classes    {ddn.num_classes}, which may be asked for"] if ddn.num_classes is not None else []),
+            *([f"classes    {ddn.num_classes}, class-conditional"] if ddn.num_classes is not None else []),
             f"latent     {ddn.num_levels} levels, {ddn.bits_per_image:g} bits ({ddn.bits_per_image / 8:g} bytes) an "
             "image",
             *_unless_damaged("training", run / METRICS, lambda: _training_lines(trained)),
@@ -84,9 +84,10 @@ def _test_lines(metrics: Any) -> list[str]:
 def _level_lines(ddn: DDN, trained: Any, tested: Any) -> list[str]:
     used = _by_level(tested or trained, "usage_by_level", ddn.num_levels)
     errors = _by_level(tested, "error_by_level", ddn.num_levels)
-    sizes = [size for stage in ddn._stages() for size in [stage.size] * len(stage.samplers())] * ddn.recurrence
     lines = ["level  size       K     codes  in use  error"]
-    for level, (size, nodes, codes) in enumerate(zip(sizes, ddn.codebook_sizes, ddn.codes_per_level, strict=True)):
+    for level, (size, nodes, codes) in enumerate(
+        zip(ddn.level_sizes, ddn.codebook_sizes, ddn.codes_per_level, strict=True)
+    ):
         share = f"{used[level]:.0%}" if used else ""
         error = f"{errors[level]:.5f}" if errors else ""
         lines.append(f"{level:5d}  {f'{size[0]}x{size[1]}':9s}  {nodes:<5d} {codes:<5d}  {share:>6s}  {error}".rstrip())

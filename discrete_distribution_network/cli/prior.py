@@ -5,7 +5,6 @@ A fit that a signal ends is kept, and `--resume` continues it.
 
 from __future__ import annotations
 
-import json
 import math
 import signal
 import sys
@@ -15,7 +14,6 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from huggingface_hub import constants
 from jaxtyping import Int
 from torch import Tensor
 from torch.utils.data import Subset
@@ -43,11 +41,9 @@ from discrete_distribution_network.errors import (
 )
 from discrete_distribution_network.evaluation.classifier import num_classes
 from discrete_distribution_network.io.atomic_file import check_writable
-from discrete_distribution_network.io.atomic_folder import sha256
 from discrete_distribution_network.io.pretrained import MODEL, RELEASED
 from discrete_distribution_network.prior import PRIORS, prior_class
-from discrete_distribution_network.prior.base import CONFIG as PRIOR
-from discrete_distribution_network.prior.base import LearnedPrior
+from discrete_distribution_network.prior.base import LearnedPrior, has_prior, model_checksum
 from discrete_distribution_network.prior.fit_checkpoints import FitCheckpoints, FitInterrupted, read_notes
 from discrete_distribution_network.prior.fitting import fast_walk, fit
 from discrete_distribution_network.random_state import own_random_state
@@ -59,7 +55,7 @@ MAX_VALIDATION = 1000
 """Most training images held out to select the weights of a prior."""
 
 CODES = "codes"
-"""The kind of the entropy model for range coding; the other kinds are `PRIORS`."""
+"""The kind of the entropy model for range coding; the other kinds are `prior.PRIORS`."""
 
 DEFAULTS: dict[str, Any] = {"dataset": None, "by_class": False, "seed": 0}
 """Options that are not given."""
@@ -162,8 +158,8 @@ def _fit(
         print(begun, flush=True)
         packed = fit_entropy_model(prior, *codes, seed=settings.seed, checkpoint=checkpoint, **length)
         return (
-            f"codes of held-out images take {packed.test_bits:.1f} of {packed.uniform_bits:g} bits by the code prior, "
-            f"after {packed.steps} steps"
+            f"codes of held-out images take {packed.test_bits:.1f} of {packed.uniform_bits:g} bits by the entropy "
+            f"model, after {packed.steps} steps"
         )
     print(begun, flush=True)
     fitted = fit(
@@ -202,7 +198,7 @@ def codes_of(
             if signals is not None and signals.received:
                 raise Interrupted(signals.received)
     if not codes:
-        raise DataError("expected images to encode, got none; give some")
+        raise DataError(f"expected images to encode, got {done}; give at least one")
     return torch.cat(codes)
 
 
@@ -249,7 +245,7 @@ def _checkpoint_folder(folder: Path, kind: str) -> Path:
 
 def _settings(options: Prior, folder: Path) -> FitOptions:
     """The options of the fit, from the command line; with `--resume` over those it began with."""
-    model = sha256(folder / constants.SAFETENSORS_SINGLE_FILE)
+    model = model_checksum(folder)
     given: dict[str, Any] = {
         "dataset": _absolute(options.dataset),
         "steps": options.steps,
@@ -312,15 +308,6 @@ def _begun_with(folder: Path, kind: str | None) -> FitOptions:
         ) from error
 
 
-def _has_prior(folder: Path) -> bool:
-    """Whether a prior of the model in this folder lies beside it."""
-    try:
-        saved = json.loads((folder / PRIOR).read_text(encoding="utf-8"))
-        return bool(saved["model"] == sha256(folder / constants.SAFETENSORS_SINGLE_FILE))
-    except (OSError, LookupError, TypeError, ValueError):
-        return False
-
-
 # messages
 
 
@@ -345,7 +332,7 @@ def _interrupted(
     so_far = ""
     # not an entropy model: a file that is packed by it could not be read once another replaces it
     measured = isinstance(stop, FitInterrupted) and math.isfinite(stop.best)
-    if measured and isinstance(prior, LearnedPrior) and not _has_prior(folder):
+    if measured and isinstance(prior, LearnedPrior) and not has_prior(folder):
         prior.save(folder)
         so_far = f"; the best so far is in {folder}"
     return f"after {checkpoint.saved} steps{so_far}; go on with: ddn prior {run} --kind {settings.kind} --resume"

@@ -22,10 +22,10 @@ from discrete_distribution_network.io.atomic_file import check_writable, write_b
 from discrete_distribution_network.io.atomic_folder import MANIFEST
 from discrete_distribution_network.io.pretrained import MODEL, released
 from discrete_distribution_network.io.run_folder import CHECKPOINTS, CONFIG
-from discrete_distribution_network.io.safetensors_file import Shapes, load_checked
+from discrete_distribution_network.io.safetensors_file import Shapes, load_checked, safetensors_bytes
 from discrete_distribution_network.prior import PRIORS, prior_class
 from discrete_distribution_network.prior.base import CONFIG as PRIOR
-from discrete_distribution_network.prior.base import LearnedPrior, as_bytes, read_config
+from discrete_distribution_network.prior.base import LearnedPrior, read_config
 from discrete_distribution_network.training.checkpoints import Checkpoints
 
 
@@ -94,13 +94,6 @@ def load_prior(ddn: DDN, folder: Path) -> LearnedPrior | None:
     return prior_class(kind).load(folder, ddn)
 
 
-def random_generator(seed: int | None) -> torch.Generator:
-    """A random number generator with a seed; with a new one each time if None."""
-    generator = torch.Generator()
-    generator.seed() if seed is None else generator.manual_seed(seed)
-    return generator
-
-
 def labels_for(ddn: DDN, prior: LearnedPrior | None, count: int, label: int | None) -> Int[Tensor, " count"] | None:
     """Classes of `count` samples: `label`, or all in turn if None; None if neither network nor prior has classes."""
     classes = ddn.num_classes or (None if prior is None else prior.num_classes)
@@ -135,7 +128,7 @@ def classifier_of(ddn: DDN, folder: Path | None, weights: Path | None = None) ->
     config = run_config(folder or newest_run())
     split = open_dataset(config, None, ddn)
     classifier = train_classifier(split.train, ddn, device=ddn.start.device, max_bad_images=config.max_bad_images)
-    write_bytes(own, as_bytes(classifier.state_dict()))
+    write_bytes(own, safetensors_bytes(classifier.state_dict()))
     return classifier
 
 

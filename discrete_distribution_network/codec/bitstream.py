@@ -129,7 +129,9 @@ def pack(codes: Sequence[int], sizes: Sequence[int]) -> bytes:
     """
     require(len(codes) == len(sizes), f"{len(sizes)} codes", len(codes))
     outside = [(code, size) for code, size in zip(codes, sizes, strict=True) if not 0 <= code < size]
-    require(not outside, f"codes in [0, {outside[0][1] if outside else ''})", outside[0][0] if outside else "")
+    if outside:
+        code, size = outside[0]
+        raise InvalidInput(f"expected codes in [0, {size}), got {code}")
     number, _ = _joined(codes, sizes, 0, len(codes))
     return number.to_bytes(packed_bytes(sizes), "big")
 

@@ -27,11 +27,16 @@ from torch import Tensor, nn
 from discrete_distribution_network.ddn import DDN
 from discrete_distribution_network.errors import InvalidInput, ModelFileError, require, shown
 from discrete_distribution_network.io.atomic_file import write_bytes
-from discrete_distribution_network.io.safetensors_file import Shapes, compare_with_header, load_strictly, read_tensors
+from discrete_distribution_network.io.safetensors_file import (
+    Shapes,
+    compare_with_header,
+    load_strictly,
+    read_tensors,
+    safetensors_bytes,
+)
 from discrete_distribution_network.model.blocks import zero_
 from discrete_distribution_network.model.tensors import by_level
 from discrete_distribution_network.prior.base import (
-    as_bytes,
     cross_entropy_bits,
     grids_of,
     projected_weights,
@@ -228,7 +233,7 @@ class EntropyModel(nn.Module):
         Raises:
             OutputError: the disk is full or cannot be written; an entropy model that was there stays.
         """
-        write_bytes(Path(folder) / ENTROPY_MODEL, as_bytes(_integers(self)))
+        write_bytes(Path(folder) / ENTROPY_MODEL, safetensors_bytes(_integers(self)))
 
     @classmethod
     def load(cls, folder: str | Path, ddn: DDN) -> Self:
@@ -324,8 +329,8 @@ class FittedCodes(NamedTuple):
 
 def fit_entropy_model(
     model: EntropyModel,
-    codes: Tensor,
-    test_codes: Tensor,
+    codes: Integer[Tensor, "images codes"],
+    test_codes: Integer[Tensor, "test_images codes"],
     *,
     steps: int | None = None,
     minutes: float | None = 5.0,
@@ -339,8 +344,8 @@ def fit_entropy_model(
     """Fit an entropy model, in place, and make it exact; the weights with the fewest bits on held-out codes are kept.
 
     Args:
-        codes: of a training set, integers (N, number of codes).
-        test_codes: held-out codes, likewise.
+        codes: of a training set.
+        test_codes: held-out codes.
         steps, minutes, batch_size, learning_rate, evaluate_every, seed, progress, checkpoint: see `prior.fit`.
 
     Raises:

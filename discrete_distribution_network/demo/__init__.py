@@ -8,5 +8,5 @@ import os
 
 from discrete_distribution_network.demo.files import own_folder
 
-os.environ.setdefault("GRADIO_ANALYTICS_ENABLED", "False")  # the page works offline, and tells nobody
+os.environ.setdefault("GRADIO_ANALYTICS_ENABLED", "False")  # the page works offline, and sends no statistics
 own_folder()  # gradio asks for it when it is imported

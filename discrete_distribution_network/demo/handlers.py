@@ -102,14 +102,9 @@ class Demo:
         """What is shown at a place in the tree: codes, candidates, image, description, codes as text."""
         walker = self.walker(name)
         image, text = to_pil(self.enlarged(walker.image(codes))), walker.written(codes)
-        bits = sum(
-            torch.tensor(size).log2().item()
-            for size, count in zip(self.ddn.codebook_sizes, self.ddn.codes_per_level, strict=True)
-            for _ in range(count)
-        )
         total = sum(self.ddn.codes_per_level)
         if walker.done(codes):
-            return codes, None, image, f"**All {total} codes are chosen**: {bits / 8:g} bytes.", text
+            return codes, None, image, f"**All {total} codes are chosen**: {self.ddn.bits_per_image / 8:g} bytes.", text
         choice = walker.choice(codes)
         where = f"Level {choice.level + 1} of {self.ddn.num_levels}"
         if choice.patch is not None:
@@ -118,7 +113,7 @@ class Demo:
         images = choice.images
         if choice.chances is not None:
             order = choice.chances.argsort(descending=True)
-            where += f" They stand by their chance: the first has {float(choice.chances[order[0]]):.1%}."
+            where += f" They are sorted by probability: the first has {float(choice.chances[order[0]]):.1%}."
             images = images[order]
         return codes, grid(images.clamp(0, 1), self.columns), image, where, text
 

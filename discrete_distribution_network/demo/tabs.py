@@ -81,12 +81,15 @@ def sample_tab(demo: Demo) -> None:
             count = gr.Slider(1, MAX_IMAGES, 36, step=1, label="Images")
             seed = gr.Number(0, precision=0, minimum=0, maximum=MAX_SEED, label="Seed")
             temperature = gr.Slider(
-                0.1, 1.5, 1, step=0.05, label="Temperature: 1 as ddn sample has it", visible=demo.prior is not None
+                0.1,
+                1.5,
+                1,
+                step=0.05,
+                label="Temperature, times that of ddn sample",
+                visible=demo.prior is not None,
             )
-            name = _classes(demo, demo.by_class is not None, "one after the other")
-            scale = gr.Slider(
-                1, MAX_SCALE, 1, step=0.25, label="How much the class counts", visible=takes_labels(demo.prior)
-            )
+            name = _classes(demo, demo.by_class is not None, "all in turn")
+            scale = gr.Slider(1, MAX_SCALE, 1, step=0.25, label="Guidance scale", visible=takes_labels(demo.prior))
             button = gr.Button("Draw", variant="primary")
         with gr.Column(scale=3):
             drawn = _picture("Samples", "samples")
@@ -103,7 +106,7 @@ def compress_tab(demo: Demo) -> None:
             file = gr.File(label="As a file", interactive=False, elem_id="packed")
             stored = gr.UploadButton("Open a .ddn file", type="filepath", elem_id="stored")
         original = _picture("Original", "original")
-        back = _picture("What the code gives back", "back")
+        back = _picture("Reconstruction", "back")
     outputs = [original, back, words, file]
 
     def compress(path: str | None, levels: float) -> tuple[Any, ...]:
@@ -131,8 +134,8 @@ def guide_tab(demo: Demo) -> None:
                 brush=gr.Brush(default_size=24, colors=["#ff0000", "#ffffff", "#808080", "#000000", "#2060c0"]),
                 elem_id="editor",
             )
-            painted = gr.Radio([MISSING, STROKES], value=MISSING, label="The paint says")
-            pixels = gr.Slider(0, side, 0, step=1, label="Keep only so many pixels a side (0: none)")
+            painted = gr.Radio([MISSING, STROKES], value=MISSING, label="The paint marks")
+            pixels = gr.Slider(0, side, 0, step=1, label="Low resolution, pixels a side (0: none)")
             name = _classes(demo, bool(demo.classes) and (demo.net is not None or demo.by_class is not None), "any")
             with gr.Row():
                 count = gr.Slider(1, MAX_GUIDED, 8, step=1, label="Images")

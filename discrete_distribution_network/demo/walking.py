@@ -22,6 +22,7 @@ from discrete_distribution_network.model.selection import FixedCodes, PriorSampl
 from discrete_distribution_network.model.tensors import resize
 from discrete_distribution_network.prior.base import temperatures
 from discrete_distribution_network.prior.counts import Frequencies
+from discrete_distribution_network.random_state import random_generator
 
 Codes = tuple[int, ...]
 
@@ -116,8 +117,6 @@ class Walker:
     def finish(self, codes: Codes, seed: int | None = None) -> Codes:
         """These codes and the rest, drawn as by `ddn sample` from the prior or uniformly."""
         start = self.starts[self.level_of(codes)[0]]
-        generator = torch.Generator()
-        generator.seed() if seed is None else generator.manual_seed(seed)
         prior = self.prior or Frequencies([torch.zeros(size) for size in self.ddn.codebook_sizes], self.ddn.code_shapes)
         select = _Finish(
             self._by_level(codes[:start]),
@@ -126,7 +125,7 @@ class Walker:
             1,
             labels=self._labels(self.prior),
             temperature=temperatures(self.ddn),
-            generator=generator,
+            generator=random_generator(seed),
         )
         return tuple(self.ddn.walk(select, 1, None, self._labels(self.ddn)).codes[0].tolist())
 

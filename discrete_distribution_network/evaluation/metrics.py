@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import math
-import warnings
 from collections.abc import Callable, Sequence
 from typing import Any, NamedTuple
 
@@ -11,7 +10,7 @@ import torch
 from jaxtyping import Int, Shaped
 from torch import Tensor
 
-from discrete_distribution_network.conditioning import CondFn, conditioning_inputs
+from discrete_distribution_network.conditioning import CondFn, conditioning_inputs, renamed_cond_fn
 from discrete_distribution_network.data.loader import in_order
 from discrete_distribution_network.ddn import DDN
 from discrete_distribution_network.errors import DataError, require_integer
@@ -67,14 +66,6 @@ class Evaluation(NamedTuple):
     bits_per_image: float
     error_by_level: list[float]
     usage_by_level: list[float]
-
-
-def renamed_cond_fn(cond_fn: CondFn | None, make_cond: CondFn | None, stacklevel: int = 3) -> CondFn | None:
-    """`cond_fn`, or the argument under its former name."""
-    if make_cond is None:
-        return cond_fn
-    warnings.warn("make_cond is now cond_fn; the old name goes in the next release", DeprecationWarning, stacklevel)
-    return make_cond
 
 
 @torch.no_grad()

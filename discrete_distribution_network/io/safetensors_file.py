@@ -17,7 +17,7 @@ from typing import Any, TypeVar
 
 import torch
 from safetensors import SafetensorError, safe_open
-from safetensors.torch import load_file, save_file
+from safetensors.torch import load_file, save, save_file
 from torch import Tensor, nn
 from torch.overrides import TorchFunctionMode
 
@@ -78,6 +78,11 @@ def write_tensors(file: Path, tensors: Mapping[str, Tensor]) -> None:
     """
     with atomic_file(file) as staging:
         save_tensors(staging, tensors)
+
+
+def safetensors_bytes(tensors: Mapping[str, Tensor]) -> bytes:
+    """The content of a safetensors file."""
+    return save({name: value.detach().contiguous() for name, value in tensors.items()})
 
 
 def save_tensors(file: Path, tensors: Mapping[str, Tensor]) -> None:

@@ -327,6 +327,10 @@ class Network(nn.Module):
 
     # checks
 
+    def accepted_labels(self, labels: Tensor | None) -> Tensor | None:
+        """The labels if this network is conditioned on classes; None if only a prior of its codes is."""
+        return labels if self.num_classes is not None else None
+
     def _pixels(self, images: Tensor) -> Tensor:
         return as_pixels(images, (None, self.channels, *self.image_size))
 

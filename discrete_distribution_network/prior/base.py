@@ -20,7 +20,6 @@ import torch
 import torch.nn.functional as F
 from huggingface_hub import constants
 from jaxtyping import Float, Int, Shaped
-from safetensors.torch import save
 from torch import Tensor, nn
 
 from discrete_distribution_network.ddn import DDN
@@ -29,7 +28,7 @@ from discrete_distribution_network.io.atomic_file import atomic_file, fsync
 from discrete_distribution_network.io.atomic_folder import sha256
 from discrete_distribution_network.io.json_file import read_object
 from discrete_distribution_network.io.plain_values import check_types
-from discrete_distribution_network.io.safetensors_file import Shapes, load_checked
+from discrete_distribution_network.io.safetensors_file import Shapes, load_checked, safetensors_bytes
 from discrete_distribution_network.model.guided_sampler import GuidedSampler
 from discrete_distribution_network.model.stages import Stage
 from discrete_distribution_network.prior.kinds import PRIORS
@@ -144,10 +143,10 @@ class LearnedPrior(nn.Module, ABC):
             OutputError: the disk is full or cannot be written; a prior that was there stays.
         """
         weights, config = Path(folder) / WEIGHTS, Path(folder) / CONFIG
-        content = {"model": _model_checksum(Path(folder)), "kind": self.kind, **self.arguments}
+        content = {"model": model_checksum(Path(folder)), "kind": self.kind, **self.arguments}
         text = (json.dumps(content, indent=2) + "\n").encode()
         with atomic_file(config) as new_config, atomic_file(weights) as new_weights:
-            for path, data in ((new_weights, as_bytes(self.state_dict())), (new_config, text)):
+            for path, data in ((new_weights, safetensors_bytes(self.state_dict())), (new_config, text)):
                 path.write_bytes(data)
                 fsync(path)
             # a kill between the two renames must not leave the new weights beside the old configuration
@@ -168,7 +167,7 @@ class LearnedPrior(nn.Module, ABC):
             raise ModelFileError(
                 f"expected a prior of kind {cls.kind} in {folder}, got {kind!r:.80}; fit one of that kind"
             )
-        if model != _model_checksum(folder):
+        if model != model_checksum(folder):
             raise ModelFileError(
                 f"expected {folder / CONFIG} of the model beside it, got one of another model; fit a prior with "
                 "`ddn prior`"
@@ -201,17 +200,24 @@ def read_config(folder: Path) -> dict[str, Any]:
     return read_object(folder / CONFIG, "a prior's arguments")
 
 
-def _model_checksum(folder: Path) -> str:
-    """Of the model's weights in a folder."""
+def has_prior(folder: Path) -> bool:
+    """Whether a prior of the model in this folder lies beside it."""
+    try:
+        return bool(read_config(folder).get("model") == model_checksum(folder))
+    except ModelFileError:
+        return False
+
+
+def model_checksum(folder: Path) -> str:
+    """SHA-256 of the model's weights in a folder.
+
+    Raises:
+        ModelFileError: there is no model in the folder.
+    """
     path = folder / constants.SAFETENSORS_SINGLE_FILE
     if not path.is_file():
         raise ModelFileError(f"expected a model in {folder}, found no {path.name}; a prior lies beside its model")
     return sha256(path)
-
-
-def as_bytes(tensors: dict[str, Tensor]) -> bytes:
-    """The content of a safetensors file."""
-    return save({name: value.detach().contiguous() for name, value in tensors.items()})
 
 
 # shared by the priors and the entropy model
@@ -248,8 +254,3 @@ def cross_entropy_bits(scores: Tensor, codes: Tensor, batch_size: int) -> Float[
         scores: (N, K, ...) of codes (N, ...).
     """
     return F.cross_entropy(scores, codes, reduction="sum") / batch_size / math.log(2)
-
-
-def network_labels(ddn: DDN, labels: Tensor | None) -> Tensor | None:
-    """The labels, if the network itself is conditioned on classes; None if the prior alone is."""
-    return labels if ddn.num_classes is not None else None

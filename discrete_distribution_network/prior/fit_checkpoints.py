@@ -10,7 +10,7 @@ from typing import Any
 from torch import Tensor
 
 from discrete_distribution_network.errors import InvalidInput, ModelFileError
-from discrete_distribution_network.prior.base import as_bytes
+from discrete_distribution_network.io.safetensors_file import safetensors_bytes
 from discrete_distribution_network.signals import Interrupted, Signals
 from discrete_distribution_network.training.checkpoints import STATE, Checkpoints, read_state
 
@@ -60,7 +60,7 @@ class FitCheckpoints:
         notes: dict[str, Any] | None = None,
     ):
         if resume and overwrite:
-            raise InvalidInput("expected resume or overwrite, got both; say one of them")
+            raise InvalidInput("expected resume or overwrite, got both; give one of them")
         self.folder, self.overwrite, self.every, self.notes = Path(folder), overwrite, every, notes or {}
         self.checkpoints = Checkpoints(self.folder, keep=2)
         self.saved: int | None = None
@@ -84,7 +84,7 @@ class FitCheckpoints:
         """
 
         def fill(folder: Path) -> None:
-            (folder / TENSORS).write_bytes(as_bytes(tensors))
+            (folder / TENSORS).write_bytes(safetensors_bytes(tensors))
 
         self.checkpoints.save(step, {"notes": self.notes, **state}, fill)
         self.saved = step

@@ -26,7 +26,6 @@ from discrete_distribution_network.prior.base import (
     LearnedPrior,
     cross_entropy_bits,
     grids_of,
-    network_labels,
     resize_grid,
 )
 
@@ -142,7 +141,7 @@ class Prior(LearnedPrior):
     ) -> Float[Tensor, " levels"]:
         recorder = _Recorder(Nearest(images))
         with torch.no_grad():
-            ddn.walk(recorder, len(images), None, network_labels(ddn, labels))
+            ddn.walk(recorder, len(images), None, ddn.accepted_labels(labels))
         fraction = self.independent_fraction if self.training else 0
         with_context = torch.rand(len(images), 1, 1, 1, device=images.device) >= fraction
         state, costs = self.begin(len(images), labels), []

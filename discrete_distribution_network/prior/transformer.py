@@ -18,7 +18,7 @@ from torch import Tensor, nn
 
 from discrete_distribution_network.ddn import DDN
 from discrete_distribution_network.errors import require
-from discrete_distribution_network.prior.base import LearnedPrior, cross_entropy_bits, network_labels
+from discrete_distribution_network.prior.base import LearnedPrior, cross_entropy_bits
 
 
 class TransformerState(NamedTuple):
@@ -88,7 +88,7 @@ class CodeTransformer(LearnedPrior):
         images: Float[Tensor, "batch channels height width"],
         labels: Int[Tensor, " batch"] | None = None,
     ) -> Float[Tensor, " levels"]:
-        codes = ddn.encode(images, labels=network_labels(ddn, labels))
+        codes = ddn.encode(images, labels=ddn.accepted_labels(labels))
         scores = self._scores(codes, range(len(self.codes_per_level)), self.condition(len(images), labels))
         parts = zip(scores, codes.split(self.codes_per_level, 1), strict=True)
         return torch.stack([cross_entropy_bits(own.flatten(0, 1), part.flatten(), len(images)) for own, part in parts])

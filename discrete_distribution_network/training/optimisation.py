@@ -173,7 +173,7 @@ class Optimisation:
         return swaps
 
     def share_counts(self) -> None:
-        """Sum what every process has counted since the last call; all then hold the same counts, and split alike."""
+        """Sum what every process has counted since the last call, so that all make the same splits."""
         if self.processes.number == 1:
             return
         self._shared_counts += self.processes.sum(self.counts() - self._shared_counts)

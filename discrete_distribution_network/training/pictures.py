@@ -17,10 +17,9 @@ from discrete_distribution_network.data.images import to_pixels
 from discrete_distribution_network.data.loader import Batch, first_batch
 from discrete_distribution_network.ddn import DDN
 from discrete_distribution_network.errors import require
-from discrete_distribution_network.io.atomic_file import atomic_file, output_errors
 from discrete_distribution_network.model.pixels import as_pixels
 from discrete_distribution_network.training.config import TrainerConfig
-from discrete_distribution_network.viz.pictures import grid, reconstructions
+from discrete_distribution_network.viz.pictures import grid, make_folder, reconstructions, save_picture
 
 PICTURES = "pictures"
 """Folder of pictures inside that of a training's results."""
@@ -72,15 +71,8 @@ class TrainingPictures:
     def save(self, picture: Image.Image, name: str, step: int) -> None:
         """Write one picture, named after itself and the step."""
         file_name = re.sub(r"[^\w.-]+", "-", name)
-        write_picture(picture, self.folder / f"{file_name}-{step:08d}.png")
-
-
-def write_picture(picture: Image.Image, path: Path) -> None:
-    """Write a picture whole or not at all, and make its folder if needed."""
-    with output_errors(path):
-        path.parent.mkdir(parents=True, exist_ok=True)
-    with atomic_file(path) as staging:
-        picture.save(staging)
+        make_folder(self.folder)
+        save_picture(picture, self.folder / f"{file_name}-{step:08d}.png")
 
 
 def named_pictures(*images: Any, **named_images: Any) -> dict[str, Image.Image]:

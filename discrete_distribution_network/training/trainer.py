@@ -14,23 +14,23 @@ from typing import Any, Literal
 from jaxtyping import Float
 from torch import Tensor
 
-from discrete_distribution_network.conditioning import CondFn
+from discrete_distribution_network.conditioning import CondFn, renamed_cond_fn
 from discrete_distribution_network.data.datasets import ImageDataset, is_stream
 from discrete_distribution_network.data.decoding import Augment
 from discrete_distribution_network.data.loader import Loader
 from discrete_distribution_network.ddn import DDN
 from discrete_distribution_network.errors import InvalidInput
-from discrete_distribution_network.evaluation.metrics import Evaluation, renamed_cond_fn
+from discrete_distribution_network.evaluation.metrics import Evaluation
 from discrete_distribution_network.training.checkpoints import Checkpoints
 from discrete_distribution_network.training.config import TrainerConfig
 from discrete_distribution_network.training.folders import require_new
 from discrete_distribution_network.training.loop import Loop
 from discrete_distribution_network.training.optimisation import Optimisation
-from discrete_distribution_network.training.pictures import TrainingPictures, named_pictures, write_picture
+from discrete_distribution_network.training.pictures import TrainingPictures, named_pictures
 from discrete_distribution_network.training.processes import Precision, Processes, accelerator_for
 from discrete_distribution_network.training.report import Report
 from discrete_distribution_network.training.state import TrainingState
-from discrete_distribution_network.viz.pictures import grid
+from discrete_distribution_network.viz.pictures import grid, make_folder, save_picture
 
 
 class Trainer:
@@ -271,7 +271,9 @@ class Trainer:
         images = self.pictures.samples().clamp(0, 1)
         if self.is_main:
             path = Path(fname)
-            write_picture(grid(images), self.results_folder / path if len(path.parts) == 1 else path)
+            path = self.results_folder / path if len(path.parts) == 1 else path
+            make_folder(path.parent)
+            save_picture(grid(images), path)
         return images
 
     def log(

@@ -101,7 +101,7 @@ def save_picture(picture: Image.Image, path: Path) -> None:
         try:
             picture.save(staging)
         except (ValueError, KeyError) as error:
-            raise InvalidInput(f"expected --out with the ending of a picture, such as .png, got {path}") from error
+            raise InvalidInput(f"expected a path with the ending of a picture, such as .png, got {path}") from error
 
 
 def save_figure(figure: Any, path: Path, dpi: int) -> None:
@@ -161,7 +161,7 @@ def save_images(
 
 
 def make_folder(folder: Path | None) -> None:
-    """Create the folder of `save_images`, if there is one, before any work."""
+    """Create a folder of pictures, if one is given."""
     if folder is not None:
         with output_errors(folder):
             folder.mkdir(parents=True, exist_ok=True)

@@ -88,7 +88,7 @@ def test_a_network_that_learnt_with_images_has_no_distance(capsys):
     of("of-two", cond="grey")
     assert "--features none" in refused(capsys, "evaluate", "--features", "classifier")
     run("evaluate")
-    assert "images of 1 channels beside its own" in capsys.readouterr().err
+    assert "conditioned on images of 1 channels" in capsys.readouterr().err
 
 
 def test_a_full_disk_leaves_the_figures_that_were_there(monkeypatch, capsys):

@@ -141,7 +141,7 @@ def page(tmp_path_factory, model):
 
 
 def works(page):
-    success, output = page.call(page.function("samples"), 4, 0, 1, "one after the other", 1)
+    success, output = page.call(page.function("samples"), 4, 0, 1, "all in turn", 1)
     assert success
     path = output["data"][0]["path"]
     status, _, picture = page.ask("GET", f"/gradio_api/file={path}")
@@ -493,7 +493,7 @@ def test_a_full_disk_is_a_sentence(monkeypatch):
     page.port = int(served.address.rstrip("/").rpartition(":")[2])
     try:
         monkeypatch.setattr(Path, "write_bytes", full)
-        success, output = page.call(page.function("samples"), 4, 0, 1, "one after the other", 1)
+        success, output = page.call(page.function("samples"), 4, 0, 1, "all in turn", 1)
         assert not success
         assert "No space left on device" in output["error"]
         monkeypatch.undo()
@@ -501,7 +501,7 @@ def test_a_full_disk_is_a_sentence(monkeypatch):
         status, told = page.upload(("a.png", b"some"))
         assert (status, "No space left on device" in told["detail"]) == (507, True)
         monkeypatch.undo()
-        assert page.call(page.function("samples"), 4, 0, 1, "one after the other", 1)[0]
+        assert page.call(page.function("samples"), 4, 0, 1, "all in turn", 1)[0]
     finally:
         served.app.blocks.close(verbose=False)
     with pytest.raises(ConnectionRefusedError):

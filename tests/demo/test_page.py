@@ -222,8 +222,8 @@ def test_guiding(page, demo):
     page.mouse.up()
     page.wait_for_timeout(500)
     painted = changed(page, "guided", lambda: button(page, "Guide"))
-    page.get_by_label("Keep only so many pixels").last.fill("4")
-    page.get_by_label("Keep only so many pixels").last.press("Enter")
+    page.get_by_label("Low resolution, pixels").last.fill("4")
+    page.get_by_label("Low resolution, pixels").last.press("Enter")
     both = changed(page, "guided", lambda: button(page, "Guide"))
     assert painted.size == both.size
     assert not np.array_equal(np.asarray(painted), np.asarray(both))

@@ -32,8 +32,9 @@ class Interpolate(ModelOptions):
         from torch import Tensor
 
         from discrete_distribution_network.cli.images import batch_size, load_image_file, parts
-        from discrete_distribution_network.cli.runs import load_model, load_prior, model_folder, random_generator
+        from discrete_distribution_network.cli.runs import load_model, load_prior, model_folder
         from discrete_distribution_network.guidance.conditions import Match
+        from discrete_distribution_network.random_state import random_generator
         from discrete_distribution_network.viz.pictures import describe_pages, require_picture, save_pages
 
         require(self.steps >= 3, "--steps of at least 3", self.steps)

@@ -43,9 +43,9 @@ class Sample(ModelOptions):
             load_model,
             load_prior,
             model_folder,
-            random_generator,
         )
         from discrete_distribution_network.prior.base import temperatures
+        from discrete_distribution_network.random_state import random_generator
         from discrete_distribution_network.viz.pictures import (
             describe_pages,
             make_folder,
