@@ -244,7 +244,7 @@ def train_to_the_end(folder):
     (folder / "done").write_text("")
 
 
-@pytest.mark.parametrize("kills", [12, pytest.param(50, marks=pytest.mark.slow)])
+@pytest.mark.parametrize("kills", [8, pytest.param(50, marks=pytest.mark.slow)])
 def test_killed_at_random_moments_it_resumes_and_ends_the_same(tmp_path, kills):
     uninterrupted = start(train_to_the_end, tmp_path / "whole")
     uninterrupted.join(120)

@@ -63,7 +63,7 @@ def folders(tmp_path, *names):
         (12, 20, QUIET, 1),
         (60, 200, QUIET, 1),
         (60, 60, QUIET, 4),
-        (210, 100, {**QUIET, "max_swaps": 1}, 1),
+        (110, 50, {**QUIET, "max_swaps": 1}, 1),
     ],
 )
 def test_two_processes_are_one_with_the_whole_batch(tmp_path, steps, splits, sampler, split_every):

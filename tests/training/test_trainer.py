@@ -72,7 +72,7 @@ def test_wrong_arguments_are_one_sentence(tmp_path, wrong, message):
 
 def test_it_learns(tmp_path):
     images = digits()
-    trained = trainer(tmp_path, num_train_steps=400, test_dataset=images)
+    trained = trainer(tmp_path, num_train_steps=250, test_dataset=images)
     before = evaluate(trained.ddn, images)
     after = trained()
     assert after.images == 60
