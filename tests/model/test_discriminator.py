@@ -72,7 +72,7 @@ def test_a_discriminator_learns_to_tell():
 @pytest.mark.parametrize("precision", ["no", "bf16"])
 def test_a_training_with_it(tmp_path, precision):
     network = small_ddn(**ON, adversarial_loss_weight=0.3)
-    made = trainer(tmp_path, network, num_train_steps=200, mixed_precision=precision, test_dataset=digits(20))
+    made = trainer(tmp_path, network, num_train_steps=300, mixed_precision=precision, test_dataset=digits(20))
     before = [parameter.clone() for parameter in made.ddn.parameters()]
     with torch.no_grad():
         error = made.ddn.eval()(digits() / 255)
@@ -80,7 +80,7 @@ def test_a_training_with_it(tmp_path, precision):
     figures = made()
     assert not any(torch.equal(a, b) for a, b in zip(before, made.ddn.parameters(), strict=True))
     assert all(bool(parameter.isfinite().all()) for parameter in made.ddn.parameters())
-    assert figures.error < 0.6 * float(error)
+    assert figures.error < 0.5 * float(error)
     loaded = DDN.from_pretrained(tmp_path / "results" / "model")
     assert loaded.discriminator is not None
     images = digits(3) / 255
