@@ -7,7 +7,6 @@ so that a network is evaluated as it was trained.
 
 from __future__ import annotations
 
-import warnings
 from collections.abc import Callable
 from typing import TypedDict
 
@@ -92,11 +91,3 @@ def conditioning_inputs(
             )
         inputs["cond"] = cond_fn(images)
     return inputs
-
-
-def renamed_cond_fn(cond_fn: CondFn | None, make_cond: CondFn | None, stacklevel: int = 3) -> CondFn | None:
-    """`cond_fn`, or the argument under its former name."""
-    if make_cond is None:
-        return cond_fn
-    warnings.warn("make_cond is now cond_fn; the old name goes in the next release", DeprecationWarning, stacklevel)
-    return make_cond

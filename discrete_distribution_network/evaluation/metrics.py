@@ -10,7 +10,8 @@ import torch
 from jaxtyping import Int, Shaped
 from torch import Tensor
 
-from discrete_distribution_network.conditioning import CondFn, conditioning_inputs, renamed_cond_fn
+from discrete_distribution_network._renamed import renamed_argument
+from discrete_distribution_network.conditioning import CondFn, conditioning_inputs
 from discrete_distribution_network.data.loader import in_order
 from discrete_distribution_network.ddn import DDN
 from discrete_distribution_network.errors import DataError, require_integer
@@ -68,6 +69,7 @@ class Evaluation(NamedTuple):
     usage_by_level: list[float]
 
 
+@renamed_argument("make_cond", "cond_fn")
 @torch.no_grad()
 def evaluate(
     ddn: DDN,
@@ -81,7 +83,6 @@ def evaluate(
     stopped: Callable[[], bool] = lambda: False,
     max_bad_images: int = 0,
     cond_fn: CondFn | None = None,
-    make_cond: CondFn | None = None,
 ) -> Evaluation:
     """Metrics of reconstructions, of each image once.
 
@@ -94,12 +95,10 @@ def evaluate(
         stopped: called after each batch; True ends the evaluation early.
         max_bad_images: number of undecodable images that are left out before an error is raised.
         cond_fn: function from images to the condition of the network; see `conditioning.py`.
-        make_cond: the former name of `cond_fn`.
 
     Raises:
         DataError: there are no images, or too many cannot be decoded.
     """
-    cond_fn = renamed_cond_fn(cond_fn, make_cond, stacklevel=4)  # no_grad wraps this function
     require_integer(batch_size, "batch_size")
     require_integer(1 if limit is None else limit, "limit")
     sizes = ddn.codebook_sizes

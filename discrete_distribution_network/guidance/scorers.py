@@ -12,17 +12,16 @@ Images have the model's size; pixels in [0, 1].
 
 from __future__ import annotations
 
-import warnings
 from abc import abstractmethod
 from collections.abc import Callable, Sequence
-from functools import wraps
-from typing import Any, ParamSpec
+from typing import Any
 
 import torch
 import torch.nn.functional as F
 from jaxtyping import Float, Shaped
 from torch import Tensor
 
+from discrete_distribution_network._renamed import renamed_argument
 from discrete_distribution_network.errors import InvalidInput, require, require_integer, shown
 from discrete_distribution_network.guidance.conditions import (
     ScoreFn,
@@ -32,21 +31,6 @@ from discrete_distribution_network.guidance.conditions import (
     check_shape,
     grey,
 )
-
-P = ParamSpec("P")
-
-
-def accepts_wanted(init: Callable[P, None]) -> Callable[P, None]:
-    """A constructor that takes its argument `target` also by its old name, `wanted`."""
-
-    @wraps(init)
-    def with_old_name(*args: P.args, **kwargs: P.kwargs) -> None:
-        if "wanted" in kwargs:
-            warnings.warn("`wanted` is now `target`; the old name goes in the next release", DeprecationWarning, 2)
-            kwargs["target"] = kwargs.pop("wanted")
-        init(*args, **kwargs)
-
-    return with_old_name
 
 
 class _Targeted(Scorer):
@@ -153,7 +137,7 @@ class Classifier(_Targeted):
         target: a class; a list of classes, for the probability of any of them; or one class for each image, (B,).
     """
 
-    @accepts_wanted
+    @renamed_argument("wanted", "target")
     def __init__(self, model: Callable[[Tensor], Tensor], target: int | Sequence[int] | Tensor, **shared: Any):
         super().__init__(**shared)
         require(callable(model), f"the model of {self} to be callable", shown(model))
@@ -186,7 +170,7 @@ class Clip(_Targeted):
         pretrained: its weights: their name in `open_clip`, or their file; None for random ones.
     """
 
-    @accepts_wanted
+    @renamed_argument("wanted", "target")
     def __init__(
         self, target: str | Tensor, model: str = "ViT-B-32", pretrained: str | None = "laion2b_s34b_b79k", **shared: Any
     ):

@@ -6,9 +6,8 @@ how often each node is chosen, so that `split_and_prune_` can move nodes to wher
 
 from __future__ import annotations
 
-import warnings
 from collections.abc import Callable, Sequence
-from typing import NamedTuple, TypeVar
+from typing import NamedTuple
 
 import torch
 import torch.nn.functional as F
@@ -16,6 +15,7 @@ from jaxtyping import Float, Integer
 from torch import Tensor, nn
 from torch.optim import Optimizer
 
+from discrete_distribution_network._renamed import renamed_argument
 from discrete_distribution_network.errors import require
 from discrete_distribution_network.model.blocks import ChannelRMSNorm
 from discrete_distribution_network.model.candidates import Candidates
@@ -45,8 +45,6 @@ Codes = Integer[Tensor, " batch"] | Integer[Tensor, "batch rows columns"]
 
 DistanceFn = Callable[[Tensor, Tensor], Tensor]
 """A query (B, 1, M) and candidates (B, k, M), flattened -> distances (B, 1, k)."""
-
-M = TypeVar("M", bound=nn.Module)
 
 
 class SamplerOutput(NamedTuple):
@@ -322,16 +320,14 @@ class GuidedSampler(nn.Module):
         """
         return self.apply_counts_(self.counts.tolist(), optimizer)
 
+    @renamed_argument("mirror", "ema_model")
     def apply_counts_(
         self,
         counts: Sequence[int],
         optimizer: Optimizer | None = None,
         ema_model: GuidedSampler | None = None,
-        *,
-        mirror: GuidedSampler | None = None,
     ) -> int:
         """`split_and_prune_` for counts already read from the device; in `ema_model` the same rows move."""
-        ema_model = renamed_mirror(ema_model, mirror)
         if sum(counts) < max(1, self.min_total_count_before_split_prune):
             return 0
         plan = plan_split_and_prune(counts, self.split_thres, self.prune_thres, self.max_swaps)
@@ -353,12 +349,11 @@ class GuidedSampler(nn.Module):
         return patches if self.patch_size is None else from_patches(patches, (image_shape[2], image_shape[3]))
 
 
+@renamed_argument("mirror", "ema_model")
 def split_and_prune_(
     module: nn.Module,
     optimizer: Optimizer | None = None,
     ema_model: nn.Module | None = None,
-    *,
-    mirror: nn.Module | None = None,
 ) -> int:
     """Split and prune every `GuidedSampler` inside `module`; call it after the optimiser's step.
 
@@ -366,12 +361,10 @@ def split_and_prune_(
         module: any module with samplers inside.
         optimizer: its moments of the same rows are copied too.
         ema_model: a copy of `module` with other weights, such as their moving average; the same rows move there.
-        mirror: the old name of `ema_model`.
 
     Returns:
         The number of pruned nodes.
     """
-    ema_model = renamed_mirror(ema_model, mirror)
     samplers = samplers_in(module)
     require(bool(samplers), "a module with at least one GuidedSampler inside", type(module).__name__)
     # one transfer for all samplers: a GPU is waited for once
@@ -382,14 +375,6 @@ def split_and_prune_(
         own, counts = counts[: sampler.codebook_size], counts[sampler.codebook_size :]
         swaps += sampler.apply_counts_(own, optimizer, average)
     return swaps
-
-
-def renamed_mirror(ema_model: M | None, mirror: M | None) -> M | None:
-    """The argument `ema_model`, also by its old name."""
-    if mirror is None:
-        return ema_model
-    warnings.warn("mirror is now ema_model; the old name goes in the next release", DeprecationWarning, stacklevel=3)
-    return mirror
 
 
 def samplers_in(module: nn.Module) -> list[GuidedSampler]:

@@ -16,13 +16,13 @@ from jaxtyping import Float, Integer, Shaped
 from torch import Tensor, nn
 from torch.optim import Optimizer
 
+from discrete_distribution_network._renamed import renamed_argument
 from discrete_distribution_network.errors import InvalidInput, require, require_integer, shown
 from discrete_distribution_network.model.discriminator import Discriminator, adversarial_term
 from discrete_distribution_network.model.fingerprint import CastFrom, digest, fingerprints
 from discrete_distribution_network.model.guided_sampler import (
     GuidedSampler,
     SamplerOutput,
-    renamed_mirror,
     split_and_prune_,
 )
 from discrete_distribution_network.model.network_config import NetworkConfig
@@ -246,20 +246,18 @@ class Network(nn.Module):
         with disable_fp16_autocast(images.device.type):
             return adversarial_term(self.discriminator, images, drawn, share, weight, penalty)
 
-    def split_and_prune_(
-        self, optimizer: Optimizer | None = None, ema_model: Network | None = None, *, mirror: Network | None = None
-    ) -> int:
+    @renamed_argument("mirror", "ema_model")
+    def split_and_prune_(self, optimizer: Optimizer | None = None, ema_model: Network | None = None) -> int:
         """Split and prune the nodes of every level; call it after the optimiser's step.
 
         Args:
             optimizer: its moments of the same nodes are moved too.
             ema_model: a moving average of this network; the same nodes move there.
-            mirror: the old name of `ema_model`.
 
         Returns:
             The number of pruned nodes.
         """
-        return split_and_prune_(self, optimizer, renamed_mirror(ema_model, mirror))
+        return split_and_prune_(self, optimizer, ema_model)
 
     def guided_sampler_codes_param_names(self) -> set[str]:
         """Names, as in `named_parameters()`, of the parameters that hold the nodes: the K heads of every sampler.

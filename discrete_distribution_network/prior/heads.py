@@ -6,7 +6,6 @@ far, and the class into the probabilities of the level's nodes.
 
 from __future__ import annotations
 
-import warnings
 from collections.abc import Sequence
 from typing import cast
 
@@ -15,6 +14,7 @@ import torch.nn.functional as F
 from jaxtyping import Float, Int, Shaped
 from torch import Tensor, nn
 
+from discrete_distribution_network._renamed import renamed_argument
 from discrete_distribution_network.ddn import DDN
 from discrete_distribution_network.errors import require
 from discrete_distribution_network.model.blocks import zero_
@@ -52,11 +52,11 @@ class Prior(LearnedPrior):
         dropout: in the heads, while it is fitted.
         independent_fraction: share of the images in a fit whose patches are not conditioned on one another, so that
             `logits` is defined before any code of a level is chosen.
-        alone: the old name of `independent_fraction`, which goes in the next release.
     """
 
     kind = "heads"
 
+    @renamed_argument("alone", "independent_fraction")
     def __init__(
         self,
         ddn: DDN,
@@ -64,15 +64,8 @@ class Prior(LearnedPrior):
         num_classes: int | None = None,
         dropout: float = 0.1,
         independent_fraction: float = 0.1,
-        *,
-        alone: float | None = None,
     ):
         super().__init__(ddn, dim, num_classes)
-        if alone is not None:
-            warnings.warn(
-                "alone is now independent_fraction; the old name goes in the next release", DeprecationWarning, 2
-            )
-            independent_fraction = alone
         in_range = 0 <= independent_fraction <= 1
         require(in_range, "independent_fraction in [0, 1]", independent_fraction)
         self.independent_fraction = independent_fraction

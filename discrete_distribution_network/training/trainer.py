@@ -14,7 +14,8 @@ from typing import Any, Literal
 from jaxtyping import Float
 from torch import Tensor
 
-from discrete_distribution_network.conditioning import CondFn, renamed_cond_fn
+from discrete_distribution_network._renamed import renamed_argument
+from discrete_distribution_network.conditioning import CondFn
 from discrete_distribution_network.data.datasets import ImageDataset, is_stream
 from discrete_distribution_network.data.decoding import Augment
 from discrete_distribution_network.data.loader import Loader
@@ -90,7 +91,6 @@ class Trainer:
         log_every: steps between two lines of figures.
         timeout: seconds after which a process stops waiting for the others.
         progress: show a progress bar.
-        make_cond: the former name of `cond_fn`.
 
     Attributes:
         config: the settings, as a `TrainerConfig`.
@@ -109,6 +109,7 @@ class Trainer:
             128 + signal.
     """
 
+    @renamed_argument("make_cond", "cond_fn")
     def __init__(
         self,
         ddn: DDN | dict[str, Any],
@@ -154,9 +155,7 @@ class Trainer:
         log_every: int = 20,
         timeout: float = 600.0,
         progress: bool = True,
-        make_cond: CondFn | None = None,
     ):
-        cond_fn = renamed_cond_fn(cond_fn, make_cond)
         arguments = locals()  # all of the signature, by name
         self.config = TrainerConfig(**{field.name: arguments[field.name] for field in fields(TrainerConfig)})
         self._build(_made_of(DDN, ddn), _made_of(ImageDataset, dataset), test_dataset)

@@ -34,6 +34,6 @@ def test_edges_of_a_step_are_where_it_steps():
 
 
 def test_the_target_of_a_classifier_may_have_its_old_name():
-    with pytest.warns(DeprecationWarning, match="`wanted` is now `target`"):
+    with pytest.warns(DeprecationWarning, match="wanted is now target"):
         old = Classifier(torch.nn.Identity(), wanted=[1, 2])
     assert torch.equal(old.target, Classifier(torch.nn.Identity(), [1, 2]).target)
