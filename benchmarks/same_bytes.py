@@ -17,12 +17,12 @@ import torch
 from torch import Tensor
 
 from discrete_distribution_network import DDN, ImageCodec, Prior
-from discrete_distribution_network.codec.entropy_model import EntropyModel
 from discrete_distribution_network.data.loader import first_batch
 from discrete_distribution_network.data.sources import open_data
 from discrete_distribution_network.guidance.conditions import Inpaint
 from discrete_distribution_network.io.pretrained import released
 from discrete_distribution_network.prior.base import temperatures
+from discrete_distribution_network.prior.entropy_model import EntropyModel
 
 
 def digest(value: Tensor | bytes) -> str:

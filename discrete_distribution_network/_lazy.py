@@ -12,12 +12,13 @@ def lazy(package: str, home: Mapping[str, str]) -> Callable[[str], Any]:
 
     Args:
         package: its `__name__`.
-        home: name -> the module below the package that defines it.
+        home: name -> the module below the package that defines it, or "..package.module" of another package.
     """
 
     def get(name: str) -> Any:
         if name not in home:
             raise AttributeError(f"module {package!r} has no attribute {name!r}")
-        return getattr(import_module(f"{package}.{home[name]}"), name)
+        module = home[name]
+        return getattr(import_module(module if module.startswith(".") else f".{module}", package), name)
 
     return get

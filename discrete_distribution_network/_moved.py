@@ -23,7 +23,7 @@ MODULES = {
     "candidates": "model.candidates",
     "checkpoints": "training.checkpoints",
     "classifier": "evaluation.classifier",
-    "code_prior": "codec.entropy_model",
+    "code_prior": "codec",
     "code_transformer": "prior.transformer",
     "conditions": "guidance",
     "config": "cli.config",

@@ -4,7 +4,7 @@ import math
 
 import torch
 
-from discrete_distribution_network.codec.entropy_model import WEIGHT_UNIT, EntropyModel
+from discrete_distribution_network.prior.entropy_model import WEIGHT_UNIT, EntropyModel
 
 SHAPES, SIZES = [(), (), (2, 2), (4, 4)], [5, 9, 16, 300]
 

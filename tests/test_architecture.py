@@ -12,8 +12,8 @@ ROOT = Path(discrete_distribution_network.__file__).parent
 NAME = ROOT.name
 
 COLUMN = [
-    "errors", "random_state", "signals", "io", "model", "data", "guidance", "ddn", "conditioning", "viz", "evaluation",
-    "training", "prior", "codec", "demo", "cli",
+    "errors", "random_state", "signals", "io", "model", "data", "guidance", "prior", "ddn", "conditioning", "viz",
+    "evaluation", "training", "codec", "demo", "cli",
 ]  # fmt: skip
 """From the top down."""
 

@@ -8,13 +8,13 @@ import torch
 from discrete_distribution_network.cli import main as cli
 from discrete_distribution_network.cli.images import load_images
 from discrete_distribution_network.cli.runs import CLASSIFIER, EXAMPLE, classifier_of, load_prior, model_folder
-from discrete_distribution_network.codec.entropy_model import EntropyModel
 from discrete_distribution_network.codec.image_codec import ImageCodec
 from discrete_distribution_network.data.loader import in_order
 from discrete_distribution_network.data.sources import open_data
 from discrete_distribution_network.ddn import DDN
 from discrete_distribution_network.errors import DataError
 from discrete_distribution_network.io.pretrained import RELEASED, released
+from discrete_distribution_network.prior.entropy_model import EntropyModel
 
 NAMES = sorted(path.name for path in RELEASED.iterdir())
 

@@ -20,7 +20,6 @@ from torch import Tensor
 from discrete_distribution_network.cli.images import batch_size, image_paths, parts
 from discrete_distribution_network.cli.runs import load_model
 from discrete_distribution_network.codec.bitstream import MAGIC, CodeFileError, Reader
-from discrete_distribution_network.codec.entropy_model import ENTROPY_MODEL, EntropyModel
 from discrete_distribution_network.codec.image_codec import ImageCodec
 from discrete_distribution_network.data.images import load_image, load_whole
 from discrete_distribution_network.data.loader import in_unit_range
@@ -28,6 +27,7 @@ from discrete_distribution_network.ddn import DDN
 from discrete_distribution_network.errors import DataError, InvalidInput, require
 from discrete_distribution_network.evaluation.metrics import psnr
 from discrete_distribution_network.io.atomic_file import atomic_file, output_errors
+from discrete_distribution_network.prior.entropy_model import ENTROPY_MODEL, EntropyModel
 from discrete_distribution_network.viz.pictures import save_picture, to_pil
 
 NAME_BYTES = 200

@@ -27,7 +27,6 @@ from discrete_distribution_network.cli.runs import (
     resolve_device,
     run_config,
 )
-from discrete_distribution_network.codec.entropy_model import EntropyModel, fit_entropy_model
 from discrete_distribution_network.data.datasets import Split, is_stream, split_indices
 from discrete_distribution_network.data.loader import in_order
 from discrete_distribution_network.ddn import DDN
@@ -44,11 +43,13 @@ from discrete_distribution_network.io.atomic_file import check_writable
 from discrete_distribution_network.io.pretrained import MODEL, RELEASED
 from discrete_distribution_network.prior import PRIORS, prior_class
 from discrete_distribution_network.prior.base import LearnedPrior, has_prior, model_checksum
-from discrete_distribution_network.prior.fit_checkpoints import FitCheckpoints, FitInterrupted, read_notes
-from discrete_distribution_network.prior.fitting import fast_walk, fit
+from discrete_distribution_network.prior.entropy_model import EntropyModel
 from discrete_distribution_network.random_state import own_random_state
 from discrete_distribution_network.signals import Interrupted, Signals
 from discrete_distribution_network.training.checkpoints import Checkpoints
+from discrete_distribution_network.training.entropy_fitting import fit_entropy_model
+from discrete_distribution_network.training.fit_checkpoints import FitCheckpoints, FitInterrupted, read_notes
+from discrete_distribution_network.training.fitting import fast_walk, fit
 from discrete_distribution_network.training.report import Bar
 
 MAX_VALIDATION = 1000

@@ -9,10 +9,12 @@ from discrete_distribution_network._lazy import lazy
 
 if TYPE_CHECKING:
     from discrete_distribution_network.codec.bitstream import CodeFileError, DamagedCodes, OtherModelsCodes, Reader
-    from discrete_distribution_network.codec.entropy_model import EntropyModel, fit_entropy_model
     from discrete_distribution_network.codec.image_codec import ImageCodec, fingerprint
+    from discrete_distribution_network.prior.entropy_model import ENTROPY_MODEL, EntropyModel
+    from discrete_distribution_network.training.entropy_fitting import fit_entropy_model
 
 __all__ = [
+    "ENTROPY_MODEL",
     "CodeFileError",
     "DamagedCodes",
     "EntropyModel",
@@ -26,13 +28,14 @@ __all__ = [
 __getattr__ = lazy(
     __name__,
     {
+        "ENTROPY_MODEL": "..prior.entropy_model",
         "CodeFileError": "bitstream",
         "DamagedCodes": "bitstream",
-        "EntropyModel": "entropy_model",
+        "EntropyModel": "..prior.entropy_model",
         "ImageCodec": "image_codec",
         "OtherModelsCodes": "bitstream",
         "Reader": "bitstream",
         "fingerprint": "image_codec",
-        "fit_entropy_model": "entropy_model",
+        "fit_entropy_model": "..training.entropy_fitting",
     },
 )

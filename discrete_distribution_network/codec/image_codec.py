@@ -29,7 +29,6 @@ from discrete_distribution_network.codec.bitstream import (
     OtherModelsCodes,
     Reader,
 )
-from discrete_distribution_network.codec.entropy_model import EntropyModel
 from discrete_distribution_network.codec.range_coding import least_bytes, pack_ranges, unpack_ranges
 from discrete_distribution_network.ddn import DDN
 from discrete_distribution_network.errors import InvalidInput, require
@@ -38,6 +37,7 @@ from discrete_distribution_network.model.fingerprint import fingerprints
 from discrete_distribution_network.model.pixels import as_pixels, require_finite, warn_of_range
 from discrete_distribution_network.model.sampler_checks import check_codes
 from discrete_distribution_network.model.tensors import to_patches
+from discrete_distribution_network.prior.entropy_model import EntropyModel
 
 MAX_PIXELS = 1 << 26
 """Limit of pixels of an image, and of those decoded in one call: a file of a few bytes may claim any size."""

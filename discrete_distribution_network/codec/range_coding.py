@@ -17,8 +17,8 @@ from jaxtyping import Integer
 from torch import Tensor
 
 from discrete_distribution_network.codec.bitstream import DamagedCodes
-from discrete_distribution_network.codec.entropy_model import PRECISION, EntropyModel
 from discrete_distribution_network.model.tensors import by_level
+from discrete_distribution_network.prior.entropy_model import PRECISION, EntropyModel
 
 queue = constriction.stream.queue
 CATEGORICAL = constriction.stream.model.Categorical(perfect=False)

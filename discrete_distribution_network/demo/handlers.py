@@ -18,7 +18,6 @@ from PIL import Image
 from torch import Tensor
 
 from discrete_distribution_network.codec.bitstream import Reader
-from discrete_distribution_network.codec.entropy_model import EntropyModel
 from discrete_distribution_network.codec.image_codec import ImageCodec
 from discrete_distribution_network.data.images import load_image
 from discrete_distribution_network.data.loader import in_unit_range
@@ -35,6 +34,7 @@ from discrete_distribution_network.io.run_folder import CONFIG, RUNS
 from discrete_distribution_network.model.code_distribution import takes_labels
 from discrete_distribution_network.model.tensors import resize
 from discrete_distribution_network.prior.base import LearnedPrior, temperatures
+from discrete_distribution_network.prior.entropy_model import EntropyModel
 from discrete_distribution_network.training.report import read_metrics
 from discrete_distribution_network.viz.pictures import MARGIN, grid, to_pil
 from discrete_distribution_network.viz.tree import whole_levels

@@ -15,6 +15,7 @@ from discrete_distribution_network.conditioning import CondFn, conditioning_inpu
 from discrete_distribution_network.data.loader import in_order
 from discrete_distribution_network.ddn import DDN
 from discrete_distribution_network.errors import DataError, require_integer
+from discrete_distribution_network.model.tensors import counts_by_level
 
 
 def psnr(error: float) -> float:
@@ -30,16 +31,6 @@ def usage(counts: Shaped[Tensor, " nodes"]) -> float:
         return 1 / len(counts)
     share = counts[counts > 0].double() / total
     return float(torch.exp(-(share * share.log()).sum())) / len(counts)
-
-
-def counts_by_level(
-    codes: Int[Tensor, "batch codes"], codebook_sizes: Sequence[int], codes_per_level: Sequence[int]
-) -> list[Tensor]:
-    """Usage counts (K,) of each level."""
-    return [
-        torch.bincount(part.flatten(), minlength=size)
-        for part, size in zip(codes.split(list(codes_per_level), dim=1), codebook_sizes, strict=True)
-    ]
 
 
 def usage_by_level(

@@ -33,6 +33,16 @@ def by_level(codes: Shaped[Tensor, "batch codes"], code_shapes: Sequence[tuple[i
     return [part.reshape(-1, *shape) for part, shape in zip(parts, code_shapes, strict=True)]
 
 
+def counts_by_level(
+    codes: Integer[Tensor, "batch codes"], codebook_sizes: Sequence[int], codes_per_level: Sequence[int]
+) -> list[Tensor]:
+    """Usage counts (K,) of each level."""
+    return [
+        torch.bincount(part.flatten(), minlength=size)
+        for part, size in zip(codes.split(list(codes_per_level), dim=1), codebook_sizes, strict=True)
+    ]
+
+
 def to_patches(
     images: Shaped[Tensor, "batch channels height width"], size: tuple[int, int]
 ) -> Shaped[Tensor, "patches channels h w"]:

@@ -11,12 +11,12 @@ from discrete_distribution_network._lazy import lazy
 if TYPE_CHECKING:
     from discrete_distribution_network.prior.base import LearnedPrior, prior_class, projected_weights, temperatures
     from discrete_distribution_network.prior.counts import Chain, Frequencies
-    from discrete_distribution_network.prior.fit_checkpoints import FitCheckpoints, FitInterrupted
-    from discrete_distribution_network.prior.fit_loop import Budget
-    from discrete_distribution_network.prior.fitting import Fitted, fast_walk, fit
     from discrete_distribution_network.prior.heads import Prior
     from discrete_distribution_network.prior.kinds import PRIORS
     from discrete_distribution_network.prior.transformer import CodeTransformer
+    from discrete_distribution_network.training.fit_checkpoints import FitCheckpoints, FitInterrupted
+    from discrete_distribution_network.training.fit_loop import Budget
+    from discrete_distribution_network.training.fitting import Fitted, fast_walk, fit
 
 __all__ = [
     "PRIORS",
@@ -40,17 +40,17 @@ __getattr__ = lazy(
     __name__,
     {
         "PRIORS": "kinds",
-        "Budget": "fit_loop",
+        "Budget": "..training.fit_loop",
         "Chain": "counts",
         "CodeTransformer": "transformer",
-        "FitCheckpoints": "fit_checkpoints",
-        "FitInterrupted": "fit_checkpoints",
-        "Fitted": "fitting",
+        "FitCheckpoints": "..training.fit_checkpoints",
+        "FitInterrupted": "..training.fit_checkpoints",
+        "Fitted": "..training.fitting",
         "Frequencies": "counts",
         "LearnedPrior": "base",
         "Prior": "heads",
-        "fast_walk": "fitting",
-        "fit": "fitting",
+        "fast_walk": "..training.fitting",
+        "fit": "..training.fitting",
         "prior_class": "base",
         "projected_weights": "base",
         "temperatures": "base",

@@ -22,7 +22,6 @@ from huggingface_hub import constants
 from jaxtyping import Float, Int, Shaped
 from torch import Tensor, nn
 
-from discrete_distribution_network.ddn import DDN
 from discrete_distribution_network.errors import InvalidInput, ModelFileError, require, shown
 from discrete_distribution_network.io.atomic_file import atomic_file, fsync
 from discrete_distribution_network.io.atomic_folder import sha256
@@ -30,6 +29,7 @@ from discrete_distribution_network.io.json_file import read_object
 from discrete_distribution_network.io.plain_values import check_types
 from discrete_distribution_network.io.safetensors_file import Shapes, load_checked, safetensors_bytes
 from discrete_distribution_network.model.guided_sampler import GuidedSampler
+from discrete_distribution_network.model.network import Network
 from discrete_distribution_network.model.stages import Stage
 from discrete_distribution_network.prior.kinds import PRIORS
 
@@ -40,7 +40,7 @@ PATCH_TEMPERATURES = (0.1, 0.6)
 """For codes of patches at the two lowest resolutions, which decide shapes, and at the higher ones (docs/log.md)."""
 
 
-def temperatures(ddn: DDN) -> list[float]:
+def temperatures(ddn: Network) -> list[float]:
     """Sampling temperature of each level for a learned prior: 1 where one code holds for the whole image.
 
     A prior that was fitted for minutes overrates unlikely shapes, and a wrong patch is not corrected by later levels;
@@ -67,7 +67,7 @@ class LearnedPrior(nn.Module, ABC):
     kind: ClassVar[str]
     """Its name in `kinds.PRIORS`, `prior.json` and `ddn prior --kind`."""
 
-    def __init__(self, ddn: DDN, dim: int, num_classes: int | None):
+    def __init__(self, ddn: Network, dim: int, num_classes: int | None):
         super().__init__()
         require(dim >= 1, "dim of at least 1", dim)
         require(num_classes is None or num_classes >= 1, "num_classes of at least 1, or None", num_classes)
@@ -100,7 +100,7 @@ class LearnedPrior(nn.Module, ABC):
     @abstractmethod
     def bits(
         self,
-        ddn: DDN,
+        ddn: Network,
         images: Float[Tensor, "batch channels height width"],
         labels: Int[Tensor, " batch"] | None = None,
     ) -> Float[Tensor, " levels"]:
@@ -154,7 +154,7 @@ class LearnedPrior(nn.Module, ABC):
                 config.unlink()
 
     @classmethod
-    def load(cls, folder: str | Path, ddn: DDN) -> Self:
+    def load(cls, folder: str | Path, ddn: Network) -> Self:
         """The prior beside a model.
 
         Raises:
@@ -173,7 +173,7 @@ class LearnedPrior(nn.Module, ABC):
                 "`ddn prior`"
             )
 
-        def make(_: Shapes, ddn: DDN) -> Any:
+        def make(_: Shapes, ddn: Network) -> Any:
             check_types(cls, config)
             return cls(ddn, **config)
 

@@ -9,10 +9,9 @@ import torch
 from jaxtyping import Float, Integer
 from torch import Tensor
 
-from discrete_distribution_network.ddn import DDN
 from discrete_distribution_network.errors import require, shown
-from discrete_distribution_network.evaluation.metrics import counts_by_level
-from discrete_distribution_network.model.tensors import by_level
+from discrete_distribution_network.model.network import Network
+from discrete_distribution_network.model.tensors import by_level, counts_by_level
 from discrete_distribution_network.prior.base import grids_of, resize_grid
 
 
@@ -30,7 +29,7 @@ class Frequencies:
         self._logits = [(own.double() + 1).div(own.sum() + len(own)).log().float() for own in counts]
 
     @classmethod
-    def of(cls, ddn: DDN, codes: Integer[Tensor, "batch codes"]) -> Frequencies:
+    def of(cls, ddn: Network, codes: Integer[Tensor, "batch codes"]) -> Frequencies:
         """Counted in the codes of a training set."""
         counts = counts_by_level(codes, ddn.codebook_sizes, ddn.codes_per_level)
         return cls(counts, ddn.code_shapes)
@@ -73,7 +72,7 @@ class Chain:
         self._transitions = [log_probabilities(own) for own in (first.unsqueeze(0), *pairs)]
 
     @classmethod
-    def of(cls, ddn: DDN, codes: Integer[Tensor, "batch codes"]) -> Chain:
+    def of(cls, ddn: Network, codes: Integer[Tensor, "batch codes"]) -> Chain:
         """Counted in the codes of a training set."""
         parts, sizes = by_level(codes, ddn.code_shapes), ddn.codebook_sizes
         pairs = [

@@ -15,11 +15,11 @@ from jaxtyping import Float, Int, Shaped
 from torch import Tensor, nn
 
 from discrete_distribution_network._renamed import renamed_argument
-from discrete_distribution_network.ddn import DDN
 from discrete_distribution_network.errors import require
 from discrete_distribution_network.model.blocks import zero_
 from discrete_distribution_network.model.code_distribution import Pick
 from discrete_distribution_network.model.guided_sampler import GuidedSampler, SamplerOutput
+from discrete_distribution_network.model.network import Network
 from discrete_distribution_network.model.selection import Nearest
 from discrete_distribution_network.model.walk import Branches, Selection
 from discrete_distribution_network.prior.base import (
@@ -59,7 +59,7 @@ class Prior(LearnedPrior):
     @renamed_argument("alone", "independent_fraction")
     def __init__(
         self,
-        ddn: DDN,
+        ddn: Network,
         dim: int = 96,
         num_classes: int | None = None,
         dropout: float = 0.1,
@@ -128,7 +128,7 @@ class Prior(LearnedPrior):
 
     def bits(
         self,
-        ddn: DDN,
+        ddn: Network,
         images: Float[Tensor, "batch channels height width"],
         labels: Int[Tensor, " batch"] | None = None,
     ) -> Float[Tensor, " levels"]:

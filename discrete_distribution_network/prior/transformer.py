@@ -16,8 +16,9 @@ import torch.nn.functional as F
 from jaxtyping import Float, Int
 from torch import Tensor, nn
 
-from discrete_distribution_network.ddn import DDN
 from discrete_distribution_network.errors import require
+from discrete_distribution_network.model.network import Network
+from discrete_distribution_network.model.selection import Nearest
 from discrete_distribution_network.prior.base import LearnedPrior, cross_entropy_bits
 
 
@@ -44,7 +45,7 @@ class CodeTransformer(LearnedPrior):
 
     def __init__(
         self,
-        ddn: DDN,
+        ddn: Network,
         dim: int = 96,
         num_classes: int | None = None,
         depth: int = 4,
@@ -84,11 +85,12 @@ class CodeTransformer(LearnedPrior):
 
     def bits(
         self,
-        ddn: DDN,
+        ddn: Network,
         images: Float[Tensor, "batch channels height width"],
         labels: Int[Tensor, " batch"] | None = None,
     ) -> Float[Tensor, " levels"]:
-        codes = ddn.encode(images, labels=ddn.accepted_labels(labels))
+        with torch.no_grad():
+            codes = ddn.walk(Nearest(images), len(images), None, ddn.accepted_labels(labels)).codes
         scores = self._scores(codes, range(len(self.codes_per_level)), self.condition(len(images), labels))
         parts = zip(scores, codes.split(self.codes_per_level, 1), strict=True)
         return torch.stack([cross_entropy_bits(own.flatten(0, 1), part.flatten(), len(images)) for own, part in parts])

@@ -16,16 +16,16 @@ from small import digits, small_ddn
 
 from discrete_distribution_network.cli import prior as prior_run
 from discrete_distribution_network.cli.prior import to_fit
-from discrete_distribution_network.codec.entropy_model import ENTROPY_MODEL, EntropyModel
 from discrete_distribution_network.data.datasets import Split
 from discrete_distribution_network.ddn import DDN
 from discrete_distribution_network.errors import DataError
 from discrete_distribution_network.io import atomic_file
 from discrete_distribution_network.io.pretrained import RELEASED
 from discrete_distribution_network.prior.base import CONFIG, WEIGHTS
-from discrete_distribution_network.prior.fitting import fit
+from discrete_distribution_network.prior.entropy_model import ENTROPY_MODEL, EntropyModel
 from discrete_distribution_network.prior.heads import Prior
 from discrete_distribution_network.prior.transformer import CodeTransformer
+from discrete_distribution_network.training.fitting import fit
 
 OF = {"heads": Prior, "transformer": CodeTransformer, "codes": EntropyModel}
 FAST = ["--dim", "8", "--dataset", "pictures", "--device", "cpu"]

@@ -27,7 +27,6 @@ from discrete_distribution_network.codec.bitstream import (
     packed_bytes,
     write,
 )
-from discrete_distribution_network.codec.entropy_model import EntropyModel, fit_entropy_model
 from discrete_distribution_network.codec.image_codec import ImageCodec, fingerprint
 from discrete_distribution_network.ddn import DDN
 from discrete_distribution_network.errors import DDNError, InvalidInput
@@ -35,6 +34,8 @@ from discrete_distribution_network.guidance.conditions import RatePenalty
 from discrete_distribution_network.model import fingerprint as fingerprint_module
 from discrete_distribution_network.model import pixels
 from discrete_distribution_network.model.tensors import resize
+from discrete_distribution_network.prior.entropy_model import EntropyModel
+from discrete_distribution_network.training.entropy_fitting import fit_entropy_model
 from discrete_distribution_network.viz.pictures import to_pil
 
 HEADER = 39

@@ -11,9 +11,9 @@ from hypothesis import strategies as st
 
 from discrete_distribution_network.codec import range_coding
 from discrete_distribution_network.codec.bitstream import DamagedCodes
-from discrete_distribution_network.codec.entropy_model import PRECISION
 from discrete_distribution_network.codec.range_coding import TILES_AT_ONCE, least_bytes, pack_ranges, unpack_ranges
 from discrete_distribution_network.model.tensors import by_level
+from discrete_distribution_network.prior.entropy_model import PRECISION
 
 MODEL = any_model().exact()
 ENDS = {1: 1, 2: 2, 3: 6, 4: 22}

@@ -15,12 +15,12 @@ from torch import nn
 
 from discrete_distribution_network import DDN, GuidedSampler, Prior
 from discrete_distribution_network.cli.runs import CLASSIFIER, classifier_of
-from discrete_distribution_network.codec.entropy_model import EntropyModel
 from discrete_distribution_network.errors import ModelFileError
 from discrete_distribution_network.evaluation.classifier import Classifier
 from discrete_distribution_network.io.atomic_folder import sha256
 from discrete_distribution_network.io.pretrained import RELEASED
 from discrete_distribution_network.io.safetensors_file import load_strictly
+from discrete_distribution_network.prior.entropy_model import EntropyModel
 from discrete_distribution_network.prior.transformer import CodeTransformer
 
 PLAIN = {"dim": 8, "dim_max": 8, "image_size": 8, "channels": 1, "codebook_size": 5}

@@ -25,9 +25,9 @@ from discrete_distribution_network.model.selection import FixedCodes, PriorSampl
 from discrete_distribution_network.prior import base
 from discrete_distribution_network.prior.base import CONFIG, projected_weights, temperatures
 from discrete_distribution_network.prior.counts import Chain, Frequencies
-from discrete_distribution_network.prior.fitting import fit
 from discrete_distribution_network.prior.heads import Prior
 from discrete_distribution_network.prior.transformer import CodeTransformer
+from discrete_distribution_network.training.fitting import fit
 from discrete_distribution_network.training.presets import preset
 
 

@@ -14,17 +14,15 @@ from __future__ import annotations
 
 import hashlib
 import math
-from collections.abc import Callable, Iterator, Sequence
-from itertools import count
+from collections.abc import Callable, Sequence
 from pathlib import Path
-from typing import Any, NamedTuple, Self
+from typing import Any, Self
 
 import torch
 import torch.nn.functional as F
 from jaxtyping import Float, Float64, Int64, Integer
 from torch import Tensor, nn
 
-from discrete_distribution_network.ddn import DDN
 from discrete_distribution_network.errors import InvalidInput, ModelFileError, require, shown
 from discrete_distribution_network.io.atomic_file import write_bytes
 from discrete_distribution_network.io.safetensors_file import (
@@ -35,6 +33,7 @@ from discrete_distribution_network.io.safetensors_file import (
     safetensors_bytes,
 )
 from discrete_distribution_network.model.blocks import zero_
+from discrete_distribution_network.model.network import Network
 from discrete_distribution_network.model.tensors import by_level
 from discrete_distribution_network.prior.base import (
     cross_entropy_bits,
@@ -42,10 +41,6 @@ from discrete_distribution_network.prior.base import (
     projected_weights,
     resize_grid,
 )
-from discrete_distribution_network.prior.fit_checkpoints import FitCheckpoints
-from discrete_distribution_network.prior.fit_loop import Budget, Fit, digest
-from discrete_distribution_network.random_state import mix_seed
-from discrete_distribution_network.training.processes import fast_autocast
 
 ENTROPY_MODEL = "code_prior.safetensors"
 """File of an `EntropyModel`, beside its model."""
@@ -102,7 +97,7 @@ class EntropyModel(nn.Module):
         )
 
     @classmethod
-    def of(cls, ddn: DDN, dim: int = 64, hidden: int = 128, dropout: float = 0.0) -> Self:
+    def of(cls, ddn: Network, dim: int = 64, hidden: int = 128, dropout: float = 0.0) -> Self:
         """An entropy model of a network's codes, with embeddings initialised by `projected_weights`."""
         model = cls(ddn.code_shapes, ddn.codebook_sizes, dim, hidden, dropout)
         with torch.no_grad():
@@ -236,7 +231,7 @@ class EntropyModel(nn.Module):
         write_bytes(Path(folder) / ENTROPY_MODEL, safetensors_bytes(_integers(self)))
 
     @classmethod
-    def load(cls, folder: str | Path, ddn: DDN) -> Self:
+    def load(cls, folder: str | Path, ddn: Network) -> Self:
         """The entropy model beside a model.
 
         Raises:
@@ -248,7 +243,7 @@ class EntropyModel(nn.Module):
                 f"expected an entropy model in {path}, found none; fit one with `ddn prior --kind codes`"
             )
 
-        def make(shapes: Shapes, ddn: DDN) -> Any:
+        def make(shapes: Shapes, ddn: Network) -> Any:
             hidden, dim = shapes["levels.0.first.weight"][:2]
             return cls(ddn.code_shapes, ddn.codebook_sizes, dim, hidden).double()
 
@@ -311,74 +306,3 @@ class _Level(nn.Module):
 def _integers(model: EntropyModel) -> dict[str, Tensor]:
     """The weights, in units of `WEIGHT_UNIT`."""
     return {name: value.detach().cpu().div(WEIGHT_UNIT).short() for name, value in sorted(model.state_dict().items())}
-
-
-class FittedCodes(NamedTuple):
-    """Result of `fit_entropy_model`.
-
-    Attributes:
-        steps: of the optimiser.
-        test_bits: mean cost of held-out codes by the model as it is saved, in bits an image.
-        uniform_bits: that of uniform coding.
-    """
-
-    steps: int
-    test_bits: float
-    uniform_bits: float
-
-
-def fit_entropy_model(
-    model: EntropyModel,
-    codes: Integer[Tensor, "images codes"],
-    test_codes: Integer[Tensor, "test_images codes"],
-    *,
-    steps: int | None = None,
-    minutes: float | None = 5.0,
-    batch_size: int = 128,
-    learning_rate: float = 2e-3,
-    evaluate_every: int = 500,
-    seed: int = 0,
-    progress: bool = True,
-    checkpoint: FitCheckpoints | None = None,
-) -> FittedCodes:
-    """Fit an entropy model, in place, and make it exact; the weights with the fewest bits on held-out codes are kept.
-
-    Args:
-        codes: of a training set.
-        test_codes: held-out codes.
-        steps, minutes, batch_size, learning_rate, evaluate_every, seed, progress, checkpoint: see `prior.fit`.
-
-    Raises:
-        InvalidInput: an argument has the wrong type or is out of range, or codes are not those of this model.
-        FitInterrupted: SIGTERM or Ctrl-C came, and there is a `checkpoint`; the model is not made exact.
-    """
-    budget = Budget(steps, minutes, batch_size, learning_rate, evaluate_every, seed)
-    model.check(codes, "codes to fit an entropy model to")
-    model.check(test_codes, "held-out codes")
-    if any(not parameter.requires_grad for parameter in model.parameters()):
-        raise InvalidInput(
-            "expected an entropy model with trainable weights, got one that was made exact; make another with "
-            "EntropyModel.of"
-        )
-    budget.batch_size, autocast = min(budget.batch_size, len(codes)), fast_autocast(torch.device("cpu"))
-
-    def batches(start: int) -> Iterator[Tensor]:
-        for step in count(start):
-            generator = torch.Generator().manual_seed(mix_seed(budget.seed, step, 1))
-            yield codes[torch.randint(len(codes), (budget.batch_size,), generator=generator)].long()
-
-    def bits(batch: Tensor) -> Tensor:
-        with autocast:
-            return model.bits(batch).sum()
-
-    def measure() -> Iterator[tuple[float, int]]:
-        for part in test_codes.split(500):
-            yield float(model.bits(part.long()).sum()) * len(part), len(part)
-
-    def options() -> dict[str, Any]:
-        architecture = {"dim": model.dim, "hidden": model.hidden, "dropout": model.dropout}
-        return {"kind": "codes", **architecture, "codes": digest({"fitted": codes, "held out": test_codes})}
-
-    outcome = Fit(model, bits, batches, measure, budget, torch.device("cpu"), checkpoint, options, progress).run()
-    model.exact()
-    return FittedCodes(outcome.steps, model.cost(test_codes), model.uniform_bits)

@@ -8,17 +8,17 @@ import torch
 from entropy import SHAPES, any_codes, any_model, fixed_model
 from small import colour_ddn, small_ddn
 
-from discrete_distribution_network.codec.entropy_model import (
+from discrete_distribution_network.errors import InvalidInput, ModelFileError
+from discrete_distribution_network.model.tensors import by_level
+from discrete_distribution_network.prior.entropy_model import (
     ACTIVATION_UNIT,
     ENTROPY_MODEL,
     EXP,
     SCORE_UNIT,
     WEIGHT_UNIT,
     EntropyModel,
-    fit_entropy_model,
 )
-from discrete_distribution_network.errors import InvalidInput, ModelFileError
-from discrete_distribution_network.model.tensors import by_level
+from discrete_distribution_network.training.entropy_fitting import fit_entropy_model
 
 
 def all_counts(model, codes):

@@ -14,8 +14,8 @@ from discrete_distribution_network.data.loader import Batch, Loader, first_batch
 from discrete_distribution_network.ddn import DDN
 from discrete_distribution_network.errors import DataError, InvalidInput, require_integer, shown
 from discrete_distribution_network.prior.base import LearnedPrior
-from discrete_distribution_network.prior.fit_checkpoints import FitCheckpoints
-from discrete_distribution_network.prior.fit_loop import Budget, Fit, digest
+from discrete_distribution_network.training.fit_checkpoints import FitCheckpoints
+from discrete_distribution_network.training.fit_loop import Budget, Fit, digest
 from discrete_distribution_network.training.processes import fast_autocast
 
 LABEL_DROPOUT = 0.1

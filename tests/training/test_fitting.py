@@ -12,17 +12,18 @@ import torch
 from small import assert_equal, digits, small_ddn, start
 from torch.utils.data import TensorDataset
 
-from discrete_distribution_network.codec.entropy_model import EntropyModel, fit_entropy_model
 from discrete_distribution_network.errors import DataError, DDNError, InvalidInput, ModelFileError, OutputError
 from discrete_distribution_network.evaluation.classifier import train_classifier
 from discrete_distribution_network.io import atomic_folder
 from discrete_distribution_network.io.safetensors_file import read_tensors
 from discrete_distribution_network.prior.base import LearnedPrior
-from discrete_distribution_network.prior.fit_checkpoints import TENSORS, FitCheckpoints, FitInterrupted, read_notes
-from discrete_distribution_network.prior.fitting import fit
+from discrete_distribution_network.prior.entropy_model import EntropyModel
 from discrete_distribution_network.prior.heads import Prior
 from discrete_distribution_network.prior.transformer import CodeTransformer
 from discrete_distribution_network.random_state import own_random_state
+from discrete_distribution_network.training.entropy_fitting import fit_entropy_model
+from discrete_distribution_network.training.fit_checkpoints import TENSORS, FitCheckpoints, FitInterrupted, read_notes
+from discrete_distribution_network.training.fitting import fit
 
 STEPS = {"steps": 30, "minutes": None, "batch_size": 8, "evaluate_every": 7, "progress": False}
 

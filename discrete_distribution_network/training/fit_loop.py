@@ -29,10 +29,10 @@ from discrete_distribution_network.errors import (
     require_seed,
 )
 from discrete_distribution_network.io.safetensors_file import load_strictly, read_tensors
-from discrete_distribution_network.prior.fit_checkpoints import TENSORS, FitCheckpoints, FitInterrupted
 from discrete_distribution_network.random_state import mix_seed, own_random_state
 from discrete_distribution_network.signals import Interrupted, Signals
 from discrete_distribution_network.training.checkpoints import STATE, load_moments, moments_of, read_state
+from discrete_distribution_network.training.fit_checkpoints import TENSORS, FitCheckpoints, FitInterrupted
 from discrete_distribution_network.training.report import Bar
 from discrete_distribution_network.training.schedule import learning_rate as rate_at
 
