@@ -31,7 +31,7 @@ from torch import Tensor
 from discrete_distribution_network import DDN
 from discrete_distribution_network.cli.config import TEMPERATURE
 from discrete_distribution_network.cli.guide import known_part
-from discrete_distribution_network.cli.runs import load_model, load_prior, model_folder
+from discrete_distribution_network.cli.runs import load_model, model_folder
 from discrete_distribution_network.data.datasets import Split
 from discrete_distribution_network.data.loader import in_order
 from discrete_distribution_network.data.sources import open_data
@@ -42,7 +42,7 @@ from discrete_distribution_network.evaluation.metrics import psnr
 from discrete_distribution_network.guidance.conditions import Inpaint, SuperResolve
 from discrete_distribution_network.guidance.scorers import Classifier
 from discrete_distribution_network.io.safetensors_file import load_strictly, read_tensors, write_tensors
-from discrete_distribution_network.prior.base import LearnedPrior, temperatures
+from discrete_distribution_network.prior.base import LearnedPrior, load_prior, temperatures
 
 RESULTS = Path(__file__).resolve().parent / "results" / "guidance.json"
 WORK = Path(__file__).resolve().parent.parent / ".benchmark" / "guidance"

@@ -33,7 +33,6 @@ from torch import Tensor
 with suppress(ImportError):
     import pillow_jxl  # noqa: F401  (it teaches Pillow the format)
 
-from discrete_distribution_network.cli.codes import load_entropy_model
 from discrete_distribution_network.cli.runs import load_model, model_folder
 from discrete_distribution_network.codec.bitstream import Reader
 from discrete_distribution_network.codec.image_codec import ImageCodec
@@ -41,7 +40,7 @@ from discrete_distribution_network.data.loader import in_order
 from discrete_distribution_network.data.sources import open_data
 from discrete_distribution_network.ddn import DDN
 from discrete_distribution_network.evaluation.metrics import psnr
-from discrete_distribution_network.prior.entropy_model import EntropyModel
+from discrete_distribution_network.prior.entropy_model import EntropyModel, load_entropy_model
 from discrete_distribution_network.viz.pictures import to_pil
 
 ROOT = Path(__file__).resolve().parent.parent

@@ -19,7 +19,7 @@ from quality import classifier
 
 from discrete_distribution_network.cli.config import load_config
 from discrete_distribution_network.cli.prior import codes_of
-from discrete_distribution_network.cli.runs import CARD, CLASSIFIER, EXAMPLE, load_prior, model_folder
+from discrete_distribution_network.cli.runs import CARD, CLASSIFIER, EXAMPLE, model_folder
 from discrete_distribution_network.data.loader import in_order
 from discrete_distribution_network.data.sources import open_data
 from discrete_distribution_network.ddn import DDN
@@ -28,7 +28,7 @@ from discrete_distribution_network.evaluation.metrics import evaluate
 from discrete_distribution_network.io import atomic_folder
 from discrete_distribution_network.io.pretrained import RELEASED
 from discrete_distribution_network.io.safetensors_file import read_tensors, write_tensors
-from discrete_distribution_network.prior.base import temperatures
+from discrete_distribution_network.prior.base import load_prior, temperatures
 from discrete_distribution_network.prior.entropy_model import ENTROPY_MODEL, EntropyModel
 from discrete_distribution_network.viz.pictures import to_pil
 

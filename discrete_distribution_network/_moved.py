@@ -72,6 +72,9 @@ NAMES = {
 }
 """Old name -> new one, in those modules."""
 
+ELSEWHERE = {"load_prior": "prior.base"}
+"""Names that went elsewhere than the other names of their old module -> the module that now has them."""
+
 
 class _Finder(MetaPathFinder, Loader):
     def find_spec(
@@ -88,11 +91,12 @@ class _Finder(MetaPathFinder, Loader):
 
         def get(name: str) -> Any:
             found = NAMES.get(name, name)
-            if found.startswith("__") or not hasattr(new, found):
+            home = import_module(f"{PACKAGE}.{ELSEWHERE[name]}") if name in ELSEWHERE else new
+            if found.startswith("__") or not hasattr(home, found):
                 raise AttributeError(f"module {old!r} has no attribute {name!r}")
             if found != name:
                 warnings.warn(f"{name} is {found} now; the old name goes in the next release", DeprecationWarning, 2)
-            return getattr(new, found)
+            return getattr(home, found)
 
         module.__getattr__ = get  # type: ignore[method-assign]
 

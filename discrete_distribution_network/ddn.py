@@ -2,14 +2,16 @@
 
 from __future__ import annotations
 
+import warnings
 from collections.abc import Sequence
 from importlib import import_module
+from pathlib import Path
 from typing import TYPE_CHECKING, Any, ClassVar, Literal, overload
 
 import torch
 import torch.nn.functional as F
 from jaxtyping import Integer
-from torch import Tensor
+from torch import Tensor, nn
 
 from discrete_distribution_network.errors import InvalidInput, is_number, require, require_integer, shown
 from discrete_distribution_network.guidance.conditions import Condition, Match, ScoreFn
@@ -17,10 +19,13 @@ from discrete_distribution_network.guidance.config import GuidanceConfig, Reques
 from discrete_distribution_network.guidance.guidance import Guided, as_conditions, guided_walk
 from discrete_distribution_network.io.pretrained import Pretrained
 from discrete_distribution_network.model.code_distribution import (
+    Aim,
     CodeDistribution,
+    Own,
     Temperature,
     check_prior,
     check_temperature,
+    chosen_temperature,
     takes_labels,
 )
 from discrete_distribution_network.model.guided_sampler import GuidedSampler, split_and_prune_
@@ -35,6 +40,10 @@ from discrete_distribution_network.model.selection import (
 )
 from discrete_distribution_network.model.tensors import resize
 from discrete_distribution_network.model.walk import Selection, Walk
+from discrete_distribution_network.prior.base import CONFIG as PRIOR_CONFIG
+from discrete_distribution_network.prior.base import WEIGHTS as PRIOR_WEIGHTS
+from discrete_distribution_network.prior.base import LearnedPrior, has_prior, load_prior
+from discrete_distribution_network.prior.entropy_model import ENTROPY_MODEL, EntropyModel, load_entropy_model
 
 if TYPE_CHECKING:
     from discrete_distribution_network.training.trainer import Trainer
@@ -67,7 +76,7 @@ class DDN(
         codes = ddn.encode(images)                 # int64 (B, number of codes)
         images = ddn.decode(codes)                 # of the first levels' codes, a coarser image
         images = ddn.reconstruct(images)           # decode(encode(images))
-        images = ddn.sample(16, prior=prior)       # codes sampled uniformly or from a prior
+        images = ddn.sample(16)                    # codes from ddn.prior; uniform without one
         images = ddn.guide(conditions).images      # inpainting and other conditions, without gradients or training
         ddn.save_pretrained("folder"); ddn = DDN.from_pretrained("folder")
 
@@ -97,6 +106,8 @@ class DDN(
         cond_channels: channels of the condition images that the network takes, such as 1 for grey values; 0 for none.
         cond_dropout: in training, the probability that an image's label, and its condition image, is dropped, so that
             the network works without them too.
+        decoder_dim: channels of a decoder after the last choice (see `model/decoder.py`); 0 for none. It changes no
+            code.
 
     Attributes:
         sizes: (height, width) of each resolution, from the smallest to the full one.
@@ -107,6 +118,11 @@ class DDN(
         code_shapes: shape of the codes of each level: () for one code, (H / p, W / p) with patches.
         codes_per_level: their number.
         bits_per_image: log2 of the number of different codes.
+        decoder: the `Decoder`, or None.
+        prior: the distribution of its codes that `sample` and `guide` use, such as a `Prior` or `CodeTransformer`; None
+            for uniform codes. It is saved, loaded and moved with the network; `parameters` and `state_dict` are those
+            of the network alone.
+        entropy_model: the `EntropyModel` by which `ImageCodec` range codes; None to pack codes uniformly. Likewise.
         cast_from: the model before `half()` and the like; None if it was not cast (see `model/fingerprint.py`).
 
     Raises:
@@ -114,6 +130,60 @@ class DDN(
     """
 
     nested_arguments: ClassVar[dict[str, type]] = {"guided_sampler_kwargs": GuidedSampler}
+    companions: ClassVar[tuple[str, ...]] = (PRIOR_CONFIG, PRIOR_WEIGHTS, ENTROPY_MODEL)
+    _prior: CodeDistribution | None = None
+    _entropy_model: EntropyModel | None = None
+
+    @property
+    def prior(self) -> CodeDistribution | None:
+        return self._prior
+
+    @prior.setter
+    def prior(self, prior: CodeDistribution | None) -> None:
+        if prior is not None:
+            check_prior(prior)
+        if isinstance(prior, LearnedPrior):
+            prior.require_network(self)
+        object.__setattr__(self, "_prior", prior)
+
+    @property
+    def entropy_model(self) -> EntropyModel | None:
+        return self._entropy_model
+
+    @entropy_model.setter
+    def entropy_model(self, model: EntropyModel | None) -> None:
+        require(model is None or isinstance(model, EntropyModel), "an EntropyModel, or None", shown(model))
+        object.__setattr__(self, "_entropy_model", model)
+
+    def __setattr__(self, name: str, value: Any) -> None:
+        """Keep the prior and the entropy model out of the network's own modules."""
+        if name in ("prior", "entropy_model"):
+            object.__setattr__(self, name, value)
+        else:
+            super().__setattr__(name, value)
+
+    def _apply(self, fn: Any, recurse: bool = True) -> DDN:
+        super()._apply(fn, recurse)
+        if isinstance(self.prior, nn.Module):
+            self.prior._apply(fn, recurse)
+        return self
+
+    def _save_pretrained(self, save_directory: Path) -> None:
+        super()._save_pretrained(save_directory)
+        if isinstance(self.prior, LearnedPrior):
+            self.prior.save(save_directory)
+        elif self.prior is not None:
+            warnings.warn(f"a {type(self.prior).__name__} is not saved with its model; give it again", stacklevel=4)
+        if self.entropy_model is not None:
+            self.entropy_model.save(save_directory)
+
+    def _load_companions(self, folder: Path) -> None:
+        if has_prior(folder):
+            self.prior = load_prior(self, folder)
+        elif (folder / PRIOR_CONFIG).is_file():
+            text = f"the prior in {folder} is of another model and is left out; fit one with `ddn prior`"
+            warnings.warn(text, stacklevel=3)
+        self.entropy_model = load_entropy_model(folder, self)
 
     def encode(
         self, images: Images, *, labels: Labels | None = None, cond: CondImages | None = None, beams: int = 1
@@ -179,7 +249,7 @@ class DDN(
         codes = codes.to(self.start.device, torch.long)
         with evaluating(self):
             walk = self.walk(FixedCodes(self.split_codes(codes)), codes.shape[0], levels, labels, cond)
-        return resize(walk.outputs[-1], self.image_size)
+        return walk.image
 
     def reconstruct(
         self,
@@ -197,7 +267,7 @@ class DDN(
             labels, cond: see `walk`.
         """
         walk = self.encode_walk(images, levels=levels, labels=labels, cond=cond)
-        return resize(walk.outputs[-1], self.image_size)
+        return walk.image
 
     @torch.no_grad()
     def guide(
@@ -208,7 +278,7 @@ class DDN(
         generator: torch.Generator | None = None,
         *,
         beams: int = 1,
-        prior: CodeDistribution | None = None,
+        prior: CodeDistribution | Own | None = "own",
         proposals: int = 128,
         temperature: Temperature = 0.7,
         rollouts: int = 0,
@@ -223,8 +293,8 @@ class DDN(
             top_k: choose at random among the k best candidates of each choice.
             generator: source of random numbers.
             beams: beam width: the number of walks that are kept for each image; the best is taken.
-            prior: a distribution of the codes (see `prior`): it proposes the candidates of each choice, and chooses
-                where no condition applies, so that images look like the data there too.
+            prior: proposes the candidates of each choice, and chooses where no condition applies, so that images look
+                like the data there too. "own" is the model's `prior`; None for none.
             proposals: the number of candidates that the prior proposes.
             temperature: of the prior; see `sample`.
             rollouts: the number of finished images that black boxes score at first; at each later level at which one
@@ -236,6 +306,11 @@ class DDN(
         Raises:
             InvalidInput: a condition does not fit, or gives no scores; the message names it.
         """
+        prior = self.resolved(prior)
+        check_temperature(temperature, self.num_levels)
+        own = as_conditions(conditions)
+        require(len(own) >= 1, "at least one condition", shown(conditions))
+        batch_size = self._batch_size(batch_size, labels, cond, prior, *(one.batch_size for one in own))
         config = GuidanceConfig(
             top_k=top_k,
             beams=beams,
@@ -243,21 +318,18 @@ class DDN(
             prior=prior,
             proposals=proposals,
             temperature=temperature,
-            prior_labels=labels if takes_labels(prior) else None,
+            prior_labels=prior_labels(prior, labels, batch_size),
             rollouts=rollouts,
         )
-        check_temperature(temperature, self.num_levels)
-        own = as_conditions(conditions)
-        require(len(own) >= 1, "at least one condition", shown(conditions))
-        batch_size = self._batch_size(batch_size, labels, cond, prior, *(one.batch_size for one in own))
         request = Request(own, batch_size, self.num_levels, self.accepted_labels(labels), cond)
         if rollouts and not request.scorers:
             names = ", ".join(map(str, own))
             raise InvalidInput(
                 f"expected a black box among the conditions for rollouts={rollouts}, got {names}; set rollouts=0"
             )
-        walk, scores = guided_walk(self, request, config)
-        return Guided(walk.outputs[-1], walk.codes, scores)
+        with evaluating(prior):
+            walk, scores = guided_walk(self, request, config)
+        return Guided(walk.image, walk.codes, scores)
 
     @overload
     def sample(
@@ -266,8 +338,8 @@ class DDN(
         codes: Codes | None = None,
         return_codes: Literal[False] = False,
         generator: torch.Generator | None = None,
-        prior: CodeDistribution | None = None,
-        temperature: Temperature = 1.0,
+        prior: CodeDistribution | Own | None = "own",
+        temperature: Temperature | Aim | None = None,
         top_p: float = 1.0,
         labels: Labels | None = None,
         cond: CondImages | None = None,
@@ -282,8 +354,8 @@ class DDN(
         *,
         return_codes: Literal[True],
         generator: torch.Generator | None = None,
-        prior: CodeDistribution | None = None,
-        temperature: Temperature = 1.0,
+        prior: CodeDistribution | Own | None = "own",
+        temperature: Temperature | Aim | None = None,
         top_p: float = 1.0,
         labels: Labels | None = None,
         cond: CondImages | None = None,
@@ -297,23 +369,25 @@ class DDN(
         codes: Codes | None = None,
         return_codes: bool = False,
         generator: torch.Generator | None = None,
-        prior: CodeDistribution | None = None,
-        temperature: Temperature = 1.0,
+        prior: CodeDistribution | Own | None = "own",
+        temperature: Temperature | Aim | None = None,
         top_p: float = 1.0,
         labels: Labels | None = None,
         cond: CondImages | None = None,
         guidance_scale: float = 1.0,
     ) -> Images | tuple[Images, Codes]:
-        """Images (B, C, H, W) of codes that are sampled uniformly or from a prior, or given.
+        """Images (B, C, H, W) of codes that are sampled from the prior, uniformly without one, or given.
 
         Args:
             batch_size: number of images; None for that of `codes`, `labels` or `cond`, or 1.
             codes: decode these instead, (B, number of codes).
             return_codes: also return the codes.
             generator: source of the random codes; the same seed gives the same images on any device.
-            prior: the probability of each code (see `discrete_distribution_network.prior`); None for 1/K.
-            temperature: of the prior: below 1 likely codes become likelier, 0 takes the likeliest. One number, or one
-                for each level, such as `prior.temperatures` gives.
+            prior: the probability of each code (see `discrete_distribution_network.prior`): "own" is the model's
+                `prior`; None for 1/K.
+            temperature: of the prior: below 1 likely codes become likelier, 0 takes the likeliest. One number, one for
+                each level, or an aim that the prior's own temperatures are chosen for: "fidelity" (images like those of
+                the data; the default) or "diversity" (images as varied as they are).
             top_p: nucleus sampling: only the prior's likeliest codes whose probabilities sum to this are sampled.
             labels: classes (B,), for a class-conditional prior, for a network with `num_classes`, or both.
             cond: see `walk`.
@@ -325,7 +399,14 @@ class DDN(
             require(batch_size in (None, len(codes)), f"batch_size {len(codes)} as the codes", shown(batch_size))
             images = self.decode(codes, labels, cond)
             return (images, codes) if return_codes else images
+        prior = self.resolved(prior)
         batch_size = self._batch_size(batch_size, labels, cond, prior)
+        if prior is None and (temperature, top_p) not in ((None, 1.0), (1.0, 1.0)):
+            raise InvalidInput(
+                f"expected a prior where temperature or top_p are given, got temperature={shown(temperature)} and "
+                f"top_p={shown(top_p)} without; give a prior"
+            )
+        temperature = chosen_temperature(prior, temperature)
         check_temperature(temperature, self.num_levels)
         require(is_number(guidance_scale), "a guidance_scale that is a finite number", shown(guidance_scale))
         walks = batch_size
@@ -342,17 +423,16 @@ class DDN(
             cond = None if cond is None else cond.repeat(2, 1, 1, 1)
             select = ClassifierFreeGuidance(guidance_scale, prior, walks, labels, temperature, top_p, generator)
         elif prior is not None:
-            own = labels if takes_labels(prior) else None
+            own = prior_labels(prior, labels, walks)
             select = PriorSampling(prior, walks, own, temperature, top_p, generator)
-        elif (temperature, top_p) != (1.0, 1.0):
-            raise InvalidInput(
-                f"expected a prior where temperature or top_p are given, got temperature={shown(temperature)} and "
-                f"top_p={shown(top_p)} without; give a prior"
-            )
-        with evaluating(self):
+        with evaluating(self), evaluating(prior):
             walk = self.walk(select, walks, None, self.accepted_labels(labels), cond)
-        images, codes = walk.outputs[-1][:batch_size], walk.codes[:batch_size]
+        images, codes = walk.image[:batch_size], walk.codes[:batch_size]
         return (images, codes) if return_codes else images
+
+    def resolved(self, prior: CodeDistribution | Own | None) -> CodeDistribution | None:
+        """The prior that `sample` and `guide` use for this argument."""
+        return self.prior if isinstance(prior, str) and prior == "own" else prior
 
     def _batch_size(
         self,
@@ -376,6 +456,13 @@ class DDN(
         self._checked_labels(labels, given, by_prior=takes_labels(prior))
         self._checked_cond(cond, given)
         return given
+
+
+def prior_labels(prior: CodeDistribution | None, labels: Tensor | None, walks: int) -> Tensor | None:
+    """The labels for a prior: none unless it is by class; without labels no class (-1), if it is a learned one."""
+    if not takes_labels(prior):
+        return None
+    return torch.full((walks,), -1) if labels is None and isinstance(prior, LearnedPrior) else labels
 
 
 _HOME = {"ImageDataset": "data.datasets", "Trainer": "training.trainer"}

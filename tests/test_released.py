@@ -7,14 +7,13 @@ import torch
 
 from discrete_distribution_network.cli import main as cli
 from discrete_distribution_network.cli.images import load_images
-from discrete_distribution_network.cli.runs import CLASSIFIER, EXAMPLE, classifier_of, load_prior, model_folder
+from discrete_distribution_network.cli.runs import CLASSIFIER, EXAMPLE, classifier_of, model_folder
 from discrete_distribution_network.codec.image_codec import ImageCodec
 from discrete_distribution_network.data.loader import in_order
 from discrete_distribution_network.data.sources import open_data
 from discrete_distribution_network.ddn import DDN
 from discrete_distribution_network.errors import DataError
 from discrete_distribution_network.io.pretrained import RELEASED, released
-from discrete_distribution_network.prior.entropy_model import EntropyModel
 
 NAMES = sorted(path.name for path in RELEASED.iterdir())
 
@@ -30,10 +29,10 @@ def test_a_released_model_loads_by_its_name_and_draws(name, monkeypatch):
     assert folder == RELEASED / name
     assert all(path.stat().st_size <= 8 << 20 for path in folder.iterdir())
     ddn = DDN.from_pretrained(name).eval()
-    prior = load_prior(ddn, folder)
-    assert prior is not None
+    assert ddn.prior is not None
+    assert ddn.entropy_model is not None or name != "fashion-mnist"
     labels = None if ddn.num_classes is None else torch.arange(4)
-    samples = ddn.sample(4, prior=prior, temperature=0.7, labels=labels)
+    samples = ddn.sample(4, labels=labels)
     assert samples.shape == (4, 1, 32, 32)
     assert 0.1 < float(samples.std()) < 0.6
     assert (folder / CLASSIFIER).is_file()
@@ -45,10 +44,9 @@ def test_a_released_model_loads_by_its_name_and_draws(name, monkeypatch):
 
 
 def test_its_codes_are_files():
-    folder = released("fashion-mnist")
     ddn = DDN.from_pretrained("fashion-mnist").eval()
-    images = ddn.sample(3, prior=load_prior(ddn, folder)).clamp(0, 1)
-    for own in (None, EntropyModel.load(folder, ddn)):
+    images = ddn.sample(3).clamp(0, 1)
+    for own in (None, ddn.entropy_model):
         codec = ImageCodec(ddn, own)
         back = codec.decompress_batch(codec.compress_batch(images))
         assert float((back - images).square().mean()) < 0.004

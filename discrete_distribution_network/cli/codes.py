@@ -27,7 +27,6 @@ from discrete_distribution_network.ddn import DDN
 from discrete_distribution_network.errors import DataError, InvalidInput, require
 from discrete_distribution_network.evaluation.metrics import psnr
 from discrete_distribution_network.io.atomic_file import atomic_file, output_errors
-from discrete_distribution_network.prior.entropy_model import ENTROPY_MODEL, EntropyModel
 from discrete_distribution_network.viz.pictures import save_picture, to_pil
 
 NAME_BYTES = 200
@@ -35,14 +34,8 @@ NAME_BYTES = 200
 
 
 def load_codec(folder: Path, device: str, beams: int = 1, rate: float = 0.0) -> ImageCodec:
-    """The codec of the model in a folder; it range codes if an entropy model lies there."""
-    ddn = load_model(folder, device)
-    return ImageCodec(ddn, load_entropy_model(ddn, folder), beams=beams, rate=rate)
-
-
-def load_entropy_model(ddn: DDN, folder: Path) -> EntropyModel | None:
-    """The entropy model in a model's folder; None if none was fitted."""
-    return EntropyModel.load(folder, ddn) if (folder / ENTROPY_MODEL).is_file() else None
+    """The codec of the model in a folder; it range codes if the model has an entropy model."""
+    return ImageCodec(load_model(folder, device), beams=beams, rate=rate)
 
 
 @contextmanager

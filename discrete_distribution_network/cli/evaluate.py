@@ -10,7 +10,7 @@ from typing import Any
 
 from discrete_distribution_network.cli.commands.evaluate import Evaluate
 from discrete_distribution_network.cli.options import newest_run
-from discrete_distribution_network.cli.runs import load_model, load_prior, model_folder, open_dataset, run_config
+from discrete_distribution_network.cli.runs import load_model, model_folder, open_dataset, run_config
 from discrete_distribution_network.conditioning import CONDS
 from discrete_distribution_network.data.datasets import Split, is_stream
 from discrete_distribution_network.ddn import DDN
@@ -20,7 +20,6 @@ from discrete_distribution_network.evaluation.frechet import FeatureNet, check_d
 from discrete_distribution_network.evaluation.metrics import evaluate
 from discrete_distribution_network.io.atomic_file import check_writable, write_text
 from discrete_distribution_network.io.run_folder import EVALUATION
-from discrete_distribution_network.prior.base import temperatures
 
 
 def evaluate_run(options: Evaluate) -> dict[str, Any]:
@@ -37,16 +36,13 @@ def evaluate_run(options: Evaluate) -> dict[str, Any]:
     folder, config = model_folder(run), run_config(run)
     if options.dataset is None and run.is_dir():
         check_writable(run)
-    ddn = load_model(folder, options.device)
+    ddn = load_model(folder, options.device, options.uniform)
     split = open_dataset(config, options.dataset, ddn)
     bad = config.max_bad_images
     features, classes = _choose_features(options.features, ddn, split, bad)
-    prior = None if options.uniform or features == "none" else load_prior(ddn, folder)
     net = None if features == "none" else feature_net(features, ddn, split, options.seed, bad, classes)
     metrics: dict[str, Any] = evaluate(ddn, split.test, max_bad_images=bad, cond_fn=CONDS.get(config.cond))._asdict()
     if net is not None:
-        at = temperatures(ddn) if options.temperature is None else options.temperature
-        by_prior: dict[str, Any] = {} if prior is None else {"prior": prior, "temperature": at}
         distances = frechet_figures(
             ddn,
             net[0],
@@ -55,10 +51,10 @@ def evaluate_run(options: Evaluate) -> dict[str, Any]:
             options.samples,
             seed=options.seed,
             max_bad_images=bad,
-            **by_prior,
+            temperature=None if ddn.prior is None else options.temperature,
         )
-        drawn = "uniformly" if prior is None else "by the prior"
-        if prior is not None and options.temperature is not None:
+        drawn = "uniformly" if ddn.prior is None else "by the prior"
+        if ddn.prior is not None and options.temperature is not None:
             drawn += f" at temperature {options.temperature:g}"
         metrics |= {"frechet_features": net[1], "frechet_samples_drawn": drawn}
         metrics |= {f"frechet_{name}": value for name, value in distances._asdict().items()}

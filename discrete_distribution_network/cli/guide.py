@@ -19,7 +19,6 @@ from discrete_distribution_network.cli.runs import (
     classifier_of,
     labels_for,
     load_model,
-    load_prior,
     model_folder,
 )
 from discrete_distribution_network.data.images import decoding_errors, load_image
@@ -64,13 +63,12 @@ def guide(options: Guide) -> str:
     require(not unknown, f"conditions among {', '.join(KINDS)}, joined by +", ", ".join(unknown))
     require_picture(options.out)
     folder = model_folder(options.model)
-    ddn = load_model(folder, options.device)
+    ddn = load_model(folder, options.device, options.uniform)
     by_files = [kind for kind in kinds if kind not in WITHOUT_FILES]
     paths = image_paths(options.files) if options.files or by_files else None
     count = options.num * (1 if paths is None else len(paths))
     constant = {kind: KINDS[kind](options, ddn, None, None) for kind in kinds if kind in WITHOUT_FILES}
-    prior = None if options.uniform else load_prior(ddn, folder)
-    labels = labels_for(ddn, prior, count, options.label)
+    labels = labels_for(ddn, count, options.label)
     generator = random_generator(options.seed)
     make_folder(options.folder)
     scores: list[tuple[int, list[float]]] = []
@@ -87,7 +85,6 @@ def guide(options: Guide) -> str:
                 options.top_k,
                 generator,
                 beams=options.beams,
-                prior=prior,
                 proposals=options.proposals,
                 temperature=options.temperature,
                 rollouts=rollouts_for(options, kinds),

@@ -23,9 +23,6 @@ from discrete_distribution_network.io.atomic_folder import MANIFEST
 from discrete_distribution_network.io.pretrained import MODEL, released
 from discrete_distribution_network.io.run_folder import CHECKPOINTS, CONFIG
 from discrete_distribution_network.io.safetensors_file import Shapes, load_checked, safetensors_bytes
-from discrete_distribution_network.prior import PRIORS, prior_class
-from discrete_distribution_network.prior.base import CONFIG as PRIOR
-from discrete_distribution_network.prior.base import LearnedPrior, read_config
 from discrete_distribution_network.training.checkpoints import Checkpoints
 
 
@@ -77,29 +74,30 @@ def _checksum(manifest: Path) -> str | None:
         return None
 
 
-def load_model(folder: Path, device: str) -> DDN:
-    """The model in a model folder (see `model_folder`), in evaluation mode on a device."""
-    where = resolve_device(device)
-    # convolutions are faster in this memory format
-    return DDN.from_pretrained(folder).to(where).to(memory_format=torch.channels_last).eval()  # type: ignore[call-overload]
+def load_model(folder: Path, device: str, uniform: bool = False) -> DDN:
+    """The model in a model folder (see `model_folder`), in evaluation mode on a device.
+
+    Args:
+        uniform: leave out its prior, so that codes are sampled uniformly.
+    """
+    ddn = DDN.from_pretrained(folder).to(resolve_device(device))
+    ddn.to(memory_format=torch.channels_last)  # type: ignore[call-overload]  # convolutions are faster
+    if uniform:
+        ddn.prior = None
+    return ddn.eval()
 
 
-def load_prior(ddn: DDN, folder: Path) -> LearnedPrior | None:
-    """The prior in a model's folder, of any kind; None if none was fitted."""
-    if not (folder / PRIOR).is_file():
-        return None
-    kind = str(read_config(folder).get("kind"))
-    if kind not in PRIORS:
-        raise ModelFileError(f"expected a prior of kind {' or '.join(PRIORS)} in {folder}, got {kind}; fit one anew")
-    return prior_class(kind).load(folder, ddn)
-
-
-def labels_for(ddn: DDN, prior: LearnedPrior | None, count: int, label: int | None) -> Int[Tensor, " count"] | None:
+def labels_for(ddn: DDN, count: int, label: int | None) -> Int[Tensor, " count"] | None:
     """Classes of `count` samples: `label`, or all in turn if None; None if neither network nor prior has classes."""
-    classes = ddn.num_classes or (None if prior is None else prior.num_classes)
+    classes = number_of_classes(ddn)
     if classes is None:
         return None
     return torch.arange(count) % classes if label is None else torch.full((count,), label)
+
+
+def number_of_classes(ddn: DDN) -> int | None:
+    """Number of classes that the network or its prior is conditioned on."""
+    return ddn.num_classes or getattr(ddn.prior, "num_classes", None)
 
 
 CLASSIFIER = "classifier.safetensors"

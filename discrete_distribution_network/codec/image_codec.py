@@ -33,6 +33,7 @@ from discrete_distribution_network.codec.range_coding import least_bytes, pack_r
 from discrete_distribution_network.ddn import DDN
 from discrete_distribution_network.errors import InvalidInput, require
 from discrete_distribution_network.guidance.conditions import RatePenalty
+from discrete_distribution_network.model.code_distribution import Own
 from discrete_distribution_network.model.fingerprint import fingerprints
 from discrete_distribution_network.model.pixels import as_pixels, require_finite, warn_of_range
 from discrete_distribution_network.model.sampler_checks import check_codes
@@ -51,7 +52,8 @@ class ImageCodec:
 
     Args:
         ddn: the model; files are decoded by the same one.
-        prior: an entropy model of its codes, for range coding; None to pack uniformly. Uniform files are read by both.
+        prior: an entropy model of its codes, for range coding; "own" is the model's `entropy_model`, None to pack
+            uniformly. Uniform files are read by both.
         beams: beam width of the encoder; cost grows roughly linearly.
         rate: weight of a bit against the mean squared error of a tile, for rate-distortion optimisation with a prior;
             0 for the least error.
@@ -64,13 +66,16 @@ class ImageCodec:
     def __init__(
         self,
         ddn: DDN,
-        prior: EntropyModel | None = None,
+        prior: EntropyModel | Own | None = "own",
         *,
         beams: int = 1,
         rate: float = 0.0,
         batch_size: int | None = None,
     ):
         batch_size = max(1, min(64, TILE_PIXELS // math.prod(ddn.image_size))) if batch_size is None else batch_size
+        if isinstance(prior, str):
+            require(prior == "own", 'an EntropyModel, "own" or None as prior', repr(prior))
+            prior = ddn.entropy_model
         if prior is not None and (list(prior.code_shapes), list(prior.codebook_sizes)) != (
             ddn.code_shapes,
             ddn.codebook_sizes,

@@ -31,10 +31,8 @@ from discrete_distribution_network.evaluation.metrics import psnr
 from discrete_distribution_network.guidance import Classifier, ColorStrokes, Condition, Inpaint, SuperResolve
 from discrete_distribution_network.io.atomic_file import write_bytes
 from discrete_distribution_network.io.run_folder import CONFIG, RUNS
-from discrete_distribution_network.model.code_distribution import takes_labels
+from discrete_distribution_network.model.code_distribution import chosen_temperature, scaled, takes_labels
 from discrete_distribution_network.model.tensors import resize
-from discrete_distribution_network.prior.base import LearnedPrior, temperatures
-from discrete_distribution_network.prior.entropy_model import EntropyModel
 from discrete_distribution_network.training.report import read_metrics
 from discrete_distribution_network.viz.pictures import MARGIN, grid, to_pil
 from discrete_distribution_network.viz.tree import whole_levels
@@ -55,29 +53,25 @@ class Demo:
 
     Args:
         ddn: in evaluation mode.
-        prior: for samples; they are drawn uniformly without.
         net: a classifier of the model's images.
         classes: names of the classes; numbers if None.
         example: an image (C, H, W) to begin with.
         runs: folder of the trainings that may be watched.
-        entropy_model: for range coded files; codes are packed uniformly without.
     """
 
     def __init__(
         self,
         ddn: DDN,
-        prior: LearnedPrior | None = None,
         net: Net | None = None,
         classes: list[str] | None = None,
         example: Tensor | None = None,
         runs: Path = RUNS,
-        entropy_model: EntropyModel | None = None,
     ):
         require(ddn.channels in (1, 3), "a model of grey or colour images", f"{ddn.channels} channels")
         require(ddn.cond_channels == 0, "a model without conditioning images", f"cond_channels={ddn.cond_channels}")
-        self.ddn, self.prior, self.net, self.runs = ddn, prior, net, runs
-        self.codec = ImageCodec(ddn, entropy_model)
-        self.by_class = ddn.num_classes or (None if prior is None else prior.num_classes)
+        self.ddn, self.net, self.runs = ddn, net, runs
+        self.codec = ImageCodec(ddn)
+        self.by_class = ddn.num_classes or getattr(ddn.prior, "num_classes", None)
         known = self.by_class or (None if net is None else net.head.out_features)
         self.classes = classes or [str(number) for number in range(known or 0)]
         self.example = ddn.reconstruct(ddn.sample(1))[0].clamp(0, 1) if example is None else example
@@ -96,7 +90,7 @@ class Demo:
 
     def walker(self, name: str | None) -> Walker:
         label = self.classes.index(name) if name in self.classes else None
-        return Walker(self.ddn, self.prior, label)
+        return Walker(self.ddn, label)
 
     def place(self, codes: Codes, name: str | None) -> tuple[Any, ...]:
         """What is shown at a place in the tree: codes, candidates, image, description, codes as text."""
@@ -163,9 +157,9 @@ class Demo:
         number = int(count)
         labels = self.labels(number, name)
         by_prior: dict[str, Any] = {}
-        if self.prior is not None:
-            by_prior = {"prior": self.prior, "temperature": [temperature * level for level in temperatures(self.ddn)]}
-        if takes_labels(self.prior):
+        if self.ddn.prior is not None:
+            by_prior["temperature"] = scaled(chosen_temperature(self.ddn.prior, None), temperature)
+        if takes_labels(self.ddn.prior):
             by_prior["guidance_scale"] = scale
         generator = torch.Generator().manual_seed(int(seed))
         return grid(self.ddn.sample(number, generator=generator, labels=labels, **by_prior).clamp(0, 1))
@@ -242,7 +236,6 @@ class Demo:
             1,
             torch.Generator().manual_seed(int(seed)),
             beams=int(beams),
-            prior=self.prior,
             rollouts=rollouts,
             labels=self.labels(int(count), name),
         )

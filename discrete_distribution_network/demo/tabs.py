@@ -44,7 +44,7 @@ def walk_tab(demo: Demo) -> None:
             with gr.Row():
                 back = gr.Button("Back")
                 again = gr.Button("Begin again")
-            likely = gr.Button("Take the likeliest" if demo.prior is not None else "Take the first")
+            likely = gr.Button("Take the likeliest" if demo.ddn.prior is not None else "Take the first")
             rest = gr.Button("Draw the rest")
             upload = gr.UploadButton("Follow an image", type="filepath", elem_id="follow")
             text = gr.Textbox(label="Code", lines=3, buttons=["copy"], elem_id="code")
@@ -86,10 +86,10 @@ def sample_tab(demo: Demo) -> None:
                 1,
                 step=0.05,
                 label="Temperature, times that of ddn sample",
-                visible=demo.prior is not None,
+                visible=demo.ddn.prior is not None,
             )
             name = _classes(demo, demo.by_class is not None, "all in turn")
-            scale = gr.Slider(1, MAX_SCALE, 1, step=0.25, label="Guidance scale", visible=takes_labels(demo.prior))
+            scale = gr.Slider(1, MAX_SCALE, 1, step=0.25, label="Guidance scale", visible=takes_labels(demo.ddn.prior))
             button = gr.Button("Draw", variant="primary")
         with gr.Column(scale=3):
             drawn = _picture("Samples", "samples")

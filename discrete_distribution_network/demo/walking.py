@@ -16,11 +16,10 @@ from torch import Tensor
 from discrete_distribution_network.ddn import DDN
 from discrete_distribution_network.errors import InvalidInput, require
 from discrete_distribution_network.model.candidates import Candidates
-from discrete_distribution_network.model.code_distribution import CodeDistribution, Pick, draw_codes
+from discrete_distribution_network.model.code_distribution import CodeDistribution, Pick, chosen_temperature, draw_codes
 from discrete_distribution_network.model.guided_sampler import GuidedSampler, SamplerOutput
 from discrete_distribution_network.model.selection import FixedCodes, PriorSampling
 from discrete_distribution_network.model.tensors import resize
-from discrete_distribution_network.prior.base import temperatures
 from discrete_distribution_network.prior.counts import Frequencies
 from discrete_distribution_network.random_state import random_generator
 
@@ -45,13 +44,14 @@ class Choice(NamedTuple):
 class Walker:
     """Moves through the latent tree of a model.
 
+    Its prior gives the probabilities of candidates, and draws codes; without one they are uniform.
+
     Args:
-        prior: for the probabilities of candidates and for codes that are drawn; uniform if None.
         label: class, for a class-conditional network or prior.
     """
 
-    def __init__(self, ddn: DDN, prior: CodeDistribution | None = None, label: int | None = None):
-        self.ddn, self.prior, self.label = ddn, prior, label
+    def __init__(self, ddn: DDN, label: int | None = None):
+        self.ddn, self.prior, self.label = ddn, ddn.prior, label
         self.starts = [sum(ddn.codes_per_level[:level]) for level in range(ddn.num_levels)]
 
     def level_of(self, codes: Codes) -> tuple[int, int]:
@@ -124,7 +124,7 @@ class Walker:
             prior,
             1,
             labels=self._labels(self.prior),
-            temperature=temperatures(self.ddn),
+            temperature=chosen_temperature(prior, None),
             generator=random_generator(seed),
         )
         return tuple(self.ddn.walk(select, 1, None, self._labels(self.ddn)).codes[0].tolist())

@@ -7,7 +7,7 @@ as the floor.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -19,7 +19,7 @@ from discrete_distribution_network.conditioning import conditioning_inputs
 from discrete_distribution_network.data.loader import Batch, in_order
 from discrete_distribution_network.ddn import DDN
 from discrete_distribution_network.errors import DataError, ModelFileError, require, require_integer, require_seed
-from discrete_distribution_network.model.code_distribution import CodeDistribution
+from discrete_distribution_network.model.code_distribution import Aim, CodeDistribution, Own, Temperature
 
 INCEPTION_FILE = "weights-inception-2015-12-05-6726825d.pth"
 
@@ -98,8 +98,8 @@ def frechet_figures(
     batch_size: int = 100,
     seed: int = 0,
     max_bad_images: int = 0,
-    prior: CodeDistribution | None = None,
-    temperature: float | Sequence[float] = 1.0,
+    prior: CodeDistribution | Own | None = "own",
+    temperature: Temperature | Aim | None = None,
 ) -> FrechetFigures:
     """Fréchet distances of samples, reconstructions and training images to the test images.
 
@@ -110,8 +110,7 @@ def frechet_figures(
         batch_size: images per batch.
         seed: of the samples.
         max_bad_images: number of undecodable images of each data set that are left out before an error is raised.
-        prior: of the codes; uniform if None. Classes take turns where it, or the network, is conditioned on them.
-        temperature: of the prior; see `DDN.sample`.
+        prior, temperature: see `DDN.sample`. Classes take turns where prior or network are conditioned on them.
 
     Raises:
         DataError: a data set has fewer than 2 images.
@@ -137,7 +136,7 @@ def frechet_figures(
     test_statistics = statistics(net, images(test))
     train_statistics = statistics(net, images(train, limit=count))
     reconstruction_statistics = statistics(net, reconstructed())
-    classes = ddn.num_classes or getattr(prior, "num_classes", None)
+    classes = ddn.num_classes or getattr(ddn.resolved(prior), "num_classes", None)
 
     def samples() -> Iterator[Tensor]:
         for done in range(0, count, batch_size):

@@ -21,7 +21,7 @@ from discrete_distribution_network.guidance.conditions import Condition, Scorer
 from discrete_distribution_network.guidance.config import GuidanceConfig, Request
 from discrete_distribution_network.guidance.selection import GuidedSelection
 from discrete_distribution_network.model.network import Network
-from discrete_distribution_network.model.tensors import by_level, resize
+from discrete_distribution_network.model.tensors import by_level
 
 WALKS_AT_ONCE = 512
 """About the number of walks that are finished together."""
@@ -75,7 +75,7 @@ def _finish(network: Network, request: Request, config: GuidanceConfig, prefixes
     walk = unjudged.walk(network, select, walks_per_image)
     scores = select.scores[-1].new_empty(batch * walks_per_image, len(request.conditions))
     scores[:, linear] = select.scores[-1]
-    seen = resize(walk.outputs[-1], network.image_size).unsqueeze(1)
+    seen = walk.image.unsqueeze(1)
     for i, one in request.scorers.items():
         scores[:, i] = one.checked_scores(seen, request.levels - 1, walks_per_image)[:, 0]
     return Finished(walk.codes.unflatten(0, (batch, -1)), scores.unflatten(0, (batch, -1)))

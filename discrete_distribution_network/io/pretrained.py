@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import os
 import warnings
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any, ClassVar, Self, cast
 
@@ -74,11 +74,13 @@ class Pretrained(PyTorchModelHubMixin):
 
     Attributes:
         nested_arguments: constructor arguments that are dictionaries of another class's arguments, and that class.
+        companions: names of further files that `save_pretrained` writes and `from_pretrained` reads, if they are there.
         not_rebuildable: names of the arguments that `config.json` cannot hold, such as functions; they must be given
             again when the model is loaded.
     """
 
     nested_arguments: ClassVar[Mapping[str, type]] = {}
+    companions: ClassVar[tuple[str, ...]] = ()
     not_rebuildable: list[str]
 
     def __new__(cls, *args: Any, **kwargs: Any) -> Self:
@@ -123,6 +125,9 @@ class Pretrained(PyTorchModelHubMixin):
     def _save_pretrained(self, save_directory: Path) -> None:
         save_tensors(save_directory / WEIGHTS, cast("nn.Module", self).state_dict())
 
+    def _load_companions(self, folder: Path) -> None:
+        """Load what lies beside the weights in the folder of this model; see `companions`."""
+
     @classmethod
     def from_pretrained(
         cls,
@@ -156,7 +161,7 @@ class Pretrained(PyTorchModelHubMixin):
         if unknown := cls._unknown(kwargs):
             advice = ELSEWHERE.get(unknown[0], f"a {cls.__name__} takes {', '.join(argument_names(cls))}")
             raise InvalidInput(f"expected arguments of from_pretrained, got {unknown[0]}; {advice}")
-        folder = _folder_of(pretrained_model_name_or_path, download)
+        folder = _folder_of(pretrained_model_name_or_path, cls.companions, download)
         config, weights = folder / CONFIG, folder / WEIGHTS
         saved = cls._saved_arguments(config, kwargs)
         _require_weights(weights)
@@ -168,6 +173,7 @@ class Pretrained(PyTorchModelHubMixin):
         _verify(folder)
         model: Any = make({}, kwargs)
         load_strictly(model, read_tensors(weights), weights)
+        model._load_companions(folder)
         try:
             model = model.to(map_location)
         except (RuntimeError, TypeError, AssertionError) as error:
@@ -223,7 +229,7 @@ class Pretrained(PyTorchModelHubMixin):
         return {**saved, **given, **{name: merged for name, merged in nested.items() if merged}}
 
 
-def _folder_of(name: str | Path, download: dict[str, Any]) -> Path:
+def _folder_of(name: str | Path, companions: Sequence[str], download: dict[str, Any]) -> Path:
     """The folder of a model: its own, that of its training, an included model's, or one downloaded from the hub."""
     if not isinstance(name, str | os.PathLike):
         raise InvalidInput(f"expected the folder or the name of a model, got {name!r:.80}; give a path")
@@ -238,7 +244,8 @@ def _folder_of(name: str | Path, download: dict[str, Any]) -> Path:
     if folder.is_absolute() or len(folder.parts) != 2:
         raise ModelFileError(f"expected a model folder at {shown}, found none; give a folder that training wrote")
     try:
-        return Path(snapshot_download(str(name), allow_patterns=[CONFIG, WEIGHTS, atomic_folder.MANIFEST], **download))
+        files = [CONFIG, WEIGHTS, atomic_folder.MANIFEST, *companions]
+        return Path(snapshot_download(str(name), allow_patterns=files, **download))
     except Exception as error:  # a download fails in many ways, each client with errors of its own
         raise ModelFileError(
             f"expected a model folder, or the name of a model on the hub, got {shown} ({one_line(error)}); check it"

@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
-from typing import Any, Protocol, runtime_checkable
+from collections.abc import Callable, Mapping, Sequence
+from typing import Any, Literal, Protocol, get_args, runtime_checkable
 
 from jaxtyping import Float, Integer
 from torch import Tensor
 
-from discrete_distribution_network.errors import is_number, require, shown
+from discrete_distribution_network.errors import InvalidInput, is_number, require, shown
 
 Features = Float[Tensor, "batch dim height width"]
 
@@ -58,6 +58,12 @@ def draw_codes(prior: CodeDistribution, level: int, features: Features, state: A
 Temperature = float | Sequence[float]
 """Divides a prior's logits: below 1 likely nodes become likelier, 0 takes the likeliest. One, or one for each level."""
 
+Own = Literal["own"]
+"""In place of a prior: that of the model itself."""
+
+Aim = Literal["fidelity", "diversity"]
+"""What a prior's own temperatures are chosen for: images like those of the data, or as varied as they are."""
+
 
 def check_temperature(temperature: Temperature, levels: int | None = None) -> None:
     """Raise `InvalidInput` unless it is a number of at least 0, or a list of such numbers, one for each level."""
@@ -67,6 +73,31 @@ def check_temperature(temperature: Temperature, levels: int | None = None) -> No
     if isinstance(temperature, Sequence) and levels is not None:
         expected = f"a temperature, or {levels}, one for each level"
         require(len(temperature) == levels, expected, f"{len(temperature)} values")
+
+
+def chosen_temperature(
+    prior: CodeDistribution | None, asked: Temperature | Aim | None, default: float = 1.0
+) -> Temperature:
+    """The temperature to sample at: the one that is asked for, or the prior's own for an aim.
+
+    Args:
+        prior: may have `temperatures`, by their aim.
+        asked: a temperature, an aim, or None for "fidelity".
+        default: for a prior without temperatures of its own.
+    """
+    if asked is not None and not isinstance(asked, str):
+        return asked
+    own: Mapping[str, list[float]] = getattr(prior, "temperatures", {})
+    if asked is not None and asked not in (*own, *get_args(Aim)):
+        raise InvalidInput(f"expected a temperature, or {' or '.join(get_args(Aim))}, got {asked!r:.80}")
+    return own.get(asked or "fidelity", default)
+
+
+def scaled(temperature: Temperature, factor: float) -> Temperature:
+    """The temperature of each level times a factor."""
+    if isinstance(temperature, Sequence):
+        return [factor * value for value in temperature]
+    return factor * temperature
 
 
 def at_level(temperature: Temperature, level: int) -> float:

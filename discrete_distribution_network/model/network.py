@@ -12,12 +12,14 @@ from contextlib import contextmanager
 from typing import Any, Literal, cast
 
 import torch
+import torch.nn.functional as F
 from jaxtyping import Float, Integer, Shaped
 from torch import Tensor, nn
 from torch.optim import Optimizer
 
 from discrete_distribution_network._renamed import renamed_argument
 from discrete_distribution_network.errors import InvalidInput, require, require_integer, shown
+from discrete_distribution_network.model.decoder import Decoder
 from discrete_distribution_network.model.discriminator import Discriminator, adversarial_term
 from discrete_distribution_network.model.fingerprint import CastFrom, digest, fingerprints
 from discrete_distribution_network.model.guided_sampler import (
@@ -27,7 +29,7 @@ from discrete_distribution_network.model.guided_sampler import (
 )
 from discrete_distribution_network.model.network_config import NetworkConfig
 from discrete_distribution_network.model.pixels import as_pixels, require_finite, warn_of_range
-from discrete_distribution_network.model.precision import disable_fp16_autocast, to_autocast_dtype
+from discrete_distribution_network.model.precision import at_least_float32, disable_fp16_autocast, to_autocast_dtype
 from discrete_distribution_network.model.sampler_checks import check_codes
 from discrete_distribution_network.model.selection import Nearest
 from discrete_distribution_network.model.stages import ConditioningInputs, Encoder, Level, Stage
@@ -71,6 +73,7 @@ class Network(nn.Module):
         num_classes: int | None = None,
         cond_channels: int = 0,
         cond_dropout: float = 0.1,
+        decoder_dim: int = 0,
     ):
         super().__init__()
         config = NetworkConfig(
@@ -93,6 +96,7 @@ class Network(nn.Module):
             num_classes,
             cond_channels,
             cond_dropout,
+            decoder_dim,
         )
         self.image_size, self.channels, self.recurrence = config.size, channels, recurrence
         self.num_classes, self.cond_channels, self.cond_dropout = num_classes, cond_channels, cond_dropout
@@ -108,6 +112,7 @@ class Network(nn.Module):
         self.discriminator = None
         if use_adversarial_loss:
             self.discriminator = Discriminator(channels, self.sizes, discr_base_dim, discr_attn_res_layers)
+        self.decoder = Decoder(channels, config.widths[-1], decoder_dim) if decoder_dim else None
 
     @property
     def num_levels(self) -> int:
@@ -176,8 +181,14 @@ class Network(nn.Module):
                         skips = [None if own is None else gather_walks(own, step.parents) for own in skips]
                         inputs = inputs.gather(step.parents if step.parents.ndim == 1 else step.parents[:, 0, 0])
                     if len(steps) == levels:
-                        return collect(steps)
-        return collect(steps)
+                        return collect(steps, self._finished(features, image, levels))
+        raise AssertionError("a network has at least one level")
+
+    def _finished(self, features: Tensor, image: Tensor, levels: int) -> Tensor:
+        """The image of a walk; see `Walk`. Its gradient reaches the decoder alone."""
+        if self.decoder is None or levels < self.num_levels:
+            return resize(image, self.image_size)
+        return self.decoder(features.detach(), image)
 
     def _conditioning_inputs(self, batch_size: int, labels: Tensor | None, cond: Tensor | None) -> ConditioningInputs:
         """Labels and condition images, checked; in training some are dropped, by `cond_dropout`."""
@@ -205,7 +216,8 @@ class Network(nn.Module):
     ) -> Tensor | tuple[Tensor, tuple[Tensor, tuple[Tensor, ...]]]:
         """The training loss: the mean over levels of the chosen candidate's mean squared error to the images.
 
-        With `use_adversarial_loss`, in training, the term of `adversarial` is added to that mean.
+        To that mean are added, in training, the term of `adversarial` with `use_adversarial_loss`, and the mean squared
+        error of the decoder's image with a decoder.
 
         Args:
             images: (B, C, H, W), pixels in [0, 1] or uint8.
@@ -215,17 +227,32 @@ class Network(nn.Module):
         """
         require(reduction in ("mean", "none"), 'reduction "mean" or "none"', repr(reduction))
         images = self._pixels(images)
-        if not torch.compiler.is_compiling() and not self._seen_images:  # reading pixels waits for a GPU
-            self._seen_images = True
-            warn_of_range(images)
-        walk = self.walk(Nearest(images), images.shape[0], None, labels, cond)
+        walk = self.nearest_walk(images, labels, cond)
         assert walk.losses is not None
         loss = walk.losses
         if reduction == "mean":
             loss = loss.mean()
-            if self.training and self.discriminator is not None and torch.is_grad_enabled():
-                loss = loss + self.adversarial(images, walk.outputs[-1])
+            if self.training and torch.is_grad_enabled():
+                if self.discriminator is not None:
+                    loss = loss + self.adversarial(images, walk.outputs[-1])
+                if self.decoder is not None:
+                    loss = loss + decoder_loss(walk, images)
         return (loss, (walk.codes, walk.outputs)) if return_intermediates else loss
+
+    def nearest_walk(
+        self, images: Images, labels: Integer[Tensor, " batch"] | None = None, cond: CondImages | None = None
+    ) -> Walk:
+        """The walk of `forward`, by the nearest candidates; in training with chain dropout, and counted.
+
+        Args:
+            images: (B, C, H, W), pixels in [0, 1] or uint8.
+            labels, cond: see `walk`.
+        """
+        images = self._pixels(images)
+        if not torch.compiler.is_compiling() and not self._seen_images:  # reading pixels waits for a GPU
+            self._seen_images = True
+            warn_of_range(images)
+        return self.walk(Nearest(images), images.shape[0], None, labels, cond)
 
     def adversarial(self, images: Images, drawn: Images, penalty: bool = True) -> Float[Tensor, ""]:
         """The adversarial term of the loss, for the network and for its discriminator (see `discriminator.py`).
@@ -363,9 +390,17 @@ class Network(nn.Module):
         return cond
 
 
+def decoder_loss(walk: Walk, images: Float[Tensor, "batch channels height width"]) -> Float[Tensor, ""]:
+    """The mean squared error of the decoder's image; its gradient reaches the decoder alone."""
+    return F.mse_loss(at_least_float32(walk.image), at_least_float32(images))
+
+
 @contextmanager
-def evaluating(module: nn.Module) -> Iterator[None]:
+def evaluating(module: object) -> Iterator[None]:
     """Evaluation mode inside the context: no dropout, no counting. Afterwards each module is in its own mode again."""
+    if not isinstance(module, nn.Module):  # such as a prior that is none
+        yield
+        return
     modes = [(module, module.training) for module in module.modules()]
     if not any(training for _, training in modes):
         yield

@@ -48,6 +48,7 @@ class NetworkConfig:
     num_classes: int | None
     cond_channels: int
     cond_dropout: float
+    decoder_dim: int
 
     def __post_init__(self) -> None:
         self._check_numbers()
@@ -153,7 +154,8 @@ class NetworkConfig:
             require_integer(getattr(self, name), name)
         if self.num_classes is not None:
             require_integer(self.num_classes, "num_classes")
-        require_integer(self.cond_channels, "cond_channels", 0)
+        for name in ("cond_channels", "decoder_dim"):
+            require_integer(getattr(self, name), name, 0)
         for name in ("cond_dropout", "dropout"):
             probability = getattr(self, name)
             fits = is_number(probability) and 0 <= probability <= 1

@@ -55,15 +55,27 @@ class Walk(NamedTuple):
         outputs: the image chosen at each level, (B, C, h, w) at that level's size.
         codes: int64 in [0, K) of its level, (B, number of codes), level after level; with patches, row by row.
         losses: each level's mean squared error to the images, (L,); None if the choice was not by images.
+        image: the image at full resolution, (B, C, H, W): the last output, resized if the walk ended early; after the
+            decoder, for a network that has one and a walk of all levels.
     """
 
     outputs: tuple[Float[Tensor, "batch channels _ _"], ...]
     codes: Integer[Tensor, "batch codes"]
     losses: Float[Tensor, " levels"] | None
+    image: Float[Tensor, "batch channels height width"]
+
+    @property
+    def pictures(self) -> tuple[Float[Tensor, "batch channels _ _"], ...]:
+        """What is shown of each level: its output, and at last `image`."""
+        return (*self.outputs[:-1], self.image)
 
 
-def collect(steps: Sequence[SamplerOutput | Branches]) -> Walk:
-    """The walks that reached the last step, each traced back through its parents."""
+def collect(steps: Sequence[SamplerOutput | Branches], image: Float[Tensor, "batch channels height width"]) -> Walk:
+    """The walks that reached the last step, each traced back through its parents.
+
+    Args:
+        image: see `Walk`.
+    """
     outputs: list[Tensor] = []
     codes: list[Tensor] = []
     rows: Tensor | None = None  # of each walk that reached the end, its row at the current step
@@ -75,4 +87,4 @@ def collect(steps: Sequence[SamplerOutput | Branches]) -> Walk:
         if isinstance(step, Branches):
             rows = step.parents if rows is None else compose_parents(step.parents, rows)
     losses = [step.commit_loss for step in steps if step.commit_loss is not None]
-    return Walk(tuple(outputs), torch.cat(codes, 1), torch.stack(losses) if losses else None)
+    return Walk(tuple(outputs), torch.cat(codes, 1), torch.stack(losses) if losses else None, image)

@@ -28,6 +28,7 @@ from discrete_distribution_network.io.atomic_folder import sha256
 from discrete_distribution_network.io.json_file import read_object
 from discrete_distribution_network.io.plain_values import check_types
 from discrete_distribution_network.io.safetensors_file import Shapes, load_checked, safetensors_bytes
+from discrete_distribution_network.model.code_distribution import check_temperature
 from discrete_distribution_network.model.guided_sampler import GuidedSampler
 from discrete_distribution_network.model.network import Network
 from discrete_distribution_network.model.stages import Stage
@@ -41,7 +42,7 @@ PATCH_TEMPERATURES = (0.1, 0.6)
 
 
 def temperatures(ddn: Network) -> list[float]:
-    """Sampling temperature of each level for a learned prior: 1 where one code holds for the whole image.
+    """Sampling temperature of each level for a prior whose own are not chosen: 1 where one code holds for the image.
 
     A prior that was fitted for minutes overrates unlikely shapes, and a wrong patch is not corrected by later levels;
     the first codes, which choose the kind of image, it predicts well. Tuned on training images, for the preset at
@@ -62,10 +63,16 @@ class LearnedPrior(nn.Module, ABC):
         ddn: the network whose codes it models.
         dim: width.
         num_classes: of the labels, for a prior by class.
+
+    Attributes:
+        temperatures: the sampling temperature of each level by what is asked for: "fidelity" or "diversity". They are
+            chosen at the end of a training (see `training/temperatures.py`); before, they are those of `temperatures`.
     """
 
     kind: ClassVar[str]
     """Its name in `kinds.PRIORS`, `prior.json` and `ddn prior --kind`."""
+
+    temperatures: dict[str, list[float]]
 
     def __init__(self, ddn: Network, dim: int, num_classes: int | None):
         super().__init__()
@@ -73,6 +80,7 @@ class LearnedPrior(nn.Module, ABC):
         require(num_classes is None or num_classes >= 1, "num_classes of at least 1, or None", num_classes)
         self.dim, self.num_classes = dim, num_classes
         self.code_shapes, self.codebook_sizes = ddn.code_shapes, ddn.codebook_sizes
+        self.temperatures = {"fidelity": temperatures(ddn), "diversity": temperatures(ddn)}
         self.start = nn.Parameter(torch.zeros(1, dim))
         self.classes = None if num_classes is None else nn.Embedding(num_classes, dim)
         self.nodes = nn.ModuleList(
@@ -112,6 +120,14 @@ class LearnedPrior(nn.Module, ABC):
             labels: classes; -1 for none.
         """
 
+    def require_network(self, ddn: Network) -> None:
+        """Raise `InvalidInput` unless it models codes of a network's levels."""
+        if (list(self.code_shapes), self.codebook_sizes) != (list(ddn.code_shapes), list(ddn.codebook_sizes)):
+            raise InvalidInput(
+                f"expected a prior of this network's levels, with K {ddn.codebook_sizes}, got one of levels with K "
+                f"{self.codebook_sizes}; make it of this network"
+            )
+
     @property
     def arguments(self) -> dict[str, Any]:
         """Constructor arguments, beside the network."""
@@ -143,7 +159,12 @@ class LearnedPrior(nn.Module, ABC):
             OutputError: the disk is full or cannot be written; a prior that was there stays.
         """
         weights, config = Path(folder) / WEIGHTS, Path(folder) / CONFIG
-        content = {"model": model_checksum(Path(folder)), "kind": self.kind, **self.arguments}
+        content = {
+            "model": model_checksum(Path(folder)),
+            "kind": self.kind,
+            **self.arguments,
+            "temperatures": self.temperatures,
+        }
         text = (json.dumps(content, indent=2) + "\n").encode()
         with atomic_file(config) as new_config, atomic_file(weights) as new_weights:
             for path, data in ((new_weights, safetensors_bytes(self.state_dict())), (new_config, text)):
@@ -162,7 +183,7 @@ class LearnedPrior(nn.Module, ABC):
         """
         folder = Path(folder)
         config = read_config(folder)
-        model, kind = config.pop("model", None), config.pop("kind", None)
+        model, kind, own = (config.pop(name, None) for name in ("model", "kind", "temperatures"))
         if kind != cls.kind:
             raise ModelFileError(
                 f"expected a prior of kind {cls.kind} in {folder}, got {kind!r:.80}; fit one of that kind"
@@ -179,7 +200,34 @@ class LearnedPrior(nn.Module, ABC):
 
         expected = f"a prior's arguments in {folder / CONFIG}"
         prior: Self = load_checked(make, ddn, folder / WEIGHTS, expected, ddn.start.device)
+        if own is not None:  # a prior that an older version saved has none
+            prior._set_temperatures(own, folder / CONFIG)
         return prior.eval()
+
+    def _set_temperatures(self, found: Any, file: Path) -> None:
+        try:
+            self.temperatures = {name: [float(value) for value in found[name]] for name in self.temperatures}
+            for values in self.temperatures.values():
+                check_temperature(values, len(self.code_shapes))
+        except (KeyError, TypeError, ValueError) as error:
+            raise ModelFileError(
+                f"expected a temperature for each of {len(self.code_shapes)} levels in {file}, got {found!r:.80}; fit "
+                "the prior anew with `ddn prior`"
+            ) from error
+
+
+def load_prior(ddn: Network, folder: str | Path) -> LearnedPrior | None:
+    """The prior beside a model, of any kind; None if there is none.
+
+    Raises:
+        ModelFileError: it is damaged, or of another model.
+    """
+    if not (Path(folder) / CONFIG).is_file():
+        return None
+    kind = str(read_config(Path(folder)).get("kind"))
+    if kind not in PRIORS:
+        raise ModelFileError(f"expected a prior of kind {' or '.join(PRIORS)} in {folder}, got {kind}; fit one anew")
+    return prior_class(kind).load(folder, ddn)
 
 
 def prior_class(kind: str) -> type[LearnedPrior]:

@@ -253,6 +253,15 @@ class EntropyModel(nn.Module):
         return model.exact()
 
 
+def load_entropy_model(folder: str | Path, ddn: Network) -> EntropyModel | None:
+    """The entropy model beside a model; None if there is none.
+
+    Raises:
+        ModelFileError: it is damaged, or of another model.
+    """
+    return EntropyModel.load(folder, ddn) if (Path(folder) / ENTROPY_MODEL).is_file() else None
+
+
 def identity(x: Tensor) -> Tensor:
     return x
 

@@ -83,11 +83,7 @@ def fit(
     budget = Budget(steps, minutes, batch_size, learning_rate, evaluate_every, seed)
     by_class = prior.num_classes is not None
     _check_data(dataset, test_dataset, ddn, by_class, max_bad_images)
-    if (list(prior.code_shapes), prior.codebook_sizes) != (list(ddn.code_shapes), list(ddn.codebook_sizes)):
-        raise InvalidInput(
-            f"expected a prior of this network's levels, with K {ddn.codebook_sizes}, got one of levels with K "
-            f"{prior.codebook_sizes}; make it of this network"
-        )
+    prior.require_network(ddn)
     if size is not None:
         budget.batch_size = min(budget.batch_size, size)
     device, dtype, autocast = ddn.start.device, ddn.start.dtype, fast_walk(ddn)

@@ -55,7 +55,8 @@ def demo(runs):
 
     ddn = small_ddn(image_size=16, patch_size=[None, None, 8]).eval()
     torch.manual_seed(0)
-    return Demo(ddn, Prior(ddn, dim=8).eval(), Classifier(1, 3).eval().requires_grad_(False), runs=runs)
+    ddn.prior = Prior(ddn, dim=8).eval()
+    return Demo(ddn, Classifier(1, 3).eval().requires_grad_(False), runs=runs)
 
 
 @pytest.fixture(scope="module")

@@ -30,7 +30,8 @@ def test_the_rest_is_drawn_after_what_was_chosen():
     ddn = colour_ddn()
     torch.manual_seed(0)
     for prior in (None, Prior(ddn, dim=8).eval()):
-        walker = Walker(ddn, prior)
+        ddn.prior = prior
+        walker = Walker(ddn)
         for chosen in ((), (3,), (3, 1, 4), (3, 1, 4, 1, 5, 9, 2)):
             one, other, third = (walker.finish(chosen, seed) for seed in (0, 0, 1))
             assert one[: len(chosen)] == chosen
@@ -44,7 +45,7 @@ def test_by_class():
     with torch.no_grad():
         for parameter in ddn.stages.parameters():
             parameter.add_(torch.randn_like(parameter) * 0.1)
-    one, other = (Walker(ddn, None, label).image((1, 2, 3, 4)) for label in (0, 1))
+    one, other = (Walker(ddn, label).image((1, 2, 3, 4)) for label in (0, 1))
     assert not torch.allclose(one, other)
 
 

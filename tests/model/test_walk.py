@@ -44,7 +44,7 @@ def test_a_walk_is_traced_back_through_its_parents():
         Branches(IMAGES, torch.tensor([6, 7, 8]), None, torch.tensor([1, 1, 0])),
         Branches(IMAGES[:2], torch.tensor([9, 10]), None, torch.tensor([2, 0])),
     ]
-    walk = collect(steps)
+    walk = collect(steps, IMAGES[:2])
     assert walk.codes.tolist() == [[4, 8, 9], [5, 6, 10]]
     assert torch.equal(walk.outputs[1], IMAGES[[2, 0]])
     assert torch.equal(walk.outputs[0], IMAGES[[0, 1]])

@@ -12,7 +12,6 @@ from small import digits, small_ddn, trainer
 from torch.utils.data import Dataset
 
 from discrete_distribution_network.cli.prior import codes_of, to_fit
-from discrete_distribution_network.cli.runs import load_prior
 from discrete_distribution_network.data.datasets import Pixels, Split
 from discrete_distribution_network.ddn import DDN
 from discrete_distribution_network.errors import DataError, DDNError, InvalidInput, ModelFileError, OutputError
@@ -23,7 +22,7 @@ from discrete_distribution_network.guidance.conditions import Match, RatePenalty
 from discrete_distribution_network.model.code_distribution import draw_codes
 from discrete_distribution_network.model.selection import FixedCodes, PriorSampling
 from discrete_distribution_network.prior import base
-from discrete_distribution_network.prior.base import CONFIG, projected_weights, temperatures
+from discrete_distribution_network.prior.base import CONFIG, load_prior, projected_weights, temperatures
 from discrete_distribution_network.prior.counts import Chain, Frequencies
 from discrete_distribution_network.prior.heads import Prior
 from discrete_distribution_network.prior.transformer import CodeTransformer
@@ -238,13 +237,18 @@ def test_a_prior_by_class(trained, kind):
     figures = frechet_figures(ddn, lambda images: images.flatten(1), digits(), digits(), count=9, prior=prior)
     assert figures.drawn == 9
     for labels, said in (
-        (None, "got None"),
         (torch.tensor([2]), r"in \[0, 2\)"),
         (torch.zeros(1, 1), "shape"),
         (torch.zeros(1), "integer"),
     ):
         with pytest.raises(InvalidInput, match=said):
             ddn.sample(1, prior=prior, labels=labels)
+    of_no_class = torch.full((3,), -1)
+    unlabelled, labelled = (
+        ddn.sample(3, prior=prior, labels=labels, generator=torch.Generator().manual_seed(0))
+        for labels in (None, of_no_class)
+    )
+    assert torch.equal(unlabelled, labelled)
     with pytest.raises(InvalidInput, match="prior by class"):
         ddn.sample(1, prior=Prior(ddn), labels=torch.tensor([0]))
     with pytest.raises(DataError, match="by class"):

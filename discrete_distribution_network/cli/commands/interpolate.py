@@ -9,7 +9,7 @@ from pathlib import Path
 import tyro
 
 from discrete_distribution_network.cli.options import ModelOptions
-from discrete_distribution_network.errors import InvalidInput, require
+from discrete_distribution_network.errors import require
 
 
 @dataclass
@@ -32,7 +32,7 @@ class Interpolate(ModelOptions):
         from torch import Tensor
 
         from discrete_distribution_network.cli.images import batch_size, load_image_file, parts
-        from discrete_distribution_network.cli.runs import load_model, load_prior, model_folder
+        from discrete_distribution_network.cli.runs import load_model, model_folder
         from discrete_distribution_network.guidance.conditions import Match
         from discrete_distribution_network.random_state import random_generator
         from discrete_distribution_network.viz.pictures import describe_pages, require_picture, save_pages
@@ -43,12 +43,6 @@ class Interpolate(ModelOptions):
         ddn = load_model(folder, self.device)
         first, last = (load_image_file(file, ddn) for file in (self.one, self.other))
         weights = torch.linspace(0, 1, self.steps)
-        prior = load_prior(ddn, folder)
-        if prior is not None and prior.num_classes is not None:
-            raise InvalidInput(
-                f"expected a prior that is not by class in {folder}, got one of {prior.num_classes} classes; fit "
-                "another: ddn prior"
-            )
         generator = random_generator(0)
 
         def between() -> Iterator[Tensor]:
@@ -56,7 +50,7 @@ class Interpolate(ModelOptions):
             for part in parts(self.steps, batch_size(ddn.image_size)):
                 weight, size = weights[part.start : part.stop], (len(part), -1, -1, -1)
                 conditions = [Match(first.expand(size), weight=1 - weight), Match(last.expand(size), weight=weight)]
-                yield ddn.guide(conditions, len(part), 1, generator, beams=self.beams, prior=prior).images
+                yield ddn.guide(conditions, len(part), 1, generator, beams=self.beams).images
             yield last
 
         pages = save_pages(between(), self.out, self.steps + 2, self.steps + 2)

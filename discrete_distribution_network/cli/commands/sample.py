@@ -41,10 +41,8 @@ class Sample(ModelOptions):
         from discrete_distribution_network.cli.runs import (
             labels_for,
             load_model,
-            load_prior,
             model_folder,
         )
-        from discrete_distribution_network.prior.base import temperatures
         from discrete_distribution_network.random_state import random_generator
         from discrete_distribution_network.viz.pictures import (
             describe_pages,
@@ -56,17 +54,13 @@ class Sample(ModelOptions):
 
         require_picture(self.out)
         folder = model_folder(self.model)
-        ddn = load_model(folder, self.device)
-        prior = None if self.uniform else load_prior(ddn, folder)
-        labels = labels_for(ddn, prior, self.num, self.label)
+        ddn = load_model(folder, self.device, self.uniform)
+        labels = labels_for(ddn, self.num, self.label)
         if labels is None and self.label is not None:
             raise InvalidInput(
                 f"expected a network or a prior by class for --label {self.label}, got neither; fit one: "
                 "ddn prior --by-class"
             )
-        temperature: float | list[float] | None = self.temperature
-        if temperature is None:
-            temperature = 1.0 if prior is None else temperatures(ddn)
         generator = random_generator(self.seed)
         make_folder(self.each)
 
@@ -75,8 +69,7 @@ class Sample(ModelOptions):
                 samples = ddn.sample(
                     len(part),
                     generator=generator,
-                    prior=prior,
-                    temperature=temperature,
+                    temperature=self.temperature,
                     top_p=self.top_p,
                     labels=None if labels is None else labels[part.start : part.stop],
                     guidance_scale=self.guidance_scale,
@@ -85,5 +78,5 @@ class Sample(ModelOptions):
                 yield samples
 
         pages = save_pages(draw(), self.out, self.num)
-        drawn = "uniformly" if prior is None else "by the prior"
+        drawn = "uniformly" if ddn.prior is None else "by the prior"
         print(f"{self.num} samples, drawn {drawn}, in {describe_pages(pages)}")
