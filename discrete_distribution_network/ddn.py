@@ -2,22 +2,19 @@
 
 from __future__ import annotations
 
-import warnings
 from collections.abc import Sequence
 from importlib import import_module
-from pathlib import Path
 from typing import TYPE_CHECKING, Any, ClassVar, Literal, overload
 
 import torch
 import torch.nn.functional as F
 from jaxtyping import Integer
-from torch import Tensor, nn
+from torch import Tensor
 
 from discrete_distribution_network.errors import InvalidInput, is_number, require, require_integer, shown
 from discrete_distribution_network.guidance.conditions import Condition, Match, ScoreFn
 from discrete_distribution_network.guidance.config import GuidanceConfig, Request
 from discrete_distribution_network.guidance.guidance import Guided, as_conditions, guided_walk
-from discrete_distribution_network.io.pretrained import Pretrained
 from discrete_distribution_network.model.code_distribution import (
     Aim,
     CodeDistribution,
@@ -29,7 +26,7 @@ from discrete_distribution_network.model.code_distribution import (
     takes_labels,
 )
 from discrete_distribution_network.model.guided_sampler import GuidedSampler, split_and_prune_
-from discrete_distribution_network.model.network import CondImages, Images, Network, evaluating
+from discrete_distribution_network.model.network import CondImages, Images, evaluating
 from discrete_distribution_network.model.pixels import require_finite, warn_of_range
 from discrete_distribution_network.model.selection import (
     ClassifierFreeGuidance,
@@ -40,10 +37,7 @@ from discrete_distribution_network.model.selection import (
 )
 from discrete_distribution_network.model.tensors import resize
 from discrete_distribution_network.model.walk import Selection, Walk
-from discrete_distribution_network.prior.base import CONFIG as PRIOR_CONFIG
-from discrete_distribution_network.prior.base import WEIGHTS as PRIOR_WEIGHTS
-from discrete_distribution_network.prior.base import LearnedPrior, has_prior, load_prior
-from discrete_distribution_network.prior.entropy_model import ENTROPY_MODEL, EntropyModel, load_entropy_model
+from discrete_distribution_network.prior.companions import Companions, prior_labels
 
 if TYPE_CHECKING:
     from discrete_distribution_network.training.trainer import Trainer
@@ -58,8 +52,7 @@ Codes = Integer[Tensor, "batch codes"]
 
 
 class DDN(
-    Network,
-    Pretrained,
+    Companions,
     library_name="discrete-distribution-network",
     tags=["discrete-distribution-network"],
     paper_url="https://arxiv.org/abs/2401.00036",
@@ -130,60 +123,6 @@ class DDN(
     """
 
     nested_arguments: ClassVar[dict[str, type]] = {"guided_sampler_kwargs": GuidedSampler}
-    companions: ClassVar[tuple[str, ...]] = (PRIOR_CONFIG, PRIOR_WEIGHTS, ENTROPY_MODEL)
-    _prior: CodeDistribution | None = None
-    _entropy_model: EntropyModel | None = None
-
-    @property
-    def prior(self) -> CodeDistribution | None:
-        return self._prior
-
-    @prior.setter
-    def prior(self, prior: CodeDistribution | None) -> None:
-        if prior is not None:
-            check_prior(prior)
-        if isinstance(prior, LearnedPrior):
-            prior.require_network(self)
-        object.__setattr__(self, "_prior", prior)
-
-    @property
-    def entropy_model(self) -> EntropyModel | None:
-        return self._entropy_model
-
-    @entropy_model.setter
-    def entropy_model(self, model: EntropyModel | None) -> None:
-        require(model is None or isinstance(model, EntropyModel), "an EntropyModel, or None", shown(model))
-        object.__setattr__(self, "_entropy_model", model)
-
-    def __setattr__(self, name: str, value: Any) -> None:
-        """Keep the prior and the entropy model out of the network's own modules."""
-        if name in ("prior", "entropy_model"):
-            object.__setattr__(self, name, value)
-        else:
-            super().__setattr__(name, value)
-
-    def _apply(self, fn: Any, recurse: bool = True) -> DDN:
-        super()._apply(fn, recurse)
-        if isinstance(self.prior, nn.Module):
-            self.prior._apply(fn, recurse)
-        return self
-
-    def _save_pretrained(self, save_directory: Path) -> None:
-        super()._save_pretrained(save_directory)
-        if isinstance(self.prior, LearnedPrior):
-            self.prior.save(save_directory)
-        elif self.prior is not None:
-            warnings.warn(f"a {type(self.prior).__name__} is not saved with its model; give it again", stacklevel=4)
-        if self.entropy_model is not None:
-            self.entropy_model.save(save_directory)
-
-    def _load_companions(self, folder: Path) -> None:
-        if has_prior(folder):
-            self.prior = load_prior(self, folder)
-        elif (folder / PRIOR_CONFIG).is_file():
-            text = f"the prior in {folder} is of another model and is left out; fit one with `ddn prior`"
-            warnings.warn(text, stacklevel=3)
-        self.entropy_model = load_entropy_model(folder, self)
 
     def encode(
         self, images: Images, *, labels: Labels | None = None, cond: CondImages | None = None, beams: int = 1
@@ -249,7 +188,7 @@ class DDN(
         codes = codes.to(self.start.device, torch.long)
         with evaluating(self):
             walk = self.walk(FixedCodes(self.split_codes(codes)), codes.shape[0], levels, labels, cond)
-        return walk.image
+        return self.finish(walk)
 
     def reconstruct(
         self,
@@ -267,7 +206,7 @@ class DDN(
             labels, cond: see `walk`.
         """
         walk = self.encode_walk(images, levels=levels, labels=labels, cond=cond)
-        return walk.image
+        return self.finish(walk)
 
     @torch.no_grad()
     def guide(
@@ -329,7 +268,7 @@ class DDN(
             )
         with evaluating(prior):
             walk, scores = guided_walk(self, request, config)
-        return Guided(walk.image, walk.codes, scores)
+        return Guided(self.finish(walk), walk.codes, scores)
 
     @overload
     def sample(
@@ -427,12 +366,8 @@ class DDN(
             select = PriorSampling(prior, walks, own, temperature, top_p, generator)
         with evaluating(self), evaluating(prior):
             walk = self.walk(select, walks, None, self.accepted_labels(labels), cond)
-        images, codes = walk.image[:batch_size], walk.codes[:batch_size]
+        images, codes = self.finish(walk)[:batch_size], walk.codes[:batch_size]
         return (images, codes) if return_codes else images
-
-    def resolved(self, prior: CodeDistribution | Own | None) -> CodeDistribution | None:
-        """The prior that `sample` and `guide` use for this argument."""
-        return self.prior if isinstance(prior, str) and prior == "own" else prior
 
     def _batch_size(
         self,
@@ -456,13 +391,6 @@ class DDN(
         self._checked_labels(labels, given, by_prior=takes_labels(prior))
         self._checked_cond(cond, given)
         return given
-
-
-def prior_labels(prior: CodeDistribution | None, labels: Tensor | None, walks: int) -> Tensor | None:
-    """The labels for a prior: none unless it is by class; without labels no class (-1), if it is a learned one."""
-    if not takes_labels(prior):
-        return None
-    return torch.full((walks,), -1) if labels is None and isinstance(prior, LearnedPrior) else labels
 
 
 _HOME = {"ImageDataset": "data.datasets", "Trainer": "training.trainer"}

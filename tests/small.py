@@ -100,11 +100,13 @@ def before_splits(made, action):
 
 
 def everything(trained):
-    """All that a training is: weights and counts, moments, moving average, place."""
+    """All that a training is: weights and counts, moments, moving average, second stage, place."""
     state = {f"weights/{name}": value for name, value in trained.ddn.state_dict().items()}
     state |= {name: value for name, value in trained.optimisation.tensors().items() if name.startswith("optimizer/")}
     if trained.ema is not None:
         state |= {f"ema/{name}": value for name, value in trained.ema.model.state_dict().items()}
+    if trained.loop.second is not None:
+        state |= trained.loop.second.tensors()
     numbers = torch.tensor([trained.step, trained.images, trained.splits])
     return {name: value.clone() for name, value in {**state, "numbers": numbers}.items()}
 

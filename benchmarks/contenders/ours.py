@@ -60,7 +60,7 @@ class Ours(Contender):
 
     def reconstruct(self, images: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
         walk = self.ddn.encode_walk(images)
-        return walk.image, walk.codes
+        return self.ddn.finish(walk), walk.codes
 
     def levels(self) -> list[tuple[int, int]]:
         return list(zip(self.ddn.codebook_sizes, self.ddn.codes_per_level, strict=True))

@@ -87,6 +87,8 @@ class TrainConfig:
     """Levels at each resolution, smallest first."""
     patches: Integers = None
     """Patch size at each resolution, smallest first; 0 for one choice for the whole image."""
+    decoder: int | None = None
+    """Channels of the decoder after the last choice; 0 for none."""
     res_blocks: int | None = None
     """Residual blocks of a resolution, divided among its levels; each level has at least one."""
     by_class: bool = False
@@ -98,6 +100,11 @@ class TrainConfig:
     chain_dropout: float = 0.05
     """Probability that a choice is replaced by a random one in training, so that later levels learn to correct the
     prior's mistakes. Without a prior, 0 gives better samples, and slightly better reconstructions."""
+
+    prior: bool = True
+    """Fit a prior in the last part of the training, for better samples."""
+    second_stage: float = Recipe.second_stage
+    """Fraction of the training, its last part, in which the network rests while its decoder and the prior learn."""
 
     minutes: float = 30.0
     """Training time; ignored if STEPS is given."""
@@ -156,6 +163,10 @@ PLACES = ("config", "out", "resume", "overwrite")
 """Options that say where a run is and how it begins, and are not saved."""
 
 
+BEFORE_SECOND_STAGE: dict[str, Any] = {"prior": False, "second_stage": Recipe.second_stage, "decoder": 0}
+"""Options that the runs of version 0.3 lack, as they were then."""
+
+
 def load_config(path: Path) -> dict[str, Any]:
     """The options in the `config.json` of a run, as arguments of `TrainConfig`.
 
@@ -167,6 +178,8 @@ def load_config(path: Path) -> dict[str, Any]:
         options = dict(json.loads(path.read_text(encoding="utf-8")))
     except (OSError, ValueError, TypeError, RecursionError) as error:
         raise InvalidInput(f"expected the config.json of a run at {path}, but {error}; give its path") from error
+    if fields - options.keys() == BEFORE_SECOND_STAGE.keys():
+        options |= BEFORE_SECOND_STAGE
     if unknown := sorted(options.keys() - fields):
         raise InvalidInput(
             f"expected options of `ddn train` in {path}, got {', '.join(unknown)}; give the config.json of a run "

@@ -21,7 +21,7 @@ def describe(run: Path) -> str:
     folder = model_folder(run)
     ddn = load_model(folder, "cpu")
     parameters = sum(parameter.numel() for parameter in ddn.parameters())
-    trained, tested = _last_metrics(run)
+    trained, fitted, tested = _last_metrics(run)
     height, width = ddn.image_size
     return "\n".join(
         [
@@ -31,26 +31,28 @@ def describe(run: Path) -> str:
             f"latent     {ddn.num_levels} levels, {ddn.bits_per_image:g} bits ({ddn.bits_per_image / 8:g} bytes) an "
             "image",
             *_unless_damaged("training", run / METRICS, lambda: _training_lines(trained)),
+            *_unless_damaged("prior", run / METRICS, lambda: _prior_lines(fitted)),
             *_unless_damaged("test", run / EVALUATION, lambda: _test_lines(tested)),
             *_level_lines(ddn, trained, tested),
         ]
     )
 
 
-def _last_metrics(run: Path) -> tuple[Any, Any]:
-    """The last metrics of a run's training, and those on its test images; None where there are none."""
+def _last_metrics(run: Path) -> tuple[Any, Any, Any]:
+    """The last metrics of a run's training, of its prior, and on its test images; None where there are none."""
     try:
         lines = read_metrics(run)
     except UNREADABLE:
         lines = []
     trained = next((line for line in reversed(lines) if "loss" in line), None)
+    fitted = next((line for line in reversed(lines) if "bits" in line), None)
     tested = next((line["test"] for line in reversed(lines) if "test" in line), None)
     if (run / EVALUATION).is_file():
         try:
             tested = json.loads((run / EVALUATION).read_text(encoding="utf-8"))
         except UNREADABLE as error:
             tested = error
-    return trained, tested
+    return trained, fitted, tested
 
 
 def _unless_damaged(subject: str, path: Path, lines: Callable[[], list[str]]) -> list[str]:
@@ -67,6 +69,16 @@ def _training_lines(metrics: Any) -> list[str]:
     return [
         f"training   step {metrics['step']}, {metrics['seconds'] / 60:.1f} minutes, loss {metrics['loss']:.5f}, "
         f"{metrics['images_per_second']:.0f} images/s, {metrics['splits']} nodes pruned"
+    ]
+
+
+def _prior_lines(metrics: Any) -> list[str]:
+    if metrics is None:
+        return []
+    held_out = "" if metrics["held_out_bits"] is None else f", {metrics['held_out_bits']:.1f} of held-out images"
+    return [
+        f"prior      step {metrics['step']}, {metrics['seconds'] / 60:.1f} minutes, {metrics['bits']:.1f} bits an "
+        f"image{held_out}"
     ]
 
 

@@ -16,7 +16,6 @@ from typing import Any
 import torch
 from jaxtyping import Int
 from torch import Tensor
-from torch.utils.data import Subset
 
 from discrete_distribution_network.cli.commands.prior import Prior
 from discrete_distribution_network.cli.options import newest_run
@@ -27,7 +26,7 @@ from discrete_distribution_network.cli.runs import (
     resolve_device,
     run_config,
 )
-from discrete_distribution_network.data.datasets import Split, is_stream, split_indices
+from discrete_distribution_network.data.datasets import Split, is_stream
 from discrete_distribution_network.data.loader import in_order
 from discrete_distribution_network.ddn import DDN
 from discrete_distribution_network.errors import (
@@ -49,11 +48,8 @@ from discrete_distribution_network.signals import Interrupted, Signals
 from discrete_distribution_network.training.checkpoints import Checkpoints
 from discrete_distribution_network.training.entropy_fitting import fit_entropy_model
 from discrete_distribution_network.training.fit_checkpoints import FitCheckpoints, FitInterrupted, read_notes
-from discrete_distribution_network.training.fitting import fast_walk, fit
+from discrete_distribution_network.training.fitting import fast_walk, fit, hold_out
 from discrete_distribution_network.training.report import Bar
-
-MAX_VALIDATION = 1000
-"""Most training images held out to select the weights of a prior."""
 
 CODES = "codes"
 """The kind of the entropy model for range coding; the other kinds are `prior.PRIORS`."""
@@ -117,7 +113,8 @@ def fit_prior(options: Prior) -> str:
     )
     config = run_config(run)
     ddn = load_model(folder, options.device)
-    split = to_fit(open_dataset(config, settings.dataset, ddn))
+    whole = open_dataset(config, settings.dataset, ddn)
+    split = Split(*hold_out(whole.train, whole.test))
     with own_random_state(ddn.start.device) as seed:
         seed(settings.seed)
         prior = _build(settings, ddn, split, config.max_bad_images)
@@ -201,24 +198,6 @@ def codes_of(
     if not codes:
         raise DataError(f"expected images to encode, got {done}; give at least one")
     return torch.cat(codes)
-
-
-def to_fit(split: Split) -> Split:
-    """The training images split into those that a prior is fitted to, and at most `MAX_VALIDATION` to select weights.
-
-    So the test images select nothing. Of a stream all are for fitting, and the test images for selection.
-
-    Raises:
-        DataError: there are fewer than two images, or a stream has no test images.
-    """
-    if is_stream(split.train):
-        if split.test is None:
-            raise DataError("expected a stream with test images to select the weights of a prior, got none; give some")
-        return split
-    count = len(split.train)
-    if count < 2:
-        raise DataError(f"expected at least 2 images, one to fit a prior to and one to select its weights, got {count}")
-    return Split(*(Subset(split.train, part) for part in split_indices(count, min(0.1, MAX_VALIDATION / count))))
 
 
 # the folder and its checkpoints

@@ -30,6 +30,7 @@ from discrete_distribution_network.evaluation.classifier import num_classes
 from discrete_distribution_network.evaluation.metrics import evaluate
 from discrete_distribution_network.io.atomic_file import output_errors
 from discrete_distribution_network.io.run_folder import CHECKPOINTS, CONFIG, EVALUATION, RUNS
+from discrete_distribution_network.prior.heads import Prior
 from discrete_distribution_network.training.checkpoints import Checkpoints
 from discrete_distribution_network.training.presets import preset, recipe
 from discrete_distribution_network.training.report import read_metrics
@@ -37,7 +38,10 @@ from discrete_distribution_network.training.trainer import Trainer
 from discrete_distribution_network.viz.pictures import grid, loss_curve, reconstructions, save_picture
 from discrete_distribution_network.viz.tree import tree_picture
 
-NETWORK = ("size", "channels", "dim", "dim_max", "codebook_size", "levels", "patches", "res_blocks", "by_class", "cond")
+NETWORK = (
+    "size", "channels", "dim", "dim_max", "codebook_size", "levels", "patches", "res_blocks", "decoder", "by_class",
+    "cond",
+)  # fmt: skip
 """Options of the network, which a resumed training cannot change."""
 
 
@@ -81,7 +85,7 @@ def train(config: TrainConfig, name: str = "train") -> None:
         print("".join(f"{line}\n" for line in changed.values()), end="", flush=True)
     trainer()
     if trainer.processes.is_main:
-        _finish(trainer.result, split, out, config)
+        _finish(trainer, split, out, config)
     trainer.accelerator.end_training()
 
 
@@ -120,6 +124,7 @@ def trainer_for(config: TrainConfig, ddn: DDN, split: Split, out: Path) -> Train
     """The `Trainer` of a run, which writes into `out`."""
     return Trainer(
         ddn,
+        prior=Prior(ddn, num_classes=ddn.num_classes) if config.prior else None,
         dataset=split.train,
         test_dataset=split.test,
         num_train_steps=sys.maxsize if config.steps is None else config.steps,
@@ -171,8 +176,9 @@ def _new_folder(config: TrainConfig, name: str) -> Iterator[Path]:
         raise
 
 
-def _finish(ddn: DDN, split: Split, out: Path, config: TrainConfig) -> None:
+def _finish(trainer: Trainer, split: Split, out: Path, config: TrainConfig) -> None:
     """Evaluate the trained model and draw its pictures."""
+    ddn, bits = trainer.result, trainer.held_out_bits
     device, bad, cond_fn = ddn.start.device, config.max_bad_images, CONDS.get(config.cond)
     metrics = evaluate(ddn, split.test, max_bad_images=bad, cond_fn=cond_fn)
     write_evaluation(out, metrics._asdict())
@@ -188,9 +194,11 @@ def _finish(ddn: DDN, split: Split, out: Path, config: TrainConfig) -> None:
         tree_picture(ddn, encode_dataset(ddn, split.train, 2000, bad), out / "tree.png")
     lines = [line for line in read_metrics(out) if "loss" in line]
     loss_curve([line["step"] for line in lines], [line["loss"] for line in lines], out / "loss.png")
+    by_prior = "" if bits is None else f"; codes of held-out images cost {bits:.1f} of {ddn.bits_per_image:g} bits"
     print(
         f"on {metrics.images} test images: reconstruction error {metrics.error:.5f} ({metrics.psnr:.1f} dB), "
-        f"{min(metrics.usage_by_level):.0%} of the nodes in use at the least used level; model and pictures in {out}"
+        f"{min(metrics.usage_by_level):.0%} of the nodes in use at the least used level{by_prior}; model and pictures "
+        f"in {out}"
     )
 
 
@@ -204,6 +212,7 @@ def with_preset(config: TrainConfig) -> TrainConfig:
         "levels": tuple(arguments["levels_per_resolution"]),
         "patches": tuple(patch or 0 for patch in arguments["patch_size"]),
         "res_blocks": arguments["num_resnet_blocks"],
+        "decoder": arguments["decoder_dim"],
     }
     return replace(config, **{name: value for name, value in defaults.items() if getattr(config, name) is None})
 
@@ -224,6 +233,7 @@ def network(config: TrainConfig, num_classes: int | None = None) -> DDN:
         "use_adversarial_loss": config.adversarial > 0,
         "adversarial_loss_weight": config.adversarial,
         "num_classes": num_classes,
+        "decoder_dim": config.decoder,
         "cond_channels": 0 if config.cond == "none" else cond_channels(config.cond, config.channels),
     }
     return DDN(**arguments)

@@ -265,7 +265,8 @@ class Demo:
         if not name or name not in self.trainings():
             return None, None, "No training to watch: start one with `ddn train` in this folder."
         run = self.runs / name
-        lines = [line for line in read_metrics(run) if "loss" in line]
+        every = read_metrics(run)
+        lines = [line for line in every if "loss" in line]
         if not lines:
             return None, None, "It has not written a figure yet."
         now = lines[-1]
@@ -274,6 +275,9 @@ class Demo:
             f"Step {now['step']}, {now['seconds'] / 60:.1f} minutes, loss {now['loss']:.5f}, "
             f"{now['images_per_second']:.0f} images a second, {now['splits']} nodes pruned"
         )
+        if fitted := [line for line in every if "bits" in line]:
+            now = fitted[-1]
+            description += f". Prior: {now['seconds'] / 60:.1f} minutes, {now['bits']:.1f} bits an image"
         return curves(lines), str(pictures[-1]) if pictures else None, description
 
 

@@ -100,7 +100,7 @@ def evaluate(
         images = batch.images.to(ddn.start.device, ddn.start.dtype)
         walk = ddn.encode_walk(images, **conditioning_inputs(ddn, images, batch.labels, cond_fn))
         assert walk.losses is not None
-        error = (walk.image.float() - images).square().mean()
+        error = (ddn.finish(walk).float() - images).square().mean()
         weights = torch.cat((error.new_ones(1), error[None], walk.losses.float()))
         errors += weights.cpu().double() * len(images)
         counts += torch.cat(counts_by_level(walk.codes, sizes, ddn.codes_per_level)).cpu()

@@ -75,7 +75,7 @@ def _finish(network: Network, request: Request, config: GuidanceConfig, prefixes
     walk = unjudged.walk(network, select, walks_per_image)
     scores = select.scores[-1].new_empty(batch * walks_per_image, len(request.conditions))
     scores[:, linear] = select.scores[-1]
-    seen = walk.image.unsqueeze(1)
+    seen = network.finish(walk).unsqueeze(1)
     for i, one in request.scorers.items():
         scores[:, i] = one.checked_scores(seen, request.levels - 1, walks_per_image)[:, 0]
     return Finished(walk.codes.unflatten(0, (batch, -1)), scores.unflatten(0, (batch, -1)))

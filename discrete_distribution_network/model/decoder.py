@@ -7,6 +7,8 @@ it, so codes stay what they are.
 
 from __future__ import annotations
 
+from typing import cast
+
 import torch
 import torch.nn.functional as F
 from jaxtyping import Float
@@ -15,27 +17,27 @@ from torch import Tensor, nn
 from discrete_distribution_network.model.blocks import ResidualBlock, zero_
 
 BLOCKS = 2
-"""Residual blocks."""
-
-FACTOR = 2
-"""It works at the full resolution divided by this, where a block costs a quarter."""
+"""Residual blocks at half resolution."""
 
 
 class Decoder(nn.Module):
-    """Residual blocks at half resolution on the last level's features and image; the identity at first.
+    """Convolutions at full resolution, and residual blocks at half of it, on the last level's features and image.
+
+    It is the identity at first.
 
     Args:
         channels: C, of the image.
         dim: D, channels of the features.
-        width: channels of the blocks.
+        width: channels at full resolution; at half resolution there are twice as many.
     """
 
     def __init__(self, channels: int, dim: int, width: int):
         super().__init__()
-        self.entry = nn.Conv2d((dim + channels) * FACTOR**2, width, 3, padding=1)
-        self.blocks = nn.Sequential(*(ResidualBlock(width) for _ in range(BLOCKS)))
-        self.norm = nn.GroupNorm(1, width)
-        self.exit = zero_(nn.Conv2d(width, channels * FACTOR**2, 3, padding=1))
+        self.entry = nn.Conv2d(dim + channels, width, 3, padding=1)
+        self.down = nn.Conv2d(width, 2 * width, 2, stride=2)
+        self.blocks = nn.Sequential(*(ResidualBlock(2 * width) for _ in range(BLOCKS)))
+        self.up = nn.Conv2d(2 * width, 4 * width, 1)
+        self.exit = zero_(nn.Conv2d(width, channels, 3, padding=1))
 
     def forward(
         self, features: Float[Tensor, "batch dim height width"], image: Float[Tensor, "batch channels height width"]
@@ -46,9 +48,14 @@ class Decoder(nn.Module):
             features: of the last level.
             image: its chosen candidate.
         """
-        (height, width), inputs = image.shape[2:], torch.cat((features, image.to(features.dtype)), 1)
-        if height % FACTOR or width % FACTOR:
-            inputs = F.pad(inputs, (0, -width % FACTOR, 0, -height % FACTOR), mode="replicate")
-        hidden = self.blocks(self.entry(F.pixel_unshuffle(inputs, FACTOR)))
-        correction = F.pixel_shuffle(self.exit(F.silu(self.norm(hidden))), FACTOR)
-        return image + correction[:, :, :height, :width].to(image.dtype)
+        hidden = F.silu(self.entry(torch.cat((features, image.to(features.dtype)), 1)))
+        coarse = self.blocks(self.down(_even(hidden)))
+        hidden = hidden + F.pixel_shuffle(self.up(coarse), 2)[:, :, : image.shape[2], : image.shape[3]]
+        correction = self.exit(F.silu(hidden))
+        return cast("Tensor", image + correction.to(image.dtype))
+
+
+def _even(images: Float[Tensor, "batch width _ _"]) -> Float[Tensor, "batch width _ _"]:
+    """Images with even sides: the last row and column are repeated where a side is odd."""
+    odd_height, odd_width = (side % 2 for side in images.shape[2:])
+    return F.pad(images, (0, odd_width, 0, odd_height), mode="replicate") if odd_height or odd_width else images

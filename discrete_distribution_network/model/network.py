@@ -181,14 +181,23 @@ class Network(nn.Module):
                         skips = [None if own is None else gather_walks(own, step.parents) for own in skips]
                         inputs = inputs.gather(step.parents if step.parents.ndim == 1 else step.parents[:, 0, 0])
                     if len(steps) == levels:
-                        return collect(steps, self._finished(features, image, levels))
+                        return collect(steps, features)
         raise AssertionError("a network has at least one level")
 
-    def _finished(self, features: Tensor, image: Tensor, levels: int) -> Tensor:
-        """The image of a walk; see `Walk`. Its gradient reaches the decoder alone."""
-        if self.decoder is None or levels < self.num_levels:
+    def finish(self, walk: Walk) -> Images:
+        """The image of a walk, (B, C, H, W): the last output, by the decoder if there is one.
+
+        That of a walk that ended early is resized, and not decoded.
+        """
+        image = walk.outputs[-1]
+        if self.decoder is None or len(walk.outputs) < self.num_levels:
             return resize(image, self.image_size)
-        return self.decoder(features.detach(), image)
+        finished: Tensor = self.decoder(walk.features, image)
+        return finished
+
+    def pictures(self, walk: Walk) -> list[Images]:
+        """What to show of each level of a walk: its output, and at last the image."""
+        return [*walk.outputs[:-1], self.finish(walk)]
 
     def _conditioning_inputs(self, batch_size: int, labels: Tensor | None, cond: Tensor | None) -> ConditioningInputs:
         """Labels and condition images, checked; in training some are dropped, by `cond_dropout`."""
@@ -236,7 +245,7 @@ class Network(nn.Module):
                 if self.discriminator is not None:
                     loss = loss + self.adversarial(images, walk.outputs[-1])
                 if self.decoder is not None:
-                    loss = loss + decoder_loss(walk, images)
+                    loss = loss + self.decoder_loss(walk, images)
         return (loss, (walk.codes, walk.outputs)) if return_intermediates else loss
 
     def nearest_walk(
@@ -253,6 +262,17 @@ class Network(nn.Module):
             self._seen_images = True
             warn_of_range(images)
         return self.walk(Nearest(images), images.shape[0], None, labels, cond)
+
+    def decoder_loss(self, walk: Walk, images: Float[Tensor, "batch channels height width"]) -> Float[Tensor, ""]:
+        """The mean squared error of the decoder's image; its gradient reaches the decoder alone.
+
+        Args:
+            walk: of all levels.
+            images: in [0, 1].
+        """
+        features, last = walk.features.detach(), walk.outputs[-1].detach()
+        finished = self.finish(walk._replace(outputs=(*walk.outputs[:-1], last), features=features))
+        return F.mse_loss(at_least_float32(finished), at_least_float32(images))
 
     def adversarial(self, images: Images, drawn: Images, penalty: bool = True) -> Float[Tensor, ""]:
         """The adversarial term of the loss, for the network and for its discriminator (see `discriminator.py`).
@@ -388,11 +408,6 @@ class Network(nn.Module):
         if not (self.training or torch.compiler.is_compiling()):
             require_finite(cond, "cond")
         return cond
-
-
-def decoder_loss(walk: Walk, images: Float[Tensor, "batch channels height width"]) -> Float[Tensor, ""]:
-    """The mean squared error of the decoder's image; its gradient reaches the decoder alone."""
-    return F.mse_loss(at_least_float32(walk.image), at_least_float32(images))
 
 
 @contextmanager

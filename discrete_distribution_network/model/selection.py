@@ -30,7 +30,7 @@ from discrete_distribution_network.model.guided_sampler import GuidedSampler, Sa
 from discrete_distribution_network.model.pixels import as_pixels
 from discrete_distribution_network.model.precision import at_least_float32
 from discrete_distribution_network.model.tensors import resize
-from discrete_distribution_network.model.walk import Features, Residual
+from discrete_distribution_network.model.walk import Branches, Features, Residual, Selection
 
 
 class Nearest:
@@ -55,6 +55,25 @@ class Nearest:
             return step
         error = F.mse_loss(at_least_float32(step.output), at_least_float32(query))
         return step._replace(commit_loss=error + (step.commit_loss - step.commit_loss.detach()))
+
+
+class Recorder:
+    """Another selection, whose features and codes of every level are recorded.
+
+    Attributes:
+        levels: (features, codes) of each level so far.
+    """
+
+    def __init__(self, select: Selection):
+        self.select = select
+        self.levels: list[tuple[Features, Tensor]] = []
+
+    def __call__(
+        self, level: int, sampler: GuidedSampler, features: Features, residual: Residual | None
+    ) -> SamplerOutput | Branches:
+        chosen = self.select(level, sampler, features, residual)
+        self.levels.append((features, chosen.codes))
+        return chosen
 
 
 class Uniform:

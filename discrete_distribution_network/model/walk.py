@@ -55,26 +55,20 @@ class Walk(NamedTuple):
         outputs: the image chosen at each level, (B, C, h, w) at that level's size.
         codes: int64 in [0, K) of its level, (B, number of codes), level after level; with patches, row by row.
         losses: each level's mean squared error to the images, (L,); None if the choice was not by images.
-        image: the image at full resolution, (B, C, H, W): the last output, resized if the walk ended early; after the
-            decoder, for a network that has one and a walk of all levels.
+        features: of the last level, (B, D, h, w), from which `Network.finish` makes the image.
     """
 
     outputs: tuple[Float[Tensor, "batch channels _ _"], ...]
     codes: Integer[Tensor, "batch codes"]
     losses: Float[Tensor, " levels"] | None
-    image: Float[Tensor, "batch channels height width"]
-
-    @property
-    def pictures(self) -> tuple[Float[Tensor, "batch channels _ _"], ...]:
-        """What is shown of each level: its output, and at last `image`."""
-        return (*self.outputs[:-1], self.image)
+    features: Features
 
 
-def collect(steps: Sequence[SamplerOutput | Branches], image: Float[Tensor, "batch channels height width"]) -> Walk:
+def collect(steps: Sequence[SamplerOutput | Branches], features: Features) -> Walk:
     """The walks that reached the last step, each traced back through its parents.
 
     Args:
-        image: see `Walk`.
+        features: of the last level.
     """
     outputs: list[Tensor] = []
     codes: list[Tensor] = []
@@ -87,4 +81,4 @@ def collect(steps: Sequence[SamplerOutput | Branches], image: Float[Tensor, "bat
         if isinstance(step, Branches):
             rows = step.parents if rows is None else compose_parents(step.parents, rows)
     losses = [step.commit_loss for step in steps if step.commit_loss is not None]
-    return Walk(tuple(outputs), torch.cat(codes, 1), torch.stack(losses) if losses else None, image)
+    return Walk(tuple(outputs), torch.cat(codes, 1), torch.stack(losses) if losses else None, features)

@@ -31,11 +31,16 @@ from discrete_distribution_network.io.safetensors_file import Shapes, load_check
 from discrete_distribution_network.model.code_distribution import check_temperature
 from discrete_distribution_network.model.guided_sampler import GuidedSampler
 from discrete_distribution_network.model.network import Network
+from discrete_distribution_network.model.selection import Nearest, Recorder
 from discrete_distribution_network.model.stages import Stage
+from discrete_distribution_network.model.walk import Walk
 from discrete_distribution_network.prior.kinds import PRIORS
 
 WEIGHTS, CONFIG = "prior.safetensors", "prior.json"
 """Files of a prior, beside those of its model."""
+
+Levels = list[tuple[Tensor, Tensor]]
+"""Of each level of a walk: the features that its sampler saw, and its codes."""
 
 PATCH_TEMPERATURES = (0.1, 0.6)
 """For codes of patches at the two lowest resolutions, which decide shapes, and at the higher ones (docs/log.md)."""
@@ -105,7 +110,6 @@ class LearnedPrior(nn.Module, ABC):
     def follow(self, level: int, codes: Tensor, state: Any) -> Any:
         """See `CodeDistribution`."""
 
-    @abstractmethod
     def bits(
         self,
         ddn: Network,
@@ -119,6 +123,11 @@ class LearnedPrior(nn.Module, ABC):
             images: in [0, 1].
             labels: classes; -1 for none.
         """
+        return self.bits_of(recorded_walk(ddn, images, labels)[1], labels)
+
+    @abstractmethod
+    def bits_of(self, levels: Levels, labels: Int[Tensor, " batch"] | None = None) -> Float[Tensor, " levels"]:
+        """`bits` of a walk that is recorded: see `recorded_walk`."""
 
     def require_network(self, ddn: Network) -> None:
         """Raise `InvalidInput` unless it models codes of a network's levels."""
@@ -228,6 +237,19 @@ def load_prior(ddn: Network, folder: str | Path) -> LearnedPrior | None:
     if kind not in PRIORS:
         raise ModelFileError(f"expected a prior of kind {' or '.join(PRIORS)} in {folder}, got {kind}; fit one anew")
     return prior_class(kind).load(folder, ddn)
+
+
+@torch.no_grad()
+def recorded_walk(
+    ddn: Network,
+    images: Float[Tensor, "batch channels height width"],
+    labels: Int[Tensor, " batch"] | None = None,
+    cond: Float[Tensor, "batch cond_channels height width"] | None = None,
+) -> tuple[Walk, Levels]:
+    """The walk of images by the nearest candidates, with the features and the codes of each level."""
+    recorder = Recorder(Nearest(images))
+    walk = ddn.walk(recorder, len(images), None, ddn.accepted_labels(labels), cond)
+    return walk, recorder.levels
 
 
 def prior_class(kind: str) -> type[LearnedPrior]:

@@ -18,12 +18,10 @@ from discrete_distribution_network._renamed import renamed_argument
 from discrete_distribution_network.errors import require
 from discrete_distribution_network.model.blocks import zero_
 from discrete_distribution_network.model.code_distribution import Pick
-from discrete_distribution_network.model.guided_sampler import GuidedSampler, SamplerOutput
 from discrete_distribution_network.model.network import Network
-from discrete_distribution_network.model.selection import Nearest
-from discrete_distribution_network.model.walk import Branches, Selection
 from discrete_distribution_network.prior.base import (
     LearnedPrior,
+    Levels,
     cross_entropy_bits,
     grids_of,
     resize_grid,
@@ -126,23 +124,16 @@ class Prior(LearnedPrior):
         """Embeddings (B, rows, columns, dim) of a level's codes (B, ...)."""
         return cast("Tensor", self.nodes[level](codes.reshape(len(codes), *self.grids[level])))
 
-    def bits(
-        self,
-        ddn: Network,
-        images: Float[Tensor, "batch channels height width"],
-        labels: Int[Tensor, " batch"] | None = None,
-    ) -> Float[Tensor, " levels"]:
-        recorder = _Recorder(Nearest(images))
-        with torch.no_grad():
-            ddn.walk(recorder, len(images), None, ddn.accepted_labels(labels))
+    def bits_of(self, levels: Levels, labels: Int[Tensor, " batch"] | None = None) -> Float[Tensor, " levels"]:
+        number, device = len(levels[0][1]), levels[0][1].device
         fraction = self.independent_fraction if self.training else 0
-        with_context = torch.rand(len(images), 1, 1, 1, device=images.device) >= fraction
-        state, costs = self.begin(len(images), labels), []
-        for level, (features, codes) in enumerate(recorder.levels):
+        with_context = torch.rand(number, 1, 1, 1, device=device) >= fraction
+        state, costs = self.begin(number, labels), []
+        for level, (features, codes) in enumerate(levels):
             head = self._heads()[level]
             context = shifted(self._embedded(level, codes) * with_context, CAUSAL_CONTEXT) if codes.ndim > 1 else None
             scores = head.scores(head.embed(features, state), context).flatten(0, -2)
-            costs.append(cross_entropy_bits(scores, codes.flatten(), len(images)))
+            costs.append(cross_entropy_bits(scores, codes.flatten(), number))
             state = self.follow(level, codes, state)
         return torch.stack(costs)
 
@@ -218,18 +209,3 @@ class Head(nn.Module):
 def _residual(inputs: int, outputs: int) -> nn.Sequential:
     """The branch of a residual connection, zero at first: (..., inputs) -> (..., outputs)."""
     return nn.Sequential(nn.SiLU(), nn.Linear(inputs, outputs), nn.SiLU(), zero_(nn.Linear(outputs, outputs)))
-
-
-class _Recorder:
-    """A selection that records the features and the chosen codes of every level."""
-
-    def __init__(self, select: Selection):
-        self.select = select
-        self.levels: list[tuple[Tensor, Tensor]] = []
-
-    def __call__(
-        self, level: int, sampler: GuidedSampler, features: Tensor, residual: Tensor | None
-    ) -> SamplerOutput | Branches:
-        chosen = self.select(level, sampler, features, residual)
-        self.levels.append((features, chosen.codes))
-        return chosen

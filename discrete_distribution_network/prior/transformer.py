@@ -18,8 +18,7 @@ from torch import Tensor, nn
 
 from discrete_distribution_network.errors import require
 from discrete_distribution_network.model.network import Network
-from discrete_distribution_network.model.selection import Nearest
-from discrete_distribution_network.prior.base import LearnedPrior, cross_entropy_bits
+from discrete_distribution_network.prior.base import LearnedPrior, Levels, cross_entropy_bits
 
 
 class TransformerState(NamedTuple):
@@ -83,17 +82,12 @@ class CodeTransformer(LearnedPrior):
     def follow(self, level: int, codes: Int[Tensor, "batch ..."], state: TransformerState) -> TransformerState:
         return state._replace(codes=torch.cat((state.codes, codes.reshape(len(codes), -1)), 1))
 
-    def bits(
-        self,
-        ddn: Network,
-        images: Float[Tensor, "batch channels height width"],
-        labels: Int[Tensor, " batch"] | None = None,
-    ) -> Float[Tensor, " levels"]:
-        with torch.no_grad():
-            codes = ddn.walk(Nearest(images), len(images), None, ddn.accepted_labels(labels)).codes
-        scores = self._scores(codes, range(len(self.codes_per_level)), self.condition(len(images), labels))
-        parts = zip(scores, codes.split(self.codes_per_level, 1), strict=True)
-        return torch.stack([cross_entropy_bits(own.flatten(0, 1), part.flatten(), len(images)) for own, part in parts])
+    def bits_of(self, levels: Levels, labels: Int[Tensor, " batch"] | None = None) -> Float[Tensor, " levels"]:
+        parts = [codes.flatten(1) if codes.ndim > 1 else codes.unsqueeze(1) for _, codes in levels]
+        number = len(parts[0])
+        scores = self._scores(torch.cat(parts, 1), range(len(parts)), self.condition(number, labels))
+        pairs = zip(scores, parts, strict=True)
+        return torch.stack([cross_entropy_bits(own.flatten(0, 1), part.flatten(), number) for own, part in pairs])
 
     def _scores(self, codes: Tensor, queried: Sequence[int], condition: Tensor) -> list[Tensor]:
         """Scores (B, codes of the level, K) of each queried level, given the codes (B, number of codes) before it."""

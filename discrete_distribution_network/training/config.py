@@ -60,6 +60,7 @@ class TrainerConfig:
     hold: float
     split_every: int
     split_until: float
+    second_stage: float
     augment: Augment | None
     cond_fn: CondFn | None
     max_bad_images: int
@@ -87,6 +88,7 @@ class TrainerConfig:
         require(self.warmup_steps >= 0, "warmup_steps of at least 0", self.warmup_steps)
         require(self.decay in ("none", "cosine"), 'decay "none" or "cosine"', repr(self.decay))
         require(0 <= self.hold < 1, "hold in [0, 1)", self.hold)
+        require(0 < self.second_stage < 1, "second_stage in (0, 1)", self.second_stage)
         precision = self.mixed_precision
         require(
             precision is None or precision in get_args(Precision),

@@ -7,12 +7,10 @@ loss on held-out images are kept.
 from __future__ import annotations
 
 import hashlib
-import math
 import time
-from collections import deque
 from collections.abc import Callable, Iterator
 from contextlib import nullcontext
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Generic, NamedTuple, TypeVar
 
@@ -21,31 +19,21 @@ from torch import Tensor, nn
 
 from discrete_distribution_network.errors import (
     DataError,
-    DDNError,
     InvalidInput,
     ModelFileError,
     require_integer,
     require_positive,
     require_seed,
 )
-from discrete_distribution_network.io.safetensors_file import load_strictly, read_tensors
+from discrete_distribution_network.io.safetensors_file import read_tensors
 from discrete_distribution_network.random_state import mix_seed, own_random_state
 from discrete_distribution_network.signals import Interrupted, Signals
-from discrete_distribution_network.training.checkpoints import STATE, load_moments, moments_of, read_state
+from discrete_distribution_network.training.checkpoints import STATE, read_state
 from discrete_distribution_network.training.fit_checkpoints import TENSORS, FitCheckpoints, FitInterrupted
+from discrete_distribution_network.training.module_optimisation import PriorOptimisation
 from discrete_distribution_network.training.report import Bar
-from discrete_distribution_network.training.schedule import learning_rate as rate_at
 
 Batch = TypeVar("Batch")
-
-WARMUP_STEPS = 49
-"""Steps of linear warm-up of the learning rate."""
-
-MAX_GRAD_NORM = 10.0
-"""Gradients are clipped to this norm."""
-
-AVERAGED_STEPS = 100
-"""Training bits are averaged over this many last steps."""
 
 
 @dataclass
@@ -135,12 +123,15 @@ class Fit(Generic[Batch]):
     options: Callable[[], dict[str, Any]] = dict
     progress: bool = True
 
-    step: int = 0
     measured: int = 0  # the step of the last evaluation
     seconds: float = 0.0
-    best: float = math.inf
-    best_weights: dict[str, Tensor] = field(default_factory=dict)
-    recent: deque[float] = field(default_factory=lambda: deque(maxlen=AVERAGED_STEPS))
+
+    def __post_init__(self) -> None:
+        self.optimisation = PriorOptimisation(self.prior, self.budget.learning_rate)
+
+    @property
+    def step(self) -> int:
+        return self.optimisation.step
 
     def run(self) -> Outcome:
         """Fit until the budget is used; the prior then has the best weights and is in evaluation mode.
@@ -149,7 +140,7 @@ class Fit(Generic[Batch]):
             FitInterrupted: a signal came; the state is in the checkpoint.
             DDNError: bits or gradients are not finite.
         """
-        self.best_weights = self._weights()
+        optimisation = self.optimisation
         try:
             with (
                 nullcontext(Signals()) if self.checkpoint is None else self.checkpoint.noting() as signals,
@@ -159,15 +150,12 @@ class Fit(Generic[Batch]):
                 self._begin()
                 self._run(signals, bar, seed)
         except Interrupted as stop:
-            raise FitInterrupted(stop.signum, self.step, self.best) from None
+            raise FitInterrupted(stop.signum, self.step, optimisation.best) from None
         finally:
-            self.prior.load_state_dict(self.best_weights)
-            self.prior.eval()
-        return Outcome(self.step, sum(self.recent) / len(self.recent), self.best)
+            optimisation.finish()
+        return Outcome(self.step, optimisation.train_bits, optimisation.best)
 
     def _begin(self) -> None:
-        rate = self.budget.learning_rate
-        self.optimizer = torch.optim.AdamW(self.prior.parameters(), rate, (0.9, 0.99), weight_decay=0.01, fused=True)
         if self.checkpoint is not None:
             self._options = {**self.budget.options, **self.options()}
             if self.checkpoint.found is not None:
@@ -197,21 +185,7 @@ class Fit(Generic[Batch]):
 
     def _step(self, batch: Batch, done: float, seed: Callable[[int], None]) -> None:
         seed(mix_seed(self.budget.seed, self.step))
-        for group in self.optimizer.param_groups:
-            group["lr"] = rate_at(self.budget.learning_rate, self.step, WARMUP_STEPS, done)
-        bits = self.bits(batch)
-        self.optimizer.zero_grad()
-        bits.backward()
-        norm = nn.utils.clip_grad_norm_(self.prior.parameters(), MAX_GRAD_NORM)
-        value, length = torch.stack((bits.detach().float(), norm.float())).tolist()
-        if not math.isfinite(value + length):
-            raise DDNError(
-                f"expected a finite number of bits and a finite gradient at step {self.step}, got {value:g} bits and "
-                f"a norm of {length:g}; lower the learning rate"
-            )
-        self.optimizer.step()
-        self.step += 1
-        self.recent.append(value)
+        self.optimisation.update(self.bits(batch), done)
 
     @torch.no_grad()
     def _measure(self, signals: Signals) -> None:
@@ -227,39 +201,25 @@ class Fit(Generic[Batch]):
             return
         if count == 0:
             raise DataError(f"expected at least 1 held-out image to fit a prior with, got {count}; give some")
-        self.measured, mean = self.step, bits / count
-        if not math.isfinite(mean):
-            raise DDNError(
-                f"expected held-out codes to cost a finite number of bits at step {self.step}, got {mean}; lower the "
-                "learning rate"
-            )
-        if mean < self.best:
-            self.best, self.best_weights = mean, self._weights()
+        self.measured = self.step
+        self.optimisation.measured(bits / count)
 
     def _progress_text(self) -> str | None:
         """The figures of an evaluation at this step; None if there was none."""
-        if self.measured != self.step or not self.recent:
+        if self.measured != self.step or not self.step:
             return None
-        return f" {sum(self.recent) / len(self.recent):.1f} bits an image, held out {self.best:.1f}"
-
-    def _weights(self) -> dict[str, Tensor]:
-        return {name: value.clone() for name, value in self.prior.state_dict().items()}
+        return f" {self.optimisation.train_bits:.1f} bits an image, held out {self.optimisation.best:.1f}"
 
     # checkpoints
 
     def _save(self, checkpoint: FitCheckpoints) -> None:
-        tensors = {f"weights/{name}": value for name, value in self.prior.state_dict().items()}
-        tensors |= {f"best/{name}": value for name, value in self.best_weights.items()}
-        tensors |= moments_of(self.prior, self.optimizer)
         state = {
-            "step": self.step,
+            **self.optimisation.state(),
             "measured": self.measured,
             "seconds": self.seconds,
-            "best": None if self.best == math.inf else self.best,
-            "recent": list(self.recent),
             "options": self._options,
         }
-        checkpoint.save(self.step, state, tensors)
+        checkpoint.save(self.step, state, self.optimisation.tensors())
 
     def _load(self, folder: Path) -> None:
         state, tensors = read_state(folder), read_tensors(folder / TENSORS)
@@ -275,22 +235,12 @@ class Fit(Generic[Batch]):
                 "give the same, or begin anew (--overwrite)"
             )
         try:
-            self.step, self.measured, self.seconds = int(state["step"]), int(state["measured"]), float(state["seconds"])
-            self.best = math.inf if state["best"] is None else float(state["best"])
-            self.recent.extend(map(float, state["recent"]))
+            self.measured, self.seconds = int(state["measured"]), float(state["seconds"])
+            self.optimisation.load(state, tensors, folder / TENSORS)
         except (KeyError, TypeError, ValueError) as error:
             raise ModelFileError(
                 f"expected the state of a fit in {folder / STATE}, got {error!r}; begin anew (--overwrite)"
             ) from error
-        path = folder / TENSORS
-        parts: dict[str, dict[str, Tensor]] = {"weights": {}, "best": {}}
-        for name, value in tensors.items():
-            part, _, own = name.partition("/")
-            parts.setdefault(part, {})[own] = value
-        load_strictly(self.prior, parts["best"], path)
-        self.best_weights = self._weights()
-        load_strictly(self.prior, parts["weights"], path)
-        load_moments(self.prior, self.optimizer, tensors, path)
 
 
 def digest(tensors: dict[str, Tensor]) -> str:

@@ -7,19 +7,25 @@ from contextlib import AbstractContextManager, nullcontext
 from typing import Any, NamedTuple
 
 import torch
+from jaxtyping import Float
 from torch import Tensor
+from torch.utils.data import Subset
 
-from discrete_distribution_network.data.datasets import is_stream
+from discrete_distribution_network.data.datasets import is_stream, split_indices
 from discrete_distribution_network.data.loader import Batch, Loader, first_batch, in_order, in_unit_range
 from discrete_distribution_network.ddn import DDN
 from discrete_distribution_network.errors import DataError, InvalidInput, require_integer, shown
 from discrete_distribution_network.prior.base import LearnedPrior
 from discrete_distribution_network.training.fit_checkpoints import FitCheckpoints
 from discrete_distribution_network.training.fit_loop import Budget, Fit, digest
+from discrete_distribution_network.training.module_optimisation import LEARNING_RATE
 from discrete_distribution_network.training.processes import fast_autocast
 
 LABEL_DROPOUT = 0.1
 """Probability that an image is shown without its label while a prior by class is fitted (classifier-free guidance)."""
+
+MAX_HELD_OUT = 1000
+"""Most training images held out to select the weights of a prior."""
 
 EVALUATION_BATCH = 200
 """Held-out images a batch."""
@@ -50,7 +56,7 @@ def fit(
     steps: int | None = None,
     minutes: float | None = 5.0,
     batch_size: int = 64,
-    learning_rate: float = 2e-3,
+    learning_rate: float = LEARNING_RATE,
     test_images: int = 1000,
     evaluate_every: int = 200,
     seed: int = 0,
@@ -86,21 +92,17 @@ def fit(
     prior.require_network(ddn)
     if size is not None:
         budget.batch_size = min(budget.batch_size, size)
-    device, dtype, autocast = ddn.start.device, ddn.start.dtype, fast_walk(ddn)
+    device, autocast = ddn.start.device, fast_walk(ddn)
     loader = Loader(dataset, ddn, budget.batch_size, seed=budget.seed, max_bad_images=max_bad_images)
 
     def bits(batch: Batch) -> Tensor:
-        labels = _labels(batch.labels, by_class)
-        if labels is not None:  # for `sample` with a guidance_scale, which also asks without a class
-            labels = labels.masked_fill(torch.rand(len(labels)) < LABEL_DROPOUT, -1)
         with autocast:
-            return prior.bits(ddn, in_unit_range(batch.images.to(device)).to(dtype), labels).sum()
+            return bits_by_level(prior, ddn, batch).sum()
 
     def measure() -> Iterator[tuple[float, int]]:
         for batch in in_order(test_dataset, ddn, EVALUATION_BATCH, limit=test_images, max_bad_images=max_bad_images):
-            labels = _labels(batch.labels, by_class)
             with autocast:
-                costs = prior.bits(ddn, batch.images.to(device, dtype), labels)
+                costs = bits_by_level(prior, ddn, batch)
             yield float(costs.sum()) * len(batch.images), len(batch.images)
 
     def options() -> dict[str, Any]:
@@ -116,6 +118,50 @@ def fit(
     finally:
         ddn.train(was_training)
     return Fitted(outcome.steps, outcome.train_bits, outcome.best, ddn.bits_per_image)
+
+
+def bits_by_level(prior: LearnedPrior, ddn: DDN, batch: Batch) -> Float[Tensor, " levels"]:
+    """The loss of a prior: bits of a batch's codes by level, in bits an image.
+
+    While the prior is in training mode, labels are left out at random (`LABEL_DROPOUT`).
+    """
+    labels = labels_of(prior, batch.labels)
+    images = in_unit_range(batch.images.to(ddn.start.device, non_blocking=True)).to(ddn.start.dtype)
+    return prior.bits(ddn, images, labels)
+
+
+def labels_of(prior: LearnedPrior, labels: Tensor | None) -> Tensor | None:
+    """The labels of a batch for a prior by class, some left out while it is in training mode; None for other priors.
+
+    Raises:
+        DataError: there are none.
+    """
+    labels = _labels(labels, prior.num_classes is not None)
+    if labels is not None and prior.training:  # for `sample` with a guidance_scale, which also asks without a class
+        labels = labels.masked_fill(torch.rand(len(labels)) < LABEL_DROPOUT, -1)
+    return labels
+
+
+def hold_out(dataset: Any, test_dataset: Any = None) -> tuple[Any, Any]:
+    """Training images to fit a prior to, and at most `MAX_HELD_OUT` that select its weights and its temperatures.
+
+    So the test images select nothing. Of a stream all are for fitting, and the test images for selection.
+
+    Raises:
+        DataError: there are fewer than two images, or a stream has no test images.
+    """
+    if is_stream(dataset):
+        if test_dataset is None:
+            raise DataError(
+                "expected a stream with test images to select the weights of a prior, got none; give some, or train "
+                "without a prior"
+            )
+        return dataset, test_dataset
+    count = len(dataset)
+    if count < 2:
+        raise DataError(f"expected at least 2 images, one to fit a prior to and one to select its weights, got {count}")
+    learnt, held_out = split_indices(count, min(0.1, MAX_HELD_OUT / count))
+    return Subset(dataset, learnt), Subset(dataset, held_out)
 
 
 def fast_walk(ddn: DDN) -> AbstractContextManager[Any]:

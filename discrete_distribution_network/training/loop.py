@@ -1,8 +1,9 @@
 """`Loop`: the steps of a training, and what happens between them.
 
 A step is: a batch, forward, backward, clipping, a check that everything is finite, the optimiser, split-and-prune, the
-moving average. Whatever is random in it comes from the seed and the number of the step, so a checkpoint needs no random
-state, and a resumed training repeats the uninterrupted one.
+moving average. In the second stage the network rests, and the steps are those of `SecondStage`. Whatever is
+random in a step comes from the seed and the number of the step, so a checkpoint needs no random state, and a resumed
+training repeats the uninterrupted one.
 """
 
 from __future__ import annotations
@@ -28,6 +29,7 @@ from discrete_distribution_network.training.pictures import TrainingPictures
 from discrete_distribution_network.training.progress import Progress, Step
 from discrete_distribution_network.training.report import Report
 from discrete_distribution_network.training.schedule import learning_rate
+from discrete_distribution_network.training.second_stage import SecondStage
 from discrete_distribution_network.training.state import TrainingState
 
 
@@ -47,6 +49,7 @@ class Loop:
     ):
         self.config, self.state, self.pictures, self.report = config, state, pictures, report
         self.loader, self.optimisation, self.test_dataset = state.loader, state.optimisation, test_dataset
+        self.second = state.second
         self.processes, self.accelerator = self.optimisation.processes, self.optimisation.accelerator
         self.results_folder = Path(config.results_folder)
         self.signals, self.started = Signals(), time.monotonic()
@@ -74,6 +77,8 @@ class Loop:
             with output_errors(self.results_folder):
                 self.accelerator.init_trackers("ddn")
             self.report.trackers = self.accelerator.trackers
+        if self.second is not None and self.second.begun:
+            self._discard_if_early(self.second)
         if self.progress.step:
             self._write({"resumed": True})  # later lines of a step are the true ones
         elif any(one[0] for one in self.processes.gather(self.state.checkpoints.any())):
@@ -88,20 +93,25 @@ class Loop:
         figures: Evaluation | None = None
         recent: list[Step] = []
         while self.progress_made < 1:
+            if self.second is not None and not self.second.begun and self.network_progress == 1:
+                self._write_recent(recent)
+                self.second.begin(self.progress)
             step, stop = self.step(batches)
             ended = self.progress_made == 1
             recent.append(step)
+            if ended and self.second is not None:
+                self._finish(self.second)
             self.report.advance(self._done)
             if self.progress.step % config.log_every == 0 or ended or stop:
-                self._write(self.figures(recent))
-                recent = []
+                self._write_recent(recent)
             # saved first, then evaluated, which may fail
             if self.progress.step % config.checkpoint_every == 0 or ended or stop:
                 self.state.save()
             self._interrupt(stop)
             if self.pictures.drawable and (self.progress.step % config.save_results_every == 0 or ended):
                 self.processes.on_main(lambda: self.pictures.draw(self.progress.step))
-            if self.test_dataset is not None and (self.progress.step % config.evaluate_every == 0 or ended):
+            due = self.progress.step % config.evaluate_every == 0 and not self.resting
+            if self.test_dataset is not None and (due or ended):
                 figures = self._evaluate()
         self.state.save()  # unless it is: a training that was resumed at its end makes no step
         self._save_result()
@@ -114,17 +124,37 @@ class Loop:
         """One step of the optimiser, and the signal that any process has received (0: none)."""
         config, progress, optimisation = self.config, self.progress, self.optimisation
         began, step = time.monotonic(), progress.step
-        split = (step + 1) % config.split_every == 0 and self.progress_made < config.split_until
         seed_random_state(mix_seed(config.seed, step, self.processes.rank), self.processes.device)
+        if self.second is not None and self.second.begun:
+            losses, norm, seconds, stop = self._over_processes(*self.second.step(batches, self.second_progress))
+            return self._stepped(losses, norm, 0, seconds, began), stop
+        split = (step + 1) % config.split_every == 0 and self.network_progress < config.split_until
         penalty = step % config.apply_grad_penalty_every == 0
         own_losses, own_norm = optimisation.compute_gradients(batches, self.rate(), penalty)
         losses, norm, seconds, stop = self._over_processes(own_losses, own_norm)
         optimisation.require_finite(losses, norm, step)
         swaps = optimisation.update(step + 1, split)
-        progress.step, progress.seconds = step + 1, seconds
         progress.splits += swaps
-        progress.images += self._images_per_step
-        return Step(losses, norm, swaps, time.monotonic() - began), stop
+        return self._stepped(losses, norm, swaps, seconds, began), stop
+
+    def _stepped(self, losses: list[float], norm: float, swaps: int, seconds: float, began: float) -> Step:
+        self.progress.step += 1
+        self.progress.seconds = seconds
+        self.progress.images += self._images_per_step
+        return Step(losses, norm, swaps, time.monotonic() - began)
+
+    def _discard_if_early(self, second: SecondStage) -> None:
+        """Discard the second stage of a training that was resumed with a longer part for the network."""
+        if self._network_progress(second.began) == 1:
+            return
+        self.progress.discarded_steps += self.progress.step - second.began.step
+        self.progress.discarded_seconds += self.progress.seconds - second.began.seconds
+        second.discard()
+
+    def _finish(self, second: SecondStage) -> None:
+        if not second.begun:  # the time was over with the network's last step
+            second.begin(self.progress)
+        second.finish()
 
     def _over_processes(self, losses: Tensor, norm: Tensor) -> tuple[list[float], float, float, int]:
         """The mean losses, norm and seconds of all processes, and the signal that any has received (0: none).
@@ -148,6 +178,12 @@ class Loop:
 
     def _save_result(self) -> None:
         self.processes.on_main(lambda: self.state.save_model(self.results_folder / MODEL))
+
+    def _write_recent(self, recent: list[Step]) -> None:
+        """Write the figures of recent steps, and forget these."""
+        if recent:
+            self._write(self.figures(recent))
+        recent.clear()
 
     def _write(self, figures: dict[str, Any]) -> None:
         self.processes.on_main(lambda: self.report.write(self.progress.step, figures))
@@ -179,38 +215,74 @@ class Loop:
     @property
     def _done(self) -> float:
         """What the bar shows: steps or, with `max_minutes`, seconds."""
-        return self.progress.step if self.config.max_minutes is None else self.progress.seconds
+        progress = self.progress
+        if self.config.max_minutes is None:
+            return progress.step - progress.discarded_steps
+        return progress.seconds - progress.discarded_seconds
 
     @property
     def progress_made(self) -> float:
         """The share of the training that is done, in [0, 1], by steps or, with `max_minutes`, by the clock."""
-        config = self.config
-        by_clock = 0.0 if config.max_minutes is None else self.progress.seconds / (60 * config.max_minutes)
-        return min(1.0, max(self.progress.step / config.num_train_steps, by_clock))
+        return self._share(self.progress)
+
+    def _share(self, progress: Progress) -> float:
+        minutes = self.config.max_minutes
+        return progress.share(self.config.num_train_steps, None if minutes is None else 60 * minutes)
+
+    @property
+    def _network_share(self) -> float:
+        """The share of the training in which the network is trained."""
+        return 1.0 if self.second is None else 1 - self.config.second_stage
+
+    @property
+    def resting(self) -> bool:
+        """Whether the network rests."""
+        return self.second is not None and self.second.begun
+
+    @property
+    def network_progress(self) -> float:
+        """The share of the network's part of the training that is done, in [0, 1]."""
+        return self._network_progress(self.progress)
+
+    def _network_progress(self, progress: Progress) -> float:
+        done = self._share(progress) / self._network_share
+        return done if done < 1 - 1e-9 else 1.0  # a share such as 1 - 2/3 is rounded
+
+    @property
+    def second_progress(self) -> float:
+        """The share of the second stage that is done, in [0, 1]."""
+        return max(0.0, (self.progress_made - self._network_share) / self.config.second_stage)
 
     def rate(self) -> float:
         """The learning rate of the next step (see `schedule.py`)."""
         config = self.config
-        progress = 0.0 if config.decay == "none" else self.progress_made
+        if self.second is not None and self.second.begun:
+            return self.second.rate(self.second_progress)
+        progress = 0.0 if config.decay == "none" else self.network_progress
         return learning_rate(config.learning_rate, self.progress.step, config.warmup_steps, progress, config.hold)
 
     def figures(self, steps: list[Step]) -> dict[str, Any]:
         """The figures of recent steps, as `metrics.jsonl` has them."""
         progress, loader, count = self.progress, self.loader, len(steps)
-        sizes = [sampler.codebook_size for sampler in self.optimisation.ddn.samplers]
-        return {
+        mean = [sum(losses) / count for losses in zip(*(step.losses for step in steps), strict=True)]
+        common = {
             "epoch": None
             if loader.per_epoch is None
             else progress.images / (loader.per_epoch * self._images_per_batch),
             "seconds": progress.seconds,
-            "loss": sum(step.loss for step in steps) / count,
-            "loss_by_level": [sum(losses) / count for losses in zip(*(step.losses for step in steps), strict=True)],
             "gradient_norm": sum(step.norm for step in steps) / count,
             "learning_rate": self.rate(),
             "images_per_second": self._images_per_step * count / sum(step.seconds for step in steps),
-            "usage_by_level": [usage(counts) for counts in self.optimisation.counts().cpu().split(sizes)],
             "splits": progress.splits,
             "bad_images": len(loader.faults),
+        }
+        if self.second is not None and self.second.begun:
+            return common | self.second.figures(mean)
+        sizes = [sampler.codebook_size for sampler in self.optimisation.ddn.samplers]
+        return common | {
+            "loss": sum(mean) / len(mean),
+            "loss_by_level": mean,
+            "usage_by_level": [usage(counts) for counts in self.optimisation.counts().cpu().split(sizes)],
         }
 
     def _evaluate(self) -> Evaluation:

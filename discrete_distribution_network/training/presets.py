@@ -20,6 +20,9 @@ CODEBOOK_SIZE = 256
 DIM, DIM_MAX = 16, 64
 """Channels at full resolution, and the most at any; twice as many take twice the time, without gain after minutes."""
 
+DECODER_DIM = 16
+"""Channels of the decoder."""
+
 PATCHES_PER_SIDE = (1, 2, 2, 4, 8)
 """Patches along a side, from the smallest resolution on; the last number holds for all larger ones."""
 
@@ -45,6 +48,7 @@ def preset(image_size: int | Sequence[int], channels: int = 3) -> dict[str, Any]
         "num_resnet_blocks": 1,
         "levels_per_resolution": levels_for(len(sizes)),
         "patch_size": patches_for(sizes),
+        "decoder_dim": DECODER_DIM,
     }
 
 
@@ -70,6 +74,7 @@ def recipe(config: Any = None) -> dict[str, Any]:
         "max_grad_norm": config.max_grad_norm,
         "split_every": config.split_every,
         "split_until": config.split_until,
+        "second_stage": config.second_stage,
         "use_ema": config.ema,
         "mixed_precision": config.precision,
         "seed": config.seed,

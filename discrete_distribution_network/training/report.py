@@ -155,6 +155,14 @@ class Report:
                 f"loss {figures['loss']:.4f}, {figures['images_per_second']:.0f} images/s, "
                 f"nodes in use {sum(used) / len(used):.0%}",
             )
+        elif "bits" in figures:
+            held_out = figures["held_out_bits"]
+            self.bar.advance(
+                self.bar.done,
+                f"prior: {figures['bits']:.1f} bits an image"
+                + (f", held out {held_out:.1f}" if held_out is not None else "")
+                + f", {figures['images_per_second']:.0f} images/s",
+            )
         plain = _plain(figures)
         if self.folder is not None:
             self._append(

@@ -18,6 +18,7 @@ from discrete_distribution_network.io.safetensors_file import write_tensors
 from discrete_distribution_network.training.checkpoints import STATE, TRAINING, Checkpoints, read_state
 from discrete_distribution_network.training.optimisation import Optimisation
 from discrete_distribution_network.training.progress import Progress
+from discrete_distribution_network.training.second_stage import SecondStage
 
 
 class TrainingState:
@@ -27,13 +28,16 @@ class TrainingState:
         optimisation: of the network.
         loader: whose undecodable images a checkpoint lists.
         checkpoints: the folders that are written and read.
+        second: the stage after that of the network, if any.
 
     Attributes:
         progress: how far the training is.
     """
 
-    def __init__(self, optimisation: Optimisation, loader: Loader, checkpoints: Checkpoints):
-        self.optimisation, self.loader, self.checkpoints = optimisation, loader, checkpoints
+    def __init__(
+        self, optimisation: Optimisation, loader: Loader, checkpoints: Checkpoints, second: SecondStage | None = None
+    ):
+        self.optimisation, self.loader, self.checkpoints, self.second = optimisation, loader, checkpoints, second
         self.progress = Progress()
         self._saved: tuple[int, Path] | None = None
 
@@ -49,11 +53,13 @@ class TrainingState:
             "faults": list(self.loader.faults),
             "scaler": None if scaler is None else scaler.state_dict(),
             "exact": self.exact_settings(),
+            **({} if self.second is None else {"second_stage": self.second.state()}),
         }
 
         def fill(folder: Path) -> None:
             self.save_model(folder)
-            write_tensors(folder / TRAINING, self.optimisation.tensors())
+            tensors = self.optimisation.tensors() | ({} if self.second is None else self.second.tensors())
+            write_tensors(folder / TRAINING, tensors)
 
         path = self.optimisation.processes.on_main(lambda: checkpoints.save(step, state, fill, name))
         if path is None:
@@ -81,12 +87,19 @@ class TrainingState:
         self.optimisation.load(found)
         try:
             self.progress = Progress(
-                int(state["step"]), int(state["images"]), float(state["seconds"]), int(state["splits"])
+                int(state["step"]),
+                int(state["images"]),
+                float(state["seconds"]),
+                int(state["splits"]),
+                int(state.get("discarded_steps", 0)),
+                float(state.get("discarded_seconds", 0.0)),
             )
             self.loader.faults = dict.fromkeys(state["faults"])
             scaler = self.optimisation.accelerator.scaler
             if scaler is not None and state["scaler"] is not None:
                 scaler.load_state_dict(state["scaler"])
+            if self.second is not None:
+                self.second.load(state.get("second_stage"), found)
             before = dict(state["exact"])
         except (KeyError, TypeError, ValueError) as error:
             raise ModelFileError(f"expected the state of a training in {found / STATE}, but {error!r}") from error
@@ -100,6 +113,7 @@ class TrainingState:
     def exact_settings(self) -> dict[str, Any]:
         """The settings that two trainings must share for one to continue the other bit for bit, by their names."""
         config, ema, dataset = self.optimisation.config, self.optimisation.ema, self.loader.dataset
+        follows_share = config.decay != "none" or self.second is not None
         return {
             "seed": config.seed,
             "batch_size": self.loader.batch_size,
@@ -114,8 +128,9 @@ class TrainingState:
             "adam": {name: str(value) for name, value in self.optimisation.optimizer.defaults.items() if name != "lr"},
             **({} if ema is None else {"beta": ema.beta, "update_every": ema.update_every}),
             # only schedules that follow the share done depend on the length of the training
-            **({"num_train_steps": config.num_train_steps, "hold": config.hold} if config.decay != "none" else {}),
+            **({"num_train_steps": config.num_train_steps, "hold": config.hold} if follows_share else {}),
             **({"split_until": config.split_until} if 0 < config.split_until < 1 else {}),
+            **({} if self.second is None else self.second.exact_settings()),
             "precision": self.optimisation.accelerator.mixed_precision,
             "moving average": ema is not None,
             **({} if self._fingerprint is None else {"images' fingerprint": self._fingerprint}),

@@ -20,16 +20,19 @@ from discrete_distribution_network.data.datasets import ImageDataset, is_stream
 from discrete_distribution_network.data.decoding import Augment
 from discrete_distribution_network.data.loader import Loader
 from discrete_distribution_network.ddn import DDN
-from discrete_distribution_network.errors import InvalidInput
+from discrete_distribution_network.errors import InvalidInput, shown
 from discrete_distribution_network.evaluation.metrics import Evaluation
+from discrete_distribution_network.prior.base import LearnedPrior
 from discrete_distribution_network.training.checkpoints import Checkpoints
 from discrete_distribution_network.training.config import TrainerConfig
+from discrete_distribution_network.training.fitting import hold_out
 from discrete_distribution_network.training.folders import require_new
 from discrete_distribution_network.training.loop import Loop
 from discrete_distribution_network.training.optimisation import Optimisation
 from discrete_distribution_network.training.pictures import TrainingPictures, named_pictures
 from discrete_distribution_network.training.processes import Precision, Processes, accelerator_for
 from discrete_distribution_network.training.report import Report
+from discrete_distribution_network.training.second_stage import SecondStage
 from discrete_distribution_network.training.state import TrainingState
 from discrete_distribution_network.viz.pictures import grid, make_folder, save_picture
 
@@ -44,6 +47,8 @@ class Trainer:
         ddn: trained in place; or a dictionary, the arguments of a new one.
         dataset: a `Dataset`, a tensor (N, C, H, W) or an iterable, of images or (image, label), see `data/datasets.py`;
             or a dictionary, the arguments of an `ImageDataset`.
+        prior: such as `Prior(ddn)`: fitted to the network's codes in the last part of the training, from fresh weights,
+            and then `result.prior`. Up to 1,000 of the images (at most a tenth) are held out for it.
         num_train_steps: steps of the optimiser.
         learning_rate: the highest learning rate.
         weight_decay: of AdamW.
@@ -70,7 +75,10 @@ class Trainer:
         decay: "cosine" for a learning rate that decays to zero.
         hold: share of the training at which the decay begins.
         split_every: steps between two calls of split-and-prune.
-        split_until: share of the training after which split-and-prune is not called.
+        split_until: share of the training after which split-and-prune is not called. Like `hold` of the part in which
+            the network is trained.
+        second_stage: share of the training, its last part, in which the network rests while its decoder and the prior
+            learn, if there is either.
         augment: function of one image (C, H, W); see `Loader`.
         cond_fn: function from images to the condition of a network with `cond_channels`; see `conditioning.py`. A
             network with `num_classes` gets the labels of the data set.
@@ -98,6 +106,7 @@ class Trainer:
         seconds: wall-clock time of the steps, including those before a resume.
         splits: nodes pruned.
         result: the model to use: the moving average, or the `ddn`.
+        held_out_bits: bits an image of held-out images' codes by the prior, at its best; None before any are measured.
         unwrapped_model: the `ddn`.
         is_main: whether this process writes the files.
 
@@ -115,6 +124,7 @@ class Trainer:
         ddn: DDN | dict[str, Any],
         *,
         dataset: Any,
+        prior: LearnedPrior | None = None,
         num_train_steps: int = 70_000,
         learning_rate: float = 3e-4,
         weight_decay: float = 1e-3,
@@ -140,6 +150,7 @@ class Trainer:
         hold: float = 0.0,
         split_every: int = 1,
         split_until: float = 1.0,
+        second_stage: float = 0.5,
         augment: Augment | None = None,
         cond_fn: CondFn | None = None,
         max_bad_images: int = 0,
@@ -158,11 +169,11 @@ class Trainer:
     ):
         arguments = locals()  # all of the signature, by name
         self.config = TrainerConfig(**{field.name: arguments[field.name] for field in fields(TrainerConfig)})
-        self._build(_made_of(DDN, ddn), _made_of(ImageDataset, dataset), test_dataset)
+        self._build(_made_of(DDN, ddn), prior, _made_of(ImageDataset, dataset), test_dataset)
         if resume and (found := self.checkpoints.newest_whole() if resume is True else Path(resume)):
             self.load(found)
 
-    def _build(self, ddn: Any, dataset: Any, test_dataset: Any) -> None:
+    def _build(self, ddn: Any, prior: LearnedPrior | None, dataset: Any, test_dataset: Any) -> None:
         config = self.config
         if not isinstance(ddn, DDN):
             raise InvalidInput(f"expected a DDN, or a dictionary of its arguments, got a {type(ddn).__name__}")
@@ -179,6 +190,10 @@ class Trainer:
         if not (config.resume or config.overwrite):
             require_new((self.checkpoints.folder, self.results_folder), self.processes)
         self.report = Report(self.results_folder if self.is_main else None, replace=config.overwrite)
+        held_out = None
+        if prior is not None:
+            require_prior(prior, ddn)
+            dataset, held_out = hold_out(dataset, test_dataset)
         self.loader = self._loader(dataset, ddn)
         if self.is_main and (lacking := ddn.not_rebuildable):
             warnings.warn(
@@ -188,7 +203,10 @@ class Trainer:
             )
         self.optimisation = Optimisation(ddn, config, self.processes)
         self.ddn, self.ema, self.optimizer = ddn, self.optimisation.ema, self.optimisation.optimizer
-        self.state = TrainingState(self.optimisation, self.loader, self.checkpoints)
+        second = None
+        if prior is not None or ddn.decoder is not None:
+            second = SecondStage(ddn, self.result, prior, config, self.processes, held_out)
+        self.state = TrainingState(self.optimisation, self.loader, self.checkpoints, second)
         shown = self.loader.dataset if test_dataset is None else test_dataset
         self.pictures = TrainingPictures(self.result, shown, config)
         self.loop = Loop(config, self.state, self.pictures, self.report, test_dataset)
@@ -226,6 +244,10 @@ class Trainer:
     @property
     def splits(self) -> int:
         return self.state.progress.splits
+
+    @property
+    def held_out_bits(self) -> float | None:
+        return None if self.state.second is None else self.state.second.held_out_bits
 
     @property
     def result(self) -> DDN:
@@ -337,6 +359,13 @@ class Trainer:
         self.report.replace = False
         if changed:
             warnings.warn(f"resumed, but not exactly as if never ended: {', '.join(changed)}", stacklevel=2)
+
+
+def require_prior(prior: object, ddn: DDN) -> None:
+    """Raise `InvalidInput` unless it can be fitted to the codes of this network."""
+    if not isinstance(prior, LearnedPrior):
+        raise InvalidInput(f"expected a prior that is learnt, such as Prior(ddn), or None, got {shown(prior)}")
+    prior.require_network(ddn)
 
 
 def _made_of(kind: Callable[..., Any], given: Any) -> Any:

@@ -188,7 +188,8 @@ def reconstruction_rows(
     ddn: DDN, walk: Walk, images: Shaped[Tensor, "batch channels height width"]
 ) -> Float[Tensor, "batch columns channels height width"]:
     """The images of `reconstructions`."""
-    columns = [resize(walk.pictures[number - 1], ddn.image_size) for number in growing_levels(ddn.num_levels)]
+    pictures = ddn.pictures(walk)
+    columns = [resize(pictures[number - 1], ddn.image_size) for number in growing_levels(ddn.num_levels)]
     return torch.stack([*columns, as_pixels(images, (None, None, None, None))], dim=1)
 
 

@@ -123,7 +123,7 @@ def path_picture(
     figure = Figure(figsize=(1.1 * columns, 1.6), layout="constrained")
     axes = figure.subplots(1, columns)
     ends = torch.tensor(ddn.codes_per_level).cumsum(0).tolist()
-    for level, (output, end) in enumerate(zip(walk.pictures, ends, strict=True)):
+    for level, (output, end) in enumerate(zip(ddn.pictures(walk), ends, strict=True)):
         _show(axes[level], output[0])
         share = float((codes[:, :end] == own[:end]).all(1).float().mean())
         number = ddn.codes_per_level[level]
@@ -147,7 +147,7 @@ def animation(ddn: DDN, images: Shaped[Tensor, "batch channels height width"], s
         side: of an image in a frame, in pixels.
     """
     walk = ddn.encode_walk(images)
-    frames = [*walk.pictures, as_pixels(images, (None, None, None, None))]
+    frames = [*ddn.pictures(walk), as_pixels(images, (None, None, None, None))]
     shown = [
         grid(F.interpolate(frame.float().clamp(0, 1), (side, side), mode="nearest"), len(images)) for frame in frames
     ]

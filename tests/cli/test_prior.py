@@ -15,8 +15,6 @@ from PIL import Image
 from small import digits, small_ddn
 
 from discrete_distribution_network.cli import prior as prior_run
-from discrete_distribution_network.cli.prior import to_fit
-from discrete_distribution_network.data.datasets import Split
 from discrete_distribution_network.ddn import DDN
 from discrete_distribution_network.errors import DataError
 from discrete_distribution_network.io import atomic_file
@@ -25,7 +23,7 @@ from discrete_distribution_network.prior.base import CONFIG, WEIGHTS
 from discrete_distribution_network.prior.entropy_model import ENTROPY_MODEL, EntropyModel
 from discrete_distribution_network.prior.heads import Prior
 from discrete_distribution_network.prior.transformer import CodeTransformer
-from discrete_distribution_network.training.fitting import fit
+from discrete_distribution_network.training.fitting import fit, hold_out
 
 OF = {"heads": Prior, "transformer": CodeTransformer, "codes": EntropyModel}
 FAST = ["--dim", "8", "--dataset", "pictures", "--device", "cpu"]
@@ -204,7 +202,7 @@ def test_images_without_labels_and_too_few(capsys):
     assert "label with every image" in refused(capsys, "prior", "model", "--by-class", *FAST)
     for count in (0, 1):
         with pytest.raises(DataError, match=f"at least 2 images.*got {count}"):
-            to_fit(Split(digits(count), None))
+            hold_out(digits(count))
     for path in sorted(Path("pictures").iterdir())[2:]:
         path.unlink()
     assert "at least 2 images" in refused(capsys, "prior", "model", *FAST)

@@ -30,8 +30,9 @@ def test_codes_and_outputs_do_not_depend_on_it():
     one, other = plain.encode_walk(IMAGES), decoded.encode_walk(IMAGES)
     assert torch.equal(one.codes, other.codes)
     assert all(map(torch.equal, one.outputs, other.outputs))
-    assert not torch.equal(one.image, other.image)
-    assert torch.equal(one.image, one.outputs[-1])
+    assert not torch.equal(plain.finish(one), decoded.finish(other))
+    assert torch.equal(plain.finish(one), one.outputs[-1])
+    assert torch.equal(decoded.pictures(other)[-1], decoded.finish(other))
 
 
 @pytest.mark.parametrize("beams", [1, 3])
@@ -39,7 +40,7 @@ def test_every_finished_image_is_decoded(beams):
     ddn = with_decoder()
     codes = ddn.encode(IMAGES, beams=beams)
     images = ddn.decode(codes)
-    torch.testing.assert_close(ddn.encode_walk(IMAGES, beams=beams).image, images)
+    torch.testing.assert_close(ddn.finish(ddn.encode_walk(IMAGES, beams=beams)), images)
     torch.testing.assert_close(ddn.guide(Match(IMAGES), beams=beams, prior=None).images, images)
     if beams == 1:
         torch.testing.assert_close(ddn.reconstruct(IMAGES), images)
@@ -50,9 +51,9 @@ def test_every_finished_image_is_decoded(beams):
 def test_a_coarser_image_is_not():
     ddn = with_decoder()
     levels = ddn.num_levels - 1
-    walk = ddn.encode_walk(IMAGES, levels=levels)
-    assert torch.equal(walk.image, small_ddn(patch_size=[None, 4]).eval().encode_walk(IMAGES, levels=levels).image)
-    assert walk.image.shape == IMAGES.shape
+    coarse = ddn.reconstruct(IMAGES, levels=levels)
+    assert torch.equal(coarse, small_ddn(patch_size=[None, 4]).eval().reconstruct(IMAGES, levels=levels))
+    assert coarse.shape == IMAGES.shape
 
 
 def test_its_loss_trains_it_and_nothing_else():
@@ -63,7 +64,7 @@ def test_its_loss_trains_it_and_nothing_else():
     assert loss > by_level * 0.5
     assert outputs[-1].shape == IMAGES.shape
     walk = ddn.nearest_walk(IMAGES)
-    ((walk.image - IMAGES) ** 2).mean().backward()
+    ddn.decoder_loss(walk, IMAGES).backward()
     trained = {name for name, parameter in ddn.named_parameters() if parameter.grad is not None}
     assert trained == {name for name, _ in ddn.named_parameters() if name.startswith("decoder.")}
 
@@ -77,7 +78,7 @@ def test_it_learns():
         ddn(IMAGES).backward()
         optimizer.step()
     walk = ddn.eval().encode_walk(IMAGES)
-    assert (walk.image - IMAGES).square().mean() < 0.8 * (walk.outputs[-1] - IMAGES).square().mean()
+    assert (ddn.finish(walk) - IMAGES).square().mean() < 0.8 * (walk.outputs[-1] - IMAGES).square().mean()
 
 
 @pytest.mark.parametrize("size", [(7, 9), (8, 5), (3, 3)])

@@ -11,8 +11,8 @@ import torch
 from small import digits, small_ddn, trainer
 from torch.utils.data import Dataset
 
-from discrete_distribution_network.cli.prior import codes_of, to_fit
-from discrete_distribution_network.data.datasets import Pixels, Split
+from discrete_distribution_network.cli.prior import codes_of
+from discrete_distribution_network.data.datasets import Pixels
 from discrete_distribution_network.ddn import DDN
 from discrete_distribution_network.errors import DataError, DDNError, InvalidInput, ModelFileError, OutputError
 from discrete_distribution_network.evaluation.classifier import Classifier
@@ -26,7 +26,7 @@ from discrete_distribution_network.prior.base import CONFIG, load_prior, project
 from discrete_distribution_network.prior.counts import Chain, Frequencies
 from discrete_distribution_network.prior.heads import Prior
 from discrete_distribution_network.prior.transformer import CodeTransformer
-from discrete_distribution_network.training.fitting import fit
+from discrete_distribution_network.training.fitting import fit, hold_out
 from discrete_distribution_network.training.presets import preset
 
 
@@ -185,8 +185,8 @@ def test_what_costs_held_out_images_least_is_kept():
 
 
 def test_test_images_choose_nothing_of_a_prior():
-    parts = to_fit(Split(Pixels(torch.arange(40.0).reshape(40, 1, 1, 1)), Pixels(torch.full((9, 1, 1, 1), 99.0))))
-    learnt, kept_by = ({float(item.image) for item in part} for part in (parts.train, parts.test))
+    parts = hold_out(Pixels(torch.arange(40.0).reshape(40, 1, 1, 1)), Pixels(torch.full((9, 1, 1, 1), 99.0)))
+    learnt, kept_by = ({float(item.image) for item in part} for part in parts)
     assert (len(learnt), len(kept_by)) == (36, 4)
     assert learnt | kept_by == set(map(float, range(40)))
 

@@ -13,7 +13,7 @@ from discrete_distribution_network.training.config import TrainerConfig
 
 
 def test_it_holds_every_argument_that_is_no_model_and_no_data():
-    arguments = inspect.signature(Trainer).parameters.keys() - {"ddn", "dataset", "test_dataset", "make_cond"}
+    arguments = inspect.signature(Trainer).parameters.keys() - {"ddn", "prior", "dataset", "test_dataset", "make_cond"}
     assert {field.name for field in fields(TrainerConfig)} == arguments
 
 

@@ -14,7 +14,7 @@ import torch
 from small import assert_equal, digits, everything, small_ddn, start, train, trainer
 from torch.utils.data import Dataset
 
-from discrete_distribution_network import DDN
+from discrete_distribution_network import DDN, Prior
 from discrete_distribution_network.errors import DDNError, OutputError
 from discrete_distribution_network.io.atomic_file import STAGING
 from discrete_distribution_network.signals import NOTED, Interrupted
@@ -235,12 +235,19 @@ def test_what_killed_writers_left_is_removed(tmp_path):
     assert all(path.exists() for path in theirs)
 
 
+def to_the_end(folder):
+    """A training of a network, its decoder and its prior, that resumes by itself."""
+    ddn = small_ddn(patch_size=[None, 4], decoder_dim=4)
+    settings = {"num_train_steps": 90, "checkpoint_every": 3, "test_dataset": digits(8), "evaluate_every": 10}
+    return trainer(folder, ddn, prior=Prior(ddn, dim=8), resume=True, **settings)
+
+
 def train_to_the_end(folder):
     """Saves every third step; resumes by itself."""
     torch.set_num_threads(1)
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")  # of unfinished saves
-        train(folder, num_train_steps=90, checkpoint_every=3, resume=True, test_dataset=digits(8), evaluate_every=10)
+        to_the_end(folder)()
     (folder / "done").write_text("")
 
 
@@ -266,7 +273,7 @@ def test_killed_at_random_moments_it_resumes_and_ends_the_same(tmp_path, kills):
             assert process.exitcode in (0, -signal.SIGKILL)
             resumed += bool(there)
             unfinished += any((folder / "checkpoints").glob(f"{STAGING}*"))
-        whole, other = (trainer(run, num_train_steps=90, resume=True) for run in (tmp_path / "whole", folder))
+        whole, other = (to_the_end(run) for run in (tmp_path / "whole", folder))
         assert whole.step == other.step == 90
         assert_equal(everything(whole), everything(other))
     # else the moments were no test: most resumed from a checkpoint, and some came in the middle of a save

@@ -47,10 +47,11 @@ class Reconstruct(ModelOptions):
             for part in parts(len(paths), batch_size(ddn.image_size)):
                 batch, images = load_images(paths[part.start : part.stop], ddn)
                 walk = ddn.encode_walk(images)
-                errors = (walk.image - images).square().mean((1, 2, 3)).tolist()
+                drawn = ddn.finish(walk)
+                errors = (drawn - images).square().mean((1, 2, 3)).tolist()
                 for path, error in zip(batch, errors, strict=True):
                     print(f"{path}: error {error:.5f}")
-                save_images(walk.image, [f"{index:05d}-{paths[index].stem}" for index in part], self.each)
+                save_images(drawn, [f"{index:05d}-{paths[index].stem}" for index in part], self.each)
                 yield reconstruction_rows(ddn, walk, images).flatten(0, 1)
 
         columns = len(growing_levels(ddn.num_levels)) + 1

@@ -1,0 +1,187 @@
+"""What learns while the network rests: `PriorOptimisation` of a prior, `ModuleOptimisation` of a decoder."""
+
+from __future__ import annotations
+
+import math
+from collections import deque
+from collections.abc import Callable, Mapping
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from discrete_distribution_network.errors import DDNError
+from discrete_distribution_network.io.safetensors_file import load_strictly
+from discrete_distribution_network.training.checkpoints import load_moments, moments_of
+from discrete_distribution_network.training.schedule import learning_rate as rate_at
+
+LEARNING_RATE = 2e-3
+"""The highest learning rate, by default."""
+
+WARMUP_STEPS = 49
+"""Steps of linear warm-up of the learning rate."""
+
+MAX_GRAD_NORM = 10.0
+"""Gradients are clipped to this norm."""
+
+AVERAGED_STEPS = 100
+"""Training bits are averaged over this many last steps."""
+
+
+class ModuleOptimisation:
+    """A module that learns while the network rests: AdamW, a rising and then falling learning rate, and clipping.
+
+    Args:
+        module: on its device.
+        peak: the highest learning rate; it decays to zero along a cosine.
+        weight_decay: of AdamW.
+        max_grad_norm: gradients are clipped to this norm.
+
+    Attributes:
+        step: steps done.
+    """
+
+    def __init__(self, module: nn.Module, peak: float, weight_decay: float, max_grad_norm: float):
+        self.module, self.peak, self.max_grad_norm, self.step = module, peak, max_grad_norm, 0
+        parameters = list(module.parameters())
+        self.optimizer = torch.optim.AdamW(parameters, peak, (0.9, 0.99), weight_decay=weight_decay, fused=True)
+
+    def rate(self, done: float) -> float:
+        """The learning rate of the next step, at this share of the training."""
+        return rate_at(self.peak, self.step, WARMUP_STEPS, done)
+
+    def update(
+        self, loss: Tensor, done: float, average: Callable[[Tensor], Tensor] | None = None
+    ) -> tuple[float, float]:
+        """One step of the optimiser.
+
+        Args:
+            loss: differentiable.
+            done: share of the training.
+            average: gives the mean of a tensor over all processes; None for one process.
+
+        Returns:
+            The loss and the norm of the gradient before clipping, over all processes.
+
+        Raises:
+            DDNError: they are not finite; no weight was changed.
+        """
+        for group in self.optimizer.param_groups:
+            group["lr"] = self.rate(done)
+        self.optimizer.zero_grad()
+        loss.backward()
+        loss = loss.detach().float()
+        if average is not None:
+            gradients = [parameter.grad for parameter in self.module.parameters() if parameter.grad is not None]
+            means = average(torch.cat([loss.reshape(1), *(own.flatten() for own in gradients)]))
+            loss, *parts = means.split([1, *(own.numel() for own in gradients)])
+            for own, mean in zip(gradients, parts, strict=True):
+                own.copy_(mean.view_as(own))
+        norm = nn.utils.clip_grad_norm_(self.module.parameters(), self.max_grad_norm)
+        value, length = torch.stack((loss.reshape(()), norm.float())).tolist()
+        if not math.isfinite(value + length):
+            raise DDNError(
+                f"expected a finite loss and gradient of a {type(self.module).__name__} at step {self.step}, got "
+                f"{value:g} and a norm of {length:g}; lower the learning rate"
+            )
+        self.optimizer.step()
+        self.step += 1
+        return value, length
+
+    def tensors(self) -> dict[str, Tensor]:
+        """What a checkpoint holds of it: the weights and the optimiser's moments."""
+        weights = {f"weights/{name}": value for name, value in self.module.state_dict().items()}
+        return weights | moments_of(self.module, self.optimizer)
+
+    def state(self) -> dict[str, Any]:
+        """The rest of it, JSON serialisable."""
+        return {"step": self.step}
+
+    def load(self, state: Mapping[str, Any], tensors: Mapping[str, Tensor], file: Path) -> None:
+        """Take the `state` and the `tensors` of a checkpoint.
+
+        Args:
+            file: named in errors.
+
+        Raises:
+            ModelFileError: the tensors are of another module.
+            KeyError, TypeError, ValueError: something is missing in the state.
+        """
+        self.step = int(state["step"])
+        load_strictly(self.module, part_of(tensors, "weights/"), file)
+        load_moments(self.module, self.optimizer, dict(tensors), file)
+
+
+def part_of(tensors: Mapping[str, Tensor], prefix: str) -> dict[str, Tensor]:
+    """The tensors whose names begin with a prefix, without it."""
+    return {name.removeprefix(prefix): value for name, value in tensors.items() if name.startswith(prefix)}
+
+
+class PriorOptimisation(ModuleOptimisation):
+    """A prior that is being fitted, and its best weights.
+
+    Args:
+        prior: on its device.
+        peak: the highest learning rate.
+
+    Attributes:
+        best: the lowest bits of held-out images so far.
+        recent: bits of the last training batches.
+    """
+
+    def __init__(self, prior: nn.Module, peak: float = LEARNING_RATE):
+        super().__init__(prior, peak, weight_decay=0.01, max_grad_norm=MAX_GRAD_NORM)
+        self.best = math.inf
+        self.recent: deque[float] = deque(maxlen=AVERAGED_STEPS)
+        self._best_weights = self._weights()
+
+    def update(
+        self, loss: Tensor, done: float, average: Callable[[Tensor], Tensor] | None = None
+    ) -> tuple[float, float]:
+        bits, norm = super().update(loss, done, average)
+        self.recent.append(bits)
+        return bits, norm
+
+    @property
+    def train_bits(self) -> float:
+        """Mean bits of the last training batches."""
+        return sum(self.recent) / len(self.recent) if self.recent else math.nan
+
+    def measured(self, bits: float) -> None:
+        """Keep the weights if held-out images cost fewer bits than by all before.
+
+        Raises:
+            DDNError: the bits are not finite.
+        """
+        if not math.isfinite(bits):
+            raise DDNError(
+                f"expected held-out codes to cost a finite number of bits at step {self.step}, got {bits}; lower the "
+                "learning rate"
+            )
+        if bits < self.best:
+            self.best, self._best_weights = bits, self._weights()
+
+    def finish(self) -> None:
+        """Give the prior its best weights, and put it in evaluation mode."""
+        self.module.load_state_dict(self._best_weights)
+        self.module.eval()
+
+    def _weights(self) -> dict[str, Tensor]:
+        return {name: value.clone() for name, value in self.module.state_dict().items()}
+
+    # checkpoints
+
+    def tensors(self) -> dict[str, Tensor]:
+        return super().tensors() | {f"best/{name}": value for name, value in self._best_weights.items()}
+
+    def state(self) -> dict[str, Any]:
+        best = None if self.best == math.inf else self.best
+        return {**super().state(), "best": best, "recent": list(self.recent)}
+
+    def load(self, state: Mapping[str, Any], tensors: Mapping[str, Tensor], file: Path) -> None:
+        self.best = math.inf if state["best"] is None else float(state["best"])
+        self.recent.extend(map(float, state["recent"]))
+        load_strictly(self.module, part_of(tensors, "best/"), file)
+        self._best_weights = self._weights()
+        super().load(state, tensors, file)

@@ -1,0 +1,291 @@
+"""`SecondStage`: the last part of a training, in which the network rests: its decoder learns, and its prior.
+
+Both learn from the same walks of the model to use (the moving average): the decoder from the last level's features and
+image, the prior from the features and codes of all levels.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import AbstractContextManager
+from dataclasses import asdict, replace
+from pathlib import Path
+from typing import Any
+
+import torch
+from jaxtyping import Float
+from torch import Tensor
+
+from discrete_distribution_network.conditioning import conditioning_inputs
+from discrete_distribution_network.data.loader import Batch, in_order, in_unit_range
+from discrete_distribution_network.ddn import DDN
+from discrete_distribution_network.errors import DataError
+from discrete_distribution_network.io.safetensors_file import read_tensors
+from discrete_distribution_network.model.network import evaluating
+from discrete_distribution_network.prior.base import LearnedPrior, recorded_walk
+from discrete_distribution_network.random_state import mix_seed, seed_random_state
+from discrete_distribution_network.training.checkpoints import TRAINING
+from discrete_distribution_network.training.config import TrainerConfig
+from discrete_distribution_network.training.fitting import (
+    EVALUATION_BATCH,
+    MAX_HELD_OUT,
+    labels_of,
+)
+from discrete_distribution_network.training.module_optimisation import (
+    ModuleOptimisation,
+    PriorOptimisation,
+    part_of,
+)
+from discrete_distribution_network.training.processes import Processes
+from discrete_distribution_network.training.progress import Progress
+from discrete_distribution_network.training.temperatures import choose_temperatures
+
+EVALUATE_EVERY = 200
+"""Steps between two evaluations of the prior on held-out images."""
+
+CHOOSE_AT = 0.95
+"""Share of the stage at which the sampling temperatures are chosen."""
+
+DECODER_RATE = 3e-3
+"""The decoder's highest learning rate."""
+
+PRIOR, DECODER = "prior/", "decoder/"
+"""Prefixes of their tensors in a checkpoint."""
+
+
+class SecondStage:
+    """The training of a prior and a decoder, of either or of both, after that of the network.
+
+    Args:
+        ddn: the network that was trained; it gets the same prior and the same decoder in the end.
+        model: whose codes are learnt, with its decoder: the moving average, or `ddn`.
+        prior: fitted in place, from fresh weights; None for none.
+        config: settings of the training.
+        processes: that train together.
+        held_out: images that select the prior's weights and its temperatures.
+
+    Attributes:
+        steps: steps done; None before `begin`.
+        began: the progress of the training at `begin`.
+    """
+
+    def __init__(
+        self,
+        ddn: DDN,
+        model: DDN,
+        prior: LearnedPrior | None,
+        config: TrainerConfig,
+        processes: Processes,
+        held_out: Any,
+    ):
+        self.ddn, self.model, self.prior = ddn, model, prior
+        self.config, self.processes, self.held_out = config, processes, held_out
+        self.steps: int | None = None
+        self.began = Progress()
+        self._fit: PriorOptimisation | None = None
+        self._decoder: ModuleOptimisation | None = None
+        self._measured = self._chosen = False  # the prior at this step; its temperatures
+
+    @property
+    def begun(self) -> bool:
+        """Whether the network rests."""
+        return self.steps is not None
+
+    def begin(self, progress: Progress) -> None:
+        """Let the network rest. The prior gets fresh weights, which depend on its nodes, the same in every process."""
+        if self.prior is not None:
+            seed_random_state(mix_seed(self.config.seed, len(PRIOR)), self.processes.device)
+            fresh = type(self.prior)(self.model, **self.prior.arguments)
+            self.prior.load_state_dict(fresh.state_dict())
+        self.began = replace(progress)
+        self._attach()
+
+    def discard(self) -> None:
+        """Be as before `begin`, since the network is trained further."""
+        self.steps = self._fit = self._decoder = None
+        self._measured = self._chosen = False
+        self.model.prior = self.ddn.prior = None
+
+    def _attach(self) -> None:
+        self.steps = 0
+        if self.prior is not None:
+            self.prior.to(self.processes.device).train()
+            self.model.prior = self.ddn.prior = self.prior
+            self._fit = PriorOptimisation(self.prior)
+        if self.model.decoder is not None:
+            self.model.decoder.requires_grad_(True)
+            self._decoder = ModuleOptimisation(self.model.decoder, DECODER_RATE, weight_decay=0.0, max_grad_norm=1.0)
+
+    def rate(self, done: float) -> float:
+        """The learning rate of the next step, at this share of the stage."""
+        own = self._fit or self._decoder
+        return 0.0 if own is None else own.rate(done)
+
+    # a step
+
+    def step(self, batches: Iterator[Batch], done: float) -> tuple[Float[Tensor, " losses"], Float[Tensor, ""]]:
+        """One step, and what is due after it: an evaluation of the prior, the choice of temperatures.
+
+        Args:
+            done: share of the stage.
+
+        Returns:
+            The losses of this process, the decoder's error and the prior's bits by level, and the norm of the gradient.
+        """
+        assert self.steps is not None
+        if self.prior is not None:
+            self.prior.train()
+        parts = [self._losses(next(batches)) for _ in range(self.config.grad_accum_every)]
+        error, bits = (torch.stack(own).mean(0) for own in zip(*parts, strict=True))
+        average = self._mean if self.processes.number > 1 else None
+        norm = 0.0
+        if self._decoder is not None:
+            norm = self._decoder.update(error, done, average)[1]
+        if self._fit is not None:
+            norm = self._fit.update(bits.sum(), done, average)[1]
+        self.steps += 1
+        self._measured = False
+        if self.steps % EVALUATE_EVERY == 0:
+            self.measure()
+        if done >= CHOOSE_AT:
+            self._choose()
+        losses = torch.cat((error.detach().reshape(1), bits.detach()))
+        return losses, losses.new_tensor(norm)
+
+    def figures(self, losses: Sequence[float]) -> dict[str, Any]:
+        """The mean losses of recent steps, as `metrics.jsonl` has them."""
+        figures: dict[str, Any] = {} if self._decoder is None else {"decoder_error": losses[0]}
+        if self._fit is None:
+            return figures
+        return figures | {"bits": sum(losses[1:]), "bits_by_level": losses[1:], "held_out_bits": self.held_out_bits}
+
+    def _losses(self, batch: Batch) -> tuple[Float[Tensor, ""], Float[Tensor, " levels"]]:
+        """The decoder's error, and the prior's bits by level (none without a prior)."""
+        model = self.model
+        images = in_unit_range(batch.images.to(model.start.device, non_blocking=True)).to(model.start.dtype)
+        if self.config.channels_last:
+            images = images.contiguous(memory_format=torch.channels_last)
+        inputs = conditioning_inputs(model, images, batch.labels, self.config.cond_fn)
+        with evaluating(model), self._autocast():
+            walk, levels = recorded_walk(model, images, **inputs)
+            error = model.decoder_loss(walk, images)
+            if self.prior is None:
+                return error, error.new_zeros(0)
+            return error, self.prior.bits_of(levels, labels_of(self.prior, batch.labels)).float()
+
+    def _mean(self, values: Tensor) -> Tensor:
+        return self.processes.sum(values) / self.processes.number
+
+    def _autocast(self) -> AbstractContextManager[Any]:
+        bf16 = self.processes.accelerator.mixed_precision == "bf16"
+        return torch.autocast(self.processes.device.type, torch.bfloat16, enabled=bf16)
+
+    # the prior on held-out images
+
+    @torch.no_grad()
+    def measure(self) -> None:
+        """Bits of held-out images by the present weights of the prior, unless they are known; the best ones are kept.
+
+        Raises:
+            DataError: there are no held-out images.
+        """
+        if self.prior is None or self._fit is None or self._measured:
+            return
+        processes = self.processes
+        totals = torch.zeros(2, dtype=torch.float64)
+        share = in_order(
+            self.held_out,
+            self.model,
+            EVALUATION_BATCH,
+            rank=processes.rank,
+            ranks=processes.number,
+            limit=MAX_HELD_OUT,
+            max_bad_images=self.config.max_bad_images,
+        )
+        with evaluating(self.prior):
+            for batch in share:
+                bits = float(self._losses(batch)[1].sum())
+                totals += torch.tensor([bits * len(batch.images), len(batch.images)])
+        bits, images = processes.sum(totals).tolist()
+        if images == 0:
+            raise DataError("expected held-out images to fit a prior with, got 0; give a data set that is not empty")
+        self._measured = True
+        self._fit.measured(bits / images)
+
+    @property
+    def held_out_bits(self) -> float | None:
+        """The fewest bits of held-out images so far; None before the first evaluation, and without a prior."""
+        return self._fit.best if self._fit is not None and math.isfinite(self._fit.best) else None
+
+    def _choose(self) -> None:
+        if self.prior is not None and not self._chosen:
+            choose_temperatures(self.model, self.prior, self.held_out, self.config.seed, self.config.max_bad_images)
+            self._chosen = True
+
+    def finish(self) -> None:
+        """Give the prior its best weights, and the network the decoder."""
+        self.measure()
+        self._choose()
+        if self._fit is not None:
+            self._fit.finish()
+        if self.model.decoder is not None and self.ddn.decoder is not None:
+            self.ddn.decoder.load_state_dict(self.model.decoder.state_dict())
+
+    # checkpoints
+
+    def exact_settings(self) -> dict[str, Any]:
+        """See `TrainingState.exact_settings`."""
+        return {
+            "prior": None if self.prior is None else self.prior.kind,
+            "second stage": self.config.second_stage,
+        }
+
+    def tensors(self) -> dict[str, Tensor]:
+        """What a checkpoint holds of both; nothing before `begin`."""
+        parts = {PRIOR: self._fit, DECODER: self._decoder}
+        return {
+            f"{prefix}{name}": value
+            for prefix, own in parts.items()
+            if own is not None
+            for name, value in own.tensors().items()
+        }
+
+    def state(self) -> dict[str, Any] | None:
+        """The rest of it, JSON serialisable; None before `begin`."""
+        if self.steps is None:
+            return None
+        return {
+            "steps": self.steps,
+            "began": asdict(self.began),
+            "prior": None if self._fit is None else self._fit.state(),
+            "decoder": None if self._decoder is None else self._decoder.state(),
+            "measured": self._measured,
+            "temperatures": self.prior.temperatures if self.prior is not None and self._chosen else None,
+        }
+
+    def load(self, state: Mapping[str, Any] | None, checkpoint: Path) -> None:
+        """Continue from a checkpoint.
+
+        Args:
+            state: what `state` gave.
+            checkpoint: its folder.
+
+        Raises:
+            ModelFileError: its tensors are of another prior or decoder.
+            KeyError, TypeError, ValueError: something is missing in the state.
+        """
+        self.discard()
+        if state is None:
+            return
+        self.began = Progress(**state["began"])
+        self._attach()
+        file = checkpoint / TRAINING
+        tensors = read_tensors(file)
+        for prefix, own, name in ((PRIOR, self._fit, "prior"), (DECODER, self._decoder, "decoder")):
+            if own is not None:
+                own.load(state[name], part_of(tensors, prefix), file)
+        self.steps, self._measured = int(state["steps"]), bool(state["measured"])
+        self._chosen = state["temperatures"] is not None
+        if self._chosen and self.prior is not None:
+            self.prior.temperatures = {name: list(own) for name, own in dict(state["temperatures"]).items()}
