@@ -91,9 +91,9 @@ def before_splits(made, action):
     """Let a trainer do this in every step, before it splits."""
     original = made.optimisation.split_and_prune
 
-    def split():
+    def split(*counts):
         action()
-        return original()
+        return original(*counts)
 
     made.optimisation.split_and_prune = split
     return made

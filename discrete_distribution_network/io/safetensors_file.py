@@ -95,7 +95,11 @@ def save_tensors(file: Path, tensors: Mapping[str, Tensor]) -> None:
     permissions, to_save, storages = file.stat().st_mode & 0o7777, {}, set()
     for name, tensor in tensors.items():
         storage = tensor.untyped_storage().data_ptr()
-        to_save[name] = tensor.detach().contiguous() if storage not in storages else tensor.detach().clone()
+        own = tensor.detach()
+        # no two tensors of a file share their memory
+        to_save[name] = (
+            own.contiguous() if storage not in storages else own.clone(memory_format=torch.contiguous_format)
+        )
         storages.add(storage)
     try:
         save_file(to_save, file, metadata={"format": "pt"})

@@ -28,7 +28,7 @@ from discrete_distribution_network.model.sampler_checks import (
     check_features,
     check_image,
 )
-from discrete_distribution_network.model.split_and_prune import apply_plan, plan_split_and_prune
+from discrete_distribution_network.model.split_and_prune import Plan, apply_plan, plan_split_and_prune
 from discrete_distribution_network.model.tensors import from_patches, to_patches
 
 Features = Float[Tensor, "batch dim height width"] | Float[Tensor, "batch dim"]
@@ -328,17 +328,22 @@ class GuidedSampler(nn.Module):
         ema_model: GuidedSampler | None = None,
     ) -> int:
         """`split_and_prune_` for counts already read from the device; in `ema_model` the same rows move."""
-        if sum(counts) < max(1, self.min_total_count_before_split_prune):
-            return 0
-        plan = plan_split_and_prune(counts, self.split_thres, self.prune_thres, self.max_swaps)
+        plan = self.plan_splits(counts)
         rows = [parameter for one in (self, ema_model) if one is not None for parameter in one.node_parameters()]
         apply_plan(plan, rows, optimizer)
-        after, total = plan.counts, sum(plan.counts)
-        if self.count_window is not None and total > self.count_window:
-            after = [number * self.count_window // total for number in after]
-        if after != list(counts):
-            self.counts.copy_(torch.tensor(after))
+        if plan.counts != list(counts):
+            self.counts.copy_(torch.tensor(plan.counts))
         return plan.swaps
+
+    def plan_splits(self, counts: Sequence[int]) -> Plan:
+        """The nodes to split and to prune by these counts, and the counts afterwards; nothing is changed."""
+        if sum(counts) < max(1, self.min_total_count_before_split_prune):
+            return Plan(0, list(range(len(counts))), list(counts))
+        plan = plan_split_and_prune(counts, self.split_thres, self.prune_thres, self.max_swaps)
+        total = sum(plan.counts)
+        if self.count_window is not None and total > self.count_window:
+            plan = plan._replace(counts=[number * self.count_window // total for number in plan.counts])
+        return plan
 
     # patches
 

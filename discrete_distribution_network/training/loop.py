@@ -126,14 +126,15 @@ class Loop:
         began, step = time.monotonic(), progress.step
         seed_random_state(mix_seed(config.seed, step, self.processes.rank), self.processes.device)
         if self.second is not None and self.second.begun:
-            losses, norm, seconds, stop = self._over_processes(*self.second.step(batches, self.second_progress))
+            own, own_norm = self.second.step(batches, self.second_progress)
+            losses, norm, seconds, stop, _ = self._over_processes(own, own_norm, own[:0])
             return self._stepped(losses, norm, 0, seconds, began), stop
         split = (step + 1) % config.split_every == 0 and self.network_progress < config.split_until
         penalty = step % config.apply_grad_penalty_every == 0
         own_losses, own_norm = optimisation.compute_gradients(batches, self.rate(), penalty)
-        losses, norm, seconds, stop = self._over_processes(own_losses, own_norm)
+        losses, norm, seconds, stop, new = self._over_processes(own_losses, own_norm, optimisation.new_counts())
         optimisation.require_finite(losses, norm, step)
-        swaps = optimisation.update(step + 1, split)
+        swaps = optimisation.update(step + 1, split, optimisation.share_counts(new))
         progress.splits += swaps
         return self._stepped(losses, norm, swaps, seconds, began), stop
 
@@ -156,17 +157,19 @@ class Loop:
             second.begin(self.progress)
         second.finish()
 
-    def _over_processes(self, losses: Tensor, norm: Tensor) -> tuple[list[float], float, float, int]:
-        """The mean losses, norm and seconds of all processes, and the signal that any has received (0: none).
+    def _over_processes(
+        self, losses: Tensor, norm: Tensor, counts: Tensor
+    ) -> tuple[list[float], float, float, int, list[float]]:
+        """The mean losses, norm and seconds of all processes, a signal that any has received (0: none), summed counts.
 
-        It is the one wait for the device before the optimiser changes a weight; splits read the counts after it.
+        It is the one wait for the device in a step.
         """
-        own = torch.cat((losses, norm[None], losses.new_tensor([self.signals.received or 0, 0])))
-        own[-1] = time.monotonic() - self.started
-        everyone = self.processes.gather_tensor(own)
-        means = [sum(column) / self.processes.number for column in zip(*everyone, strict=True)]
-        *by_level, mean_norm, _, seconds = means
-        return by_level, mean_norm, seconds, round(max(one[-2] for one in everyone))
+        noted = losses.new_tensor([self.signals.received or 0, time.monotonic() - self.started])
+        everyone = self.processes.gather_tensor(torch.cat((losses, norm[None], noted, counts.float())))
+        sums = [sum(column) for column in zip(*everyone, strict=True)]
+        *means, mean_norm, _, seconds = (own / self.processes.number for own in sums[: len(losses) + 3])
+        received = max(one[len(losses) + 1] for one in everyone)
+        return means, mean_norm, seconds, round(received), sums[len(losses) + 3 :]
 
     def _require_room(self) -> None:
         """Raise unless the folders can be written; remove what a kill has left in them."""
@@ -282,7 +285,7 @@ class Loop:
         return common | {
             "loss": sum(mean) / len(mean),
             "loss_by_level": mean,
-            "usage_by_level": [usage(counts) for counts in self.optimisation.counts().cpu().split(sizes)],
+            "usage_by_level": [usage(counts) for counts in self.optimisation.counts.cpu().split(sizes)],
         }
 
     def _evaluate(self) -> Evaluation:

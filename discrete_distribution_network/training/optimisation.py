@@ -3,25 +3,30 @@
 from __future__ import annotations
 
 import math
-import warnings
-from collections.abc import Iterator
-from contextlib import nullcontext
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
 import torch
 from jaxtyping import Float, Int
 from torch import Tensor, nn
+from torch.func import functional_call
 
 from discrete_distribution_network.conditioning import conditioning_inputs
 from discrete_distribution_network.data.loader import Batch, in_unit_range
 from discrete_distribution_network.ddn import DDN
 from discrete_distribution_network.errors import DDNError, InvalidInput
 from discrete_distribution_network.io.safetensors_file import load_strictly, read_tensors
-from discrete_distribution_network.training.checkpoints import TRAINING, WEIGHTS, load_moments, moments_of
+from discrete_distribution_network.training.checkpoints import TRAINING, WEIGHTS
 from discrete_distribution_network.training.config import TrainerConfig
+from discrete_distribution_network.training.flat_parameters import FlatParameters, LowPrecisionCopies, flatten_counts
 from discrete_distribution_network.training.moving_average import MovingAverage
 from discrete_distribution_network.training.processes import Processes
+
+DISCRIMINATOR, APART = "discriminator.", ("discriminator.", "decoder.")
+"""Names of parameters begin so that are not trained with the network: the decoder learns in the second stage."""
+
+AUTOCAST = {"bf16": torch.bfloat16, "fp16": torch.float16}
 
 MAX_OVERFLOWS = 30
 """Steps in a row whose float16 gradients may overflow while their scale is found."""
@@ -48,6 +53,9 @@ class LossByLevel(nn.Module):
 class Optimisation:
     """A network in training: what changes its weights, and what a checkpoint holds of that.
 
+    Its parameters, but for those of the decoder, are views of one tensor (see `flat_parameters.py`), and so are the
+    counts of its samplers.
+
     Args:
         ddn: moved to the device of this process, and put in training mode.
         config: settings of the training.
@@ -64,28 +72,34 @@ class Optimisation:
         self.ddn = ddn.to(processes.device).train()
         if config.channels_last:
             self.ddn.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
-        optimizer = self._adamw()
-        model = LossByLevel(self.ddn)
+        named = [(name, own) for name, own in self.ddn.named_parameters() if own.requires_grad]
+        # clipped by itself, since the gradient of a discriminator is many times as long
+        network = FlatParameters(pair for pair in named if not pair[0].startswith(APART))
+        apart = [pair for pair in named if pair[0].startswith(DISCRIMINATOR)]
+        self.flats = [network, FlatParameters(apart)] if apart else [network]
+        self.counts = flatten_counts(self.ddn.samplers)
+        self.model = LossByLevel(self.ddn)
+        self.copies: LowPrecisionCopies | None = None
         if config.compile:
-            model.compile()
-        with warnings.catch_warnings():
-            # the name of the argument changes in newer PyTorch; accelerate knows the old one only
-            warnings.filterwarnings("ignore", "`broadcast_buffers` is deprecated", FutureWarning)
-            self.optimizer = processes.prepare(model, optimizer)
-        self.ema = MovingAverage(self.ddn, **(config.ema_kwargs or {})) if config.use_ema else None
-        # listed once, since walking through all modules at every step takes time
-        discriminator = self.ddn.discriminator
-        self._discriminator = [] if discriminator is None else list(discriminator.parameters())
-        apart = {id(parameter) for parameter in self._discriminator}
-        self._parameters = [parameter for parameter in self.ddn.parameters() if id(parameter) not in apart]
-        self._shared_counts = self.counts()
+            self.model.compile()
+        elif (dtype := AUTOCAST.get(self.accelerator.mixed_precision)) is not None:
+            self.copies = LowPrecisionCopies(network, self.ddn, dtype)
+        self._leaves = [*(network.parameters if self.copies is None else self.copies.leaves())]
+        self._leaves += [parameter for flat in self.flats[1:] for parameter in flat.parameters]
+        processes.broadcast([flat.values for flat in self.flats])
+        self.optimizer = self.accelerator.prepare(self._adamw())
+        self.ema = None
+        if config.use_ema:
+            self.ema = MovingAverage(self.ddn, **(config.ema_kwargs or {}), flats=self.flats, counts=self.counts)
+        # of all processes, as they were when they were last shared
+        self._known_counts, self._shared = self.counts.clone(), self.counts.tolist()
         self._overflows = 0
 
     def _adamw(self) -> torch.optim.AdamW:
         settings: dict[str, Any] = {"lr": self.config.learning_rate, "weight_decay": self.config.weight_decay}
         settings |= {"fused": True, **(self.config.adam_kwargs or {})}
         try:
-            return torch.optim.AdamW(self.ddn.parameters(), **settings)
+            return torch.optim.AdamW([flat.values for flat in self.flats], **settings)
         except (TypeError, ValueError, RuntimeError) as error:
             raise InvalidInput(f"expected adam_kwargs that torch.optim.AdamW takes, but it says: {error}") from error
 
@@ -108,32 +122,49 @@ class Optimisation:
         Returns:
             The losses of this process and the norm of the gradient before clipping, on the device.
         """
-        model, parts = self.processes.model, self.config.grad_accum_every
-        assert model is not None
+        parts = self.config.grad_accum_every
         for group in self.optimizer.param_groups:
             group["lr"] = learning_rate
-        self.optimizer.zero_grad()
         losses = torch.zeros(self.ddn.num_levels, device=self.processes.device)
         for part in range(parts):
-            with nullcontext() if part == parts - 1 else self.accelerator.no_sync(model):
-                batch = next(batches)
-                images = self._to_device(batch)
-                inputs = conditioning_inputs(self.ddn, images, batch.labels, self.config.cond_fn)
-                by_level, adversarial = model(images, **inputs, penalty=penalty)
-                self.accelerator.backward((by_level.mean() + adversarial) / parts)
+            batch = next(batches)
+            images = self._to_device(batch)
+            inputs = conditioning_inputs(self.ddn, images, batch.labels, self.config.cond_fn)
+            by_level, adversarial = self._losses(images, {**inputs, "penalty": penalty})
+            loss = (by_level.mean() + adversarial) / parts
+            scaler = self.accelerator.scaler
+            loss = loss if scaler is None else scaler.scale(loss)
+            self._set_gradients(torch.autograd.grad(loss, self._leaves, allow_unused=True), part > 0)
             losses += by_level.detach().float() / parts
+        self.processes.average([flat.gradient for flat in self.flats])
         return losses, self._clip().float()
+
+    def _losses(self, images: Tensor, inputs: dict[str, Any]) -> tuple[Tensor, Tensor]:
+        with self.accelerator.autocast():
+            if self.copies is None:
+                return self.model(images, **inputs)
+            self.copies.refresh()
+            copies = {f"ddn.{name}": copy for name, copy in self.copies.by_name.items()}
+            return functional_call(self.model, copies, (images,), inputs)
+
+    def _set_gradients(self, gradients: Sequence[Tensor | None], add: bool) -> None:
+        for flat in self.flats:
+            own, gradients = gradients[: len(flat.parameters)], gradients[len(flat.parameters) :]
+            flat.set_gradients(own, add)
 
     def _to_device(self, batch: Batch) -> Tensor:
         images = in_unit_range(batch.images.to(self.processes.device, non_blocking=True))
         return images.contiguous(memory_format=torch.channels_last) if self.config.channels_last else images
 
     def _clip(self) -> Tensor:
-        most = self.config.max_grad_norm or math.inf
-        norm = self.accelerator.clip_grad_norm_(self._parameters, most)
-        if self._discriminator:  # by itself, since its gradient is many times as long; no scaler may unscale twice
-            norm = norm + nn.utils.clip_grad_norm_(self._discriminator, most)
-        return norm
+        """Clip the gradients of the network and of the discriminator, each to the same norm; the sum of their norms."""
+        self.accelerator.unscale_gradients()
+        norms = torch.stack([torch.linalg.vector_norm(flat.gradient) for flat in self.flats])
+        if self.config.max_grad_norm is not None:
+            shares = (self.config.max_grad_norm / (norms + 1e-6)).clamp_max(1)
+            for flat, share in zip(self.flats, shares, strict=True):
+                flat.gradient.mul_(share)
+        return norms.sum()
 
     def require_finite(self, losses: list[float], norm: float, step: int) -> None:
         """Raise `DDNError` where a loss or the norm of the gradient is not finite; call it before `update`."""
@@ -151,46 +182,85 @@ class Optimisation:
                 f"as {place}; lower the learning rate and resume from the last checkpoint"
             )
 
-    def update(self, step: int, split: bool) -> int:
+    def update(self, step: int, split: bool, counts: Sequence[int]) -> int:
         """Change the weights by the gradients, split and prune, average. Returns the number of nodes pruned.
 
         Args:
             step: the number of this step; the first is 1.
             split: whether split-and-prune is called.
+            counts: of all processes, see `share_counts`.
         """
         self.optimizer.step()
-        swaps = self.split_and_prune() if split else 0
+        swaps = self.split_and_prune(counts) if split else 0
         if self.ema is not None:
             self.ema.update(step)
         return swaps
 
-    def split_and_prune(self) -> int:
-        """Split and prune by the counts of all processes. Returns the number of nodes pruned."""
-        self.share_counts()
-        swaps = self.ddn.split_and_prune_(self.optimizer.optimizer, None if self.ema is None else self.ema.model)
-        if self.processes.number > 1:
-            self._shared_counts = self.counts()
+    @torch.no_grad()
+    def split_and_prune(self, counts: Sequence[int] | None = None) -> int:
+        """Split and prune all levels. Returns the number of nodes pruned.
+
+        Args:
+            counts: of all processes and levels; None to read them.
+        """
+        left, after, swaps = list(self.counts.tolist() if counts is None else counts), [], 0
+        pruned: list[Tensor] = []
+        copied: list[Tensor] = []
+        for sampler in self.ddn.samplers:
+            own, left = left[: sampler.codebook_size], left[sampler.codebook_size :]
+            plan = sampler.plan_splits(own)
+            after += plan.counts
+            swaps += plan.swaps
+            if not plan.swaps:
+                continue
+            moved = [node for node, origin in enumerate(plan.origin) if node != origin]
+            for parameter in sampler.node_parameters():
+                pruned.append(self.flats[0].rows(parameter, moved).flatten())
+                copied.append(self.flats[0].rows(parameter, [plan.origin[node] for node in moved]).flatten())
+        if swaps:
+            self._move(torch.cat(pruned), torch.cat(copied))
+        if counts is None or after != list(counts):
+            self._set_counts(torch.tensor(after))
         return swaps
 
-    def share_counts(self) -> None:
-        """Sum what every process has counted since the last call, so that all make the same splits."""
-        if self.processes.number == 1:
-            return
-        self._shared_counts += self.processes.sum(self.counts() - self._shared_counts)
-        samplers = self.ddn.samplers
-        shares = self._shared_counts.split([sampler.codebook_size for sampler in samplers])
-        for sampler, share in zip(samplers, shares, strict=True):
-            sampler.counts.copy_(share)
+    def _move(self, into: Tensor, out_of: Tensor) -> None:
+        """Copy values, moments and averages from these places of the network's parameters into others."""
+        values = self.flats[0].values
+        into, out_of = into.to(values.device), out_of.to(values.device)
+        state = self.optimizer.optimizer.state.get(values, {}).values()
+        rows = [values, *(own for own in state if isinstance(own, Tensor) and own.shape == values.shape)]
+        if self.ema is not None:
+            rows.append(self.ema.flats[0].values)
+        for own in rows:
+            own.index_copy_(0, into, own.index_select(0, out_of))
 
-    def counts(self) -> Int[Tensor, " nodes"]:
-        """How often each node was chosen, one level after the other."""
-        return torch.cat([sampler.counts for sampler in self.ddn.samplers])
+    # counts of several processes
+
+    def new_counts(self) -> Int[Tensor, " nodes"]:
+        """How often this process has chosen each node since `share_counts`."""
+        return self.counts - self._known_counts
+
+    def share_counts(self, new: Sequence[float]) -> list[int]:
+        """Add what all processes together have counted since the last call; gives the counts."""
+        self._shared = [before + round(more) for before, more in zip(self._shared, new, strict=True)]
+        if self.processes.number > 1:
+            self._set_counts(torch.tensor(self._shared))
+        else:
+            self._known_counts.copy_(self.counts)
+        return self._shared
+
+    def _set_counts(self, counts: Int[Tensor, " nodes"]) -> None:
+        self._shared = counts.tolist()
+        self.counts.copy_(counts)
+        self._known_counts.copy_(counts)
 
     # checkpoints
 
     def tensors(self) -> dict[str, Tensor]:
         """The optimiser's state by parameter and, where the model file holds the moving average, the weights."""
-        tensors = moments_of(self.ddn, self.optimizer.optimizer)
+        tensors: dict[str, Tensor] = {}
+        for flat in self.flats:
+            tensors |= flat.moments(self.optimizer.optimizer)
         if self.ema is not None:
             tensors |= {f"weights/{name}": value for name, value in self.ddn.state_dict().items()}
         return tensors
@@ -204,7 +274,9 @@ class Optimisation:
         tensors, model = read_tensors(checkpoint / TRAINING), read_tensors(checkpoint / WEIGHTS)
         own = {name.removeprefix("weights/"): value for name, value in tensors.items() if name.startswith("weights/")}
         load_strictly(self.ddn, own or model, checkpoint / (TRAINING if own else WEIGHTS))
-        load_moments(self.ddn, self.optimizer.optimizer, tensors, checkpoint / TRAINING)
+        states = {place: flat.state(tensors, checkpoint / TRAINING) for place, flat in enumerate(self.flats)}
+        groups = self.optimizer.optimizer.state_dict()["param_groups"]
+        self.optimizer.optimizer.load_state_dict({"state": states, "param_groups": groups})
         if self.ema is not None:
             load_strictly(self.ema.model, model, checkpoint / WEIGHTS)
-        self._shared_counts = self.counts()
+        self._set_counts(self.counts.clone())

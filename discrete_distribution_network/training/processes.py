@@ -5,8 +5,7 @@ from __future__ import annotations
 import atexit
 import gc
 import os
-import weakref
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from datetime import timedelta
 from pathlib import Path
 from typing import Any, Literal, get_args
@@ -16,7 +15,7 @@ from accelerate import Accelerator
 from accelerate.state import AcceleratorState
 from accelerate.utils import DistributedDataParallelKwargs, InitProcessGroupKwargs, parse_flag_from_env
 from jaxtyping import Shaped
-from torch import Tensor, nn
+from torch import Tensor
 
 from discrete_distribution_network.errors import DDNError, InvalidInput, require
 
@@ -120,9 +119,6 @@ def fast_autocast(device: torch.device) -> torch.autocast:
 class Processes:
     """This process among those that train together.
 
-    A network wrapped for several processes holds their process group, and an interpreter that exits while both exist
-    sometimes crashes. At exit the wrapper is dropped first, then the group is destroyed.
-
     Args:
         accelerator: see `accelerator_for`.
 
@@ -130,7 +126,6 @@ class Processes:
         rank, number: of this process; of all processes.
         device: of this process.
         is_main: whether this process writes the files.
-        model: the network that `prepare` has wrapped.
     """
 
     def __init__(self, accelerator: Accelerator):
@@ -138,14 +133,19 @@ class Processes:
         self.rank, self.number = accelerator.process_index, accelerator.num_processes
         self.device = accelerator.device
         self.is_main = accelerator.is_main_process
-        self.model: nn.Module | None = None
 
-    def prepare(self, model: nn.Module, optimizer: torch.optim.Optimizer) -> Any:
-        """Wrap a network, from now on `model`, and its optimiser, which is returned."""
-        self.model, prepared = self.accelerator.prepare(model, optimizer)
+    def broadcast(self, tensors: Sequence[Tensor]) -> None:
+        """Give every process the values of the first one, in place."""
         if self.number > 1:
-            atexit.register(_drop_wrapper, weakref.ref(self))  # the last registered is called first
-        return prepared
+            for tensor in tensors:
+                torch.distributed.broadcast(tensor.detach(), 0)
+
+    def average(self, tensors: Sequence[Tensor]) -> None:
+        """Replace tensors by their means over the processes, in place."""
+        if self.number > 1:
+            for tensor in tensors:
+                torch.distributed.all_reduce(tensor)
+                tensor /= self.number
 
     def gather(self, *values: float) -> list[list[float]]:
         """The values of each process."""
@@ -193,12 +193,6 @@ class Processes:
         """Raise `InvalidInput` unless all processes have the same value."""
         values = sorted({one[0] for one in self.gather(value)})
         require(len(values) == 1, f"the same {name} in every process", values, advice)
-
-
-def _drop_wrapper(reference: weakref.ref[Processes]) -> None:
-    if (processes := reference()) is not None:
-        processes.model = None
-        processes.accelerator.free_memory()
 
 
 def _end_group() -> None:

@@ -46,7 +46,6 @@ class TrainingState:
         step, checkpoints = self.progress.step, self.checkpoints
         if name is None and self._saved is not None and self._saved[0] == step:
             return self._saved[1]
-        self.optimisation.share_counts()
         scaler = self.optimisation.accelerator.scaler
         state = {
             **asdict(self.progress),

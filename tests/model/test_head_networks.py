@@ -54,12 +54,9 @@ def test_head_networks_are_converted_to_channels_last(name, tmp_path):
 
     training = trainer(tmp_path, made(NETWORKS[name]), num_train_steps=3, channels_last=True)
     before = [parameter.clone() for parameter in training.ddn.samplers[-1].node_parameters()]
-    for step in range(3):
-        losses, _ = training.processes.model(channels_last)
-        training.accelerator.backward(losses.mean())
-        training.optimizer.step()
-        training.ddn.split_and_prune_(training.optimizer.optimizer, training.ema.model)
-        training.ema.update(step + 1)
+    batches = training.loader.batches()
+    for _ in range(3):
+        training.loop.step(batches)
     assert all(not torch.equal(a, b) for a, b in zip(before, training.ddn.samplers[-1].node_parameters(), strict=True))
     again = made(NETWORKS[name])
     again.load_state_dict(training.ddn.state_dict())

@@ -24,7 +24,8 @@ def test_a_step_is_a_step_of_the_bare_loop(tmp_path):
         torch.nn.utils.clip_grad_norm_(bare.parameters(), 0.5)
         optimizer.step()
         splits += bare.split_and_prune_(optimizer)
-    assert_equal(bare.state_dict(), trained.ddn.state_dict())
+    for (name, one), other in zip(bare.state_dict().items(), trained.ddn.state_dict().values(), strict=True):
+        torch.testing.assert_close(one, other, msg=name)  # the norm of all gradients is summed in another order
     assert splits == trained.splits > 0
 
 

@@ -7,7 +7,6 @@ import signal
 import subprocess
 import sys
 import time
-import weakref
 from dataclasses import replace
 from pathlib import Path
 
@@ -209,8 +208,6 @@ def leave_part(folder, ending):
     if ending == "own group":
         torch.distributed.init_process_group("gloo")
     made = trainer(folder, num_train_steps=4, batch_size=4)
-    wrapped = weakref.ref(made.processes.model)
-    assert isinstance(wrapped(), torch.nn.parallel.DistributedDataParallel)
     if ending == "signal":
         before_splits(made, lambda: made.step == 1 and os.kill(os.getpid(), signal.SIGTERM))
     elif ending == "error":
@@ -229,7 +226,6 @@ def leave_part(folder, ending):
     if ending == "ended before":
         made.accelerator.end_training()
     atexit._run_exitfuncs()
-    assert wrapped() is None
     assert torch.distributed.is_initialized() == (ending == "own group")
 
 
