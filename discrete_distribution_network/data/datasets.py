@@ -12,6 +12,7 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 import numpy as np
+import torch
 from jaxtyping import Float, Shaped
 from torch import Tensor
 from torch.utils.data import Dataset, get_worker_info
@@ -47,6 +48,13 @@ class Pixels(Dataset[Item]):
 
     def __getitem__(self, index: int) -> Item:
         return Item(self.images[index], None if self.labels is None else int(self.labels[index]))
+
+    def many(self, indices: Sequence[int]) -> list[Item]:
+        """The items of these indices, by one operation."""
+        chosen = torch.tensor(indices)
+        images = self.images[chosen].unbind()
+        labels = [None] * len(images) if self.labels is None else self.labels[chosen].tolist()
+        return [Item(image, label) for image, label in zip(images, labels, strict=True)]
 
 
 class Decoded(Dataset[Item]):

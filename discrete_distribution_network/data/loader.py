@@ -18,9 +18,9 @@ from typing import Any, NamedTuple, Protocol, runtime_checkable
 import torch
 from jaxtyping import Float, Shaped
 from torch import Tensor
-from torch.utils.data import DataLoader, Dataset, IterableDataset
+from torch.utils.data import DataLoader, Dataset, IterableDataset, Subset
 
-from discrete_distribution_network.data.datasets import is_stream, require_dataset
+from discrete_distribution_network.data.datasets import Pixels, is_stream, require_dataset
 from discrete_distribution_network.data.decoding import Augment, load_item, skip_item
 from discrete_distribution_network.data.items import Item
 from discrete_distribution_network.data.sources.hugging_face import undecoded
@@ -127,6 +127,23 @@ class _IndexedItems(Dataset[_Prepared]):
                 return _Prepared(result, tuple(faults))
             faults.append(result)
         return _Prepared(None, tuple(faults))
+
+    def __getitems__(self, places: list[tuple[int, int]]) -> list[_Prepared]:
+        """The items of a batch; those in memory at once, where nothing is random."""
+        items = None if self.options.augment is not None else _in_memory(self.dataset, [index for _, index in places])
+        if items is None:
+            return [self[place] for place in places]
+        results = [self.options.load(partial(next, iter((item,))), "an image in memory") for item in items]
+        if any(isinstance(result, str) for result in results):
+            return [self[place] for place in places]
+        return [_Prepared(result, ()) for result in results if isinstance(result, Item)]
+
+
+def _in_memory(dataset: Any, indices: Sequence[int]) -> list[Item] | None:
+    """The items of these indices of `Pixels`, or of a subset of them; None for other data sets."""
+    if type(dataset) is Subset:
+        return _in_memory(dataset.dataset, [dataset.indices[index] for index in indices])
+    return dataset.many(indices) if type(dataset) is Pixels else None
 
 
 class _StreamItems(IterableDataset[_Prepared]):

@@ -16,7 +16,7 @@ Letters: B batch, K nodes, D feature channels, C image channels, N pixels.
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from typing import Any, Literal
 
 import torch
@@ -222,12 +222,20 @@ def squared_distances(
     features: Float[Tensor, "batch dim pixels"],
     weight: Float[Tensor, "nodes channels dim"],
     error: Float[Tensor, "batch channels pixels"],
+    *,
+    offset: bool = True,
 ) -> Float[Tensor, "batch nodes"]:
-    """|W_k f - e|^2 of every sample and node."""
+    """|W_k f - e|^2 of every sample and node.
+
+    Args:
+        offset: include |e|^2, which is the same for all nodes of a sample. Without it the order is right, and the
+            values need not be.
+    """
     batch, dim, pixels = features.shape
     codebook_size, channels, _ = weight.shape
-    path = cheapest_path(batch, codebook_size, channels, dim, pixels)
-    return (gram_distances if path == "gram" else direct_distances)(features, weight, error)
+    if cheapest_path(batch, codebook_size, channels, dim, pixels) == "gram":
+        return gram_distances(features, weight, error, offset)
+    return direct_distances(features, weight, error, offset)
 
 
 def cheapest_path(batch: int, codebook_size: int, channels: int, dim: int, pixels: int) -> Literal["gram", "direct"]:
@@ -247,30 +255,32 @@ def gram_distances(
     features: Float[Tensor, "batch dim pixels"],
     weight: Float[Tensor, "nodes channels dim"],
     error: Float[Tensor, "batch channels pixels"],
+    offset: bool = True,
 ) -> Float[Tensor, "batch nodes"]:
     """`squared_distances` by the Gram matrix of each sample; its memory is bounded, whatever K is."""
     if torch.is_grad_enabled():
         distances: Tensor = _GramDistances.apply(features, weight, error)
         return distances
-    return _from_gram(torch.bmm(features, features.mT), torch.bmm(error, features.mT), weight, error)
+    rows = features.mT
+    return _from_gram(torch.bmm(features, rows), torch.bmm(error, rows), weight, error if offset else None)
 
 
-def _from_gram(gram: Tensor, cross: Tensor, weight: Tensor, error: Tensor) -> Tensor:
+def _from_gram(gram: Tensor, cross: Tensor, weight: Tensor, error: Tensor | None) -> Tensor:
     """<W_k^T W_k, gram> - 2 <W_k, cross> + |error|^2."""
     batch, channels, dim = cross.shape
     shared, per_sample = _quadratic_costs(batch, channels, dim)
     share_heads = shared < per_sample
     per_node = dim * dim if share_heads else batch * channels * dim
     squares = []
-    for heads in weight.split(nodes_at_once(gram.device, GRAM_SHARE * per_node)):
+    for heads in _chunks(weight, nodes_at_once(gram.device, GRAM_SHARE * per_node)):
         if share_heads:
-            squares.append(gram.flatten(1) @ torch.bmm(heads.mT, heads).flatten(1).mT)
+            squares.append(F.linear(gram.flatten(1), torch.bmm(heads.mT, heads).flatten(1)))
         else:
             products = torch.matmul(heads.flatten(0, 1), gram).unflatten(1, (-1, channels))
             squares.append(products.mul_(heads).flatten(2).sum(-1))
     square = squares[0] if len(squares) == 1 else torch.cat(squares, dim=1)
-    energy = error.flatten(1).square().sum(-1, keepdim=True)
-    return torch.addmm(square, cross.flatten(1), weight.flatten(1).mT, alpha=-2).add_(energy)
+    square = square.addmm_(cross.flatten(1), weight.flatten(1).mT, alpha=-2)
+    return square if error is None else square.add_(error.flatten(1).square().sum(-1, keepdim=True))
 
 
 class _GramDistances(torch.autograd.Function):
@@ -310,19 +320,29 @@ def direct_distances(
     features: Float[Tensor, "batch dim pixels"],
     weight: Float[Tensor, "nodes channels dim"],
     error: Float[Tensor, "batch channels pixels"],
+    squared: bool = True,
 ) -> Float[Tensor, "batch nodes"]:
-    """`squared_distances` by computing the candidates, a chunk of nodes at a time."""
+    """`squared_distances` by computing the candidates, a chunk of nodes at a time; their roots if not `squared`."""
     batch, _, pixels = features.shape
     channels = weight.shape[1]
+    values = channels * pixels  # of a candidate
+    if channels > 1:
+        error = error.reshape(batch, 1, values)
     parts = []
-    for heads in weight.split(nodes_at_once(features.device, batch * channels * pixels)):
-        images = _all_by_all(heads.flatten(0, 1), features).unflatten(1, (-1, channels))
+    for heads in _chunks(weight, nodes_at_once(features.device, batch * values)):
+        images = _all_by_all(heads.flatten(0, 1), features)
+        images = images if channels == 1 else images.view(batch, -1, values)
         if torch.is_grad_enabled():
-            parts.append((images - error.unsqueeze(1)).flatten(2).square().sum(-1))
+            parts.append((images - error).square().sum(-1))
         else:  # in place and in one pass: fresh memory costs more than the arithmetic
-            images = images.sub_(error.unsqueeze(1)).flatten(2)
-            parts.append(torch.linalg.vector_norm(images, dim=-1).square_())
-    return torch.cat(parts, dim=1)
+            roots = torch.linalg.vector_norm(images.sub_(error), dim=-1)
+            parts.append(roots.square_() if squared else roots)
+    return parts[0] if len(parts) == 1 else torch.cat(parts, dim=1)
+
+
+def _chunks(weight: Float[Tensor, "nodes channels dim"], size: int) -> Sequence[Tensor]:
+    """The heads, at most `size` nodes at a time."""
+    return (weight,) if len(weight) <= size else weight.split(size)
 
 
 def nodes_at_once(device: torch.device, numbers_per_node: int) -> int:

@@ -53,7 +53,7 @@ def count(counts: Tensor, nodes: Tensor) -> None:
     compiled graph checks this too, at every run.
     """
     if torch._C._current_graph_task_id() == -1:
-        counts.scatter_add_(0, nodes, torch.ones_like(nodes))
+        counts.scatter_(0, nodes, 1, reduce="add")
 
 
 def gumbel_like(logits: Float[Tensor, "batch nodes"]) -> Float[Tensor, "batch nodes"]:
@@ -65,8 +65,9 @@ def chain_dropout(
     codes: Integer[Tensor, " batch"], codebook_size: int, probability: float
 ) -> Integer[Tensor, " batch"]:
     """Codes, each with this probability replaced by a uniformly random one."""
-    dropped = torch.rand(codes.shape, device=codes.device) < probability
-    return torch.where(dropped, torch.randint_like(codes, codebook_size), codes)
+    # one draw is both: below K (with this probability) it is the random code
+    drawn = torch.randint_like(codes, max(codebook_size, round(codebook_size / probability)))
+    return torch.where(drawn < codebook_size, drawn, codes)
 
 
 def crossover(scores: Float[Tensor, "batch nodes"], codes: Integer[Tensor, " batch"], probability: float) -> Choice:

@@ -21,6 +21,7 @@ from discrete_distribution_network.model.blocks import ChannelRMSNorm
 from discrete_distribution_network.model.candidates import Candidates
 from discrete_distribution_network.model.choice import Choice, chain_dropout, count, crossover, gumbel_like
 from discrete_distribution_network.model.heads import LinearHeads, NetworkHeads, make_heads
+from discrete_distribution_network.model.nearest import chosen_candidate, nearest_nodes, to_rows
 from discrete_distribution_network.model.precision import at_least_float32, exact_float32
 from discrete_distribution_network.model.sampler_checks import (
     check_arguments,
@@ -186,11 +187,12 @@ class GuidedSampler(nn.Module):
             return (features.shape[0],)
         return (features.shape[0], *(side // self.patch_size for side in features.shape[2:]))
 
-    def _prepare(self, features: Tensor) -> Tensor:
+    def _normalised(self, features: Tensor) -> Tensor:
         features = features if self.norm is None else self.norm(features)
-        if self.pre_network_activation is not None:
-            features = self.pre_network_activation(features)
-        return self._to_patches(features)
+        return features if self.pre_network_activation is None else self.pre_network_activation(features)
+
+    def _prepare(self, features: Tensor) -> Tensor:
+        return self._to_patches(self._normalised(features))
 
     def _residual(self, residual: Tensor | None) -> Tensor | None:
         return None if residual is None else self._to_patches(residual)
@@ -220,6 +222,8 @@ class GuidedSampler(nn.Module):
         check_image(query, features, self.dim_query, "query")
         check_image(residual, features, self.dim_query, "residual")
         codes_shape = self.codes_shape(features)
+        if self.training and not return_distances and self._is_plain(features):
+            return self._train_linear(features, query, residual, codes_shape)
         image_shape = features.shape
         features, query, residual = self._prepare(features), self._to_patches(query), self._residual(residual)
         keys = self.keys(features, residual)
@@ -233,6 +237,31 @@ class GuidedSampler(nn.Module):
         loss = F.mse_loss(at_least_float32(chosen), at_least_float32(query))
         result = SamplerOutput(self._from_patches(output, image_shape), choice.codes.reshape(codes_shape), loss)
         return (result, self._root(distances).unflatten(0, codes_shape)) if return_distances else result
+
+    def _is_plain(self, features: Tensor) -> bool:
+        """Whether the nearest linear head of images is all that is chosen, but for chain dropout."""
+        special = self.stochastic or self.crossover_top2_prob > 0 or self.straight_through_distance_logits
+        linear = isinstance(self.keys, LinearHeads) and self.keys.bias is None
+        # views by strides are not for a compiler, which lays tensors out anew
+        apart = self.values is not None or self.distance_fn is not None or torch.compiler.is_compiling()
+        return linear and features.ndim == 4 and not (special or apart)
+
+    def _train_linear(
+        self, features: Tensor, query: Tensor, residual: Tensor | None, codes_shape: tuple[int, ...]
+    ) -> SamplerOutput:
+        """`forward` of linear heads in training, by fewer operations (see `nearest.py`)."""
+        assert isinstance(self.keys, LinearHeads)
+        features, weight, patch = self._normalised(features), self.keys.weight, self.patch_size
+        with torch.no_grad():
+            query = at_least_float32(query)
+            error = query if residual is None else query - residual
+            rows = to_rows(features, patch)
+            codes = nearest_nodes(rows, weight, error, patch)
+            count(self.counts, codes)
+            if self.chain_dropout_prob > 0:
+                codes = chain_dropout(codes, self.codebook_size, self.chain_dropout_prob)
+        output, loss = chosen_candidate(features, rows, weight, codes, error, residual, patch)
+        return SamplerOutput(output, codes if patch is None else codes.reshape(codes_shape), loss)
 
     def _straight_through(self) -> bool:
         return self.training and self.straight_through_distance_logits

@@ -55,7 +55,7 @@ def fit(
     *,
     steps: int | None = None,
     minutes: float | None = 5.0,
-    batch_size: int = 64,
+    batch_size: int = 128,
     learning_rate: float = LEARNING_RATE,
     test_images: int = 1000,
     evaluate_every: int = 200,

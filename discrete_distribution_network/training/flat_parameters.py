@@ -10,6 +10,7 @@ from collections.abc import Iterable, Mapping, Sequence
 from itertools import accumulate
 from pathlib import Path
 
+import numpy as np
 import torch
 from jaxtyping import Float, Int
 from torch import Tensor, nn
@@ -65,11 +66,11 @@ class FlatParameters:
         else:
             torch._foreach_copy_(into, out_of)
 
-    def rows(self, parameter: nn.Parameter, nodes: Sequence[int]) -> Int[Tensor, "nodes elements"]:
+    def rows(self, parameter: nn.Parameter, nodes: Sequence[int]) -> Int[np.ndarray, "nodes elements"]:
         """The places in `values` of some rows (the first axis) of a parameter."""
         place = next(place for place, own in enumerate(self.parameters) if own is parameter)
         size = parameter.numel() // len(parameter)
-        return self._starts[place] + torch.tensor(nodes).unsqueeze(1) * size + torch.arange(size)
+        return np.add.outer(self._starts[place] + size * np.asarray(nodes), np.arange(size))
 
     # the optimiser's state
 

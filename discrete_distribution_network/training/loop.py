@@ -29,7 +29,7 @@ from discrete_distribution_network.training.pictures import TrainingPictures
 from discrete_distribution_network.training.progress import Progress, Step
 from discrete_distribution_network.training.report import Report
 from discrete_distribution_network.training.schedule import learning_rate
-from discrete_distribution_network.training.second_stage import SecondStage
+from discrete_distribution_network.training.second_stage import BATCHES, SecondStage
 from discrete_distribution_network.training.state import TrainingState
 
 
@@ -213,7 +213,8 @@ class Loop:
 
     @property
     def _images_per_step(self) -> int:
-        return self._images_per_batch * self.config.grad_accum_every
+        together = BATCHES if self.resting else 1
+        return self._images_per_batch * self.config.grad_accum_every * together
 
     @property
     def _done(self) -> float:

@@ -16,7 +16,7 @@ from discrete_distribution_network.io.safetensors_file import load_strictly
 from discrete_distribution_network.training.checkpoints import load_moments, moments_of
 from discrete_distribution_network.training.schedule import learning_rate as rate_at
 
-LEARNING_RATE = 2e-3
+LEARNING_RATE = 3e-3
 """The highest learning rate, by default."""
 
 WARMUP_STEPS = 49

@@ -7,6 +7,7 @@ from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import torch
 from jaxtyping import Float, Int
 from torch import Tensor, nn
@@ -204,8 +205,8 @@ class Optimisation:
             counts: of all processes and levels; None to read them.
         """
         left, after, swaps = list(self.counts.tolist() if counts is None else counts), [], 0
-        pruned: list[Tensor] = []
-        copied: list[Tensor] = []
+        pruned: list[np.ndarray] = []
+        copied: list[np.ndarray] = []
         for sampler in self.ddn.samplers:
             own, left = left[: sampler.codebook_size], left[sampler.codebook_size :]
             plan = sampler.plan_splits(own)
@@ -218,7 +219,7 @@ class Optimisation:
                 pruned.append(self.flats[0].rows(parameter, moved).flatten())
                 copied.append(self.flats[0].rows(parameter, [plan.origin[node] for node in moved]).flatten())
         if swaps:
-            self._move(torch.cat(pruned), torch.cat(copied))
+            self._move(*(torch.from_numpy(np.concatenate(own)) for own in (pruned, copied)))
         if counts is None or after != list(counts):
             self._set_counts(torch.tensor(after))
         return swaps

@@ -47,6 +47,9 @@ EVALUATE_EVERY = 200
 CHOOSE_AT = 0.95
 """Share of the stage at which the sampling temperatures are chosen."""
 
+BATCHES = 2
+"""Batches of the network that are one of the second stage."""
+
 DECODER_RATE = 3e-3
 """The decoder's highest learning rate."""
 
@@ -136,7 +139,7 @@ class SecondStage:
         assert self.steps is not None
         if self.prior is not None:
             self.prior.train()
-        parts = [self._losses(next(batches)) for _ in range(self.config.grad_accum_every)]
+        parts = [self._losses(_joined(batches)) for _ in range(self.config.grad_accum_every)]
         error, bits = (torch.stack(own).mean(0) for own in zip(*parts, strict=True))
         average = self._mean if self.processes.number > 1 else None
         norm = 0.0
@@ -289,3 +292,11 @@ class SecondStage:
         self._chosen = state["temperatures"] is not None
         if self._chosen and self.prior is not None:
             self.prior.temperatures = {name: list(own) for name, own in dict(state["temperatures"]).items()}
+
+
+def _joined(batches: Iterator[Batch]) -> Batch:
+    """`BATCHES` batches in one."""
+    parts = [next(batches) for _ in range(BATCHES)]
+    labels = [part.labels for part in parts if part.labels is not None]
+    together = torch.cat(labels) if len(labels) == len(parts) else None
+    return Batch(torch.cat([part.images for part in parts]), together)
