@@ -221,7 +221,7 @@ class Optimisation:
         if swaps:
             self._move(*(torch.from_numpy(np.concatenate(own)) for own in (pruned, copied)))
         if counts is None or after != list(counts):
-            self._set_counts(torch.tensor(after))
+            self._set_counts(after)
         return swaps
 
     def _move(self, into: Tensor, out_of: Tensor) -> None:
@@ -245,15 +245,15 @@ class Optimisation:
         """Add what all processes together have counted since the last call; gives the counts."""
         self._shared = [before + round(more) for before, more in zip(self._shared, new, strict=True)]
         if self.processes.number > 1:
-            self._set_counts(torch.tensor(self._shared))
+            self._set_counts(self._shared)
         else:
             self._known_counts.copy_(self.counts)
         return self._shared
 
-    def _set_counts(self, counts: Int[Tensor, " nodes"]) -> None:
-        self._shared = counts.tolist()
-        self.counts.copy_(counts)
-        self._known_counts.copy_(counts)
+    def _set_counts(self, counts: list[int]) -> None:
+        self._shared = counts
+        self.counts.copy_(torch.tensor(counts))
+        self._known_counts.copy_(self.counts)
 
     # checkpoints
 
@@ -280,4 +280,4 @@ class Optimisation:
         self.optimizer.optimizer.load_state_dict({"state": states, "param_groups": groups})
         if self.ema is not None:
             load_strictly(self.ema.model, model, checkpoint / WEIGHTS)
-        self._set_counts(self.counts.clone())
+        self._set_counts(self.counts.tolist())
