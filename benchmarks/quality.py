@@ -34,6 +34,7 @@ from torch import Tensor
 from discrete_distribution_network.data.loader import in_order
 from discrete_distribution_network.data.sources import open_data
 from discrete_distribution_network.evaluation.classifier import Classifier, accuracy, train_classifier
+from discrete_distribution_network.evaluation.coverage import covered
 from discrete_distribution_network.evaluation.frechet import frechet_distance, statistics
 from discrete_distribution_network.io.safetensors_file import load_strictly, read_tensors, write_tensors
 from discrete_distribution_network.random_state import mix_seed
@@ -44,7 +45,7 @@ WORK = ROOT / ".benchmark" / "quality"
 RESULTS = ROOT / "benchmarks" / "results" / "quality.json"
 SHEETS = ROOT / "docs" / "quality"
 JUDGE = ROOT / "benchmarks" / "judge.safetensors"
-EPOCHS, NEIGHBOURS, LEAST_ACCURACY, DRAWN = 100, 3, 0.91, 10_000
+EPOCHS, LEAST_ACCURACY, DRAWN = 100, 0.91, 10_000
 LABEL = 200  # pixels left of a row of samples
 
 # what each contender's environment gets beside PyTorch; None: the one that this script runs in
@@ -151,17 +152,6 @@ def features(net: Classifier, images: np.ndarray) -> Tensor:
 def distance(one: Tensor, other: Tensor) -> float:
     a, b = (statistics(lambda x: x, own.split(500)) for own in (one, other))
     return frechet_distance(a, b)
-
-
-def covered(points: Tensor, by: Tensor) -> float:
-    """The share of points that lie within the distance of its 3rd neighbour of at least one of the others."""
-
-    def apart(part: Tensor) -> Tensor:  # exactly: the faster way gives a point a distance to itself
-        return torch.cdist(part, by, compute_mode="donot_use_mm_for_euclid_dist")
-
-    nearest = [apart(part).topk(NEIGHBOURS + 1, largest=False) for part in by.split(500)]
-    radii = torch.cat([found.values[:, -1] for found in nearest])  # the first is the point itself
-    return float(torch.cat([(apart(part) <= radii).any(1).float() for part in points.split(500)]).mean())
 
 
 def measure(net: Classifier, out: Path) -> dict[str, Any]:

@@ -1,7 +1,6 @@
-"""This project's DDN, trained as `ddn train --size 32 32 --channels 1` does, then its prior as `ddn prior` does.
+"""This project's DDN as `ddn train --size 32 32 --channels 1` trains it: network, decoder and prior in one training.
 
-Half of the budget goes to the network, the other half to the prior; samples are drawn as `ddn sample` does. Model and
-prior are kept beside the samples.
+Samples are drawn as `ddn sample` draws them. The model is kept beside the samples.
 """
 
 from __future__ import annotations
@@ -17,46 +16,39 @@ from common import Clock, Contender, Data, draw, main, save
 from discrete_distribution_network.cli.config import TrainConfig
 from discrete_distribution_network.cli.train import network, trainer_for
 from discrete_distribution_network.data.datasets import Pixels, Split
-from discrete_distribution_network.prior import Prior, fit, temperatures
 
 
 class Ours(Contender):
-    """Args: the share of the budget that is the network's, and options of `ddn train` beside its defaults."""
+    """Args: options of `ddn train` beside its defaults."""
 
-    prior: Prior | None = None
-
-    def __init__(self, network_share: float = 0.5, **options: Any):
-        self.network_share, self.options = network_share, options
+    def __init__(self, **options: Any):
+        self.options = options
 
     def train(self, data: Data, clock: Clock) -> None:
-        images, never = torch.from_numpy(data.train), 10**9
+        never = 10**9
         config = TrainConfig(
             size=(32, 32),
             channels=1,
-            minutes=clock.minutes_until(self.network_share),
+            minutes=clock.minutes_until(1),
             device="cpu",
             checkpoint_every=never,
             evaluate_every=never,
             pictures_every=never,
+            seed=torch.initial_seed(),
             **self.options,
         )
-        ddn = network(config)
         with tempfile.TemporaryDirectory() as folder:
             # without test images: they are looked at once, at the end, as everyone's are
-            trainer = trainer_for(config, ddn, Split(Pixels(images), None), Path(folder))
+            split = Split(Pixels(torch.from_numpy(data.train)), None)
+            trainer = trainer_for(config, network(config), split, Path(folder))
             trainer()
-        self.ddn, self.seen, self.training_seconds = trainer.result.eval(), trainer.images, trainer.seconds
+        self.ddn, self.held_out_bits = trainer.result.eval(), trainer.held_out_bits
+        first = trainer.network_progress  # images and seconds of the network's part
+        self.seen, self.training_seconds = first.images, first.seconds
         self.bits = self.ddn.bits_per_image
-        if self.network_share == 1:
-            return
-        self.prior = Prior(self.ddn)
-        learnt, held_out = images[:-1000], images[-1000:]
-        self.fitted = fit(self.prior, self.ddn, learnt, held_out, minutes=clock.minutes_until(1), progress=False)
 
     def sample(self, count: int) -> torch.Tensor:
-        if self.prior is None:
-            return self.ddn.sample(count)
-        return self.ddn.sample(count, prior=self.prior, temperature=temperatures(self.ddn))
+        return self.ddn.sample(count)
 
     def reconstruct(self, images: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
         walk = self.ddn.encode_walk(images)
@@ -66,21 +58,28 @@ class Ours(Contender):
         return list(zip(self.ddn.codebook_sizes, self.ddn.codes_per_level, strict=True))
 
     def parameters(self) -> int:
-        return number_of_parameters(self.ddn) + (0 if self.prior is None else number_of_parameters(self.prior))
+        prior = self.ddn.prior
+        return number_of_parameters(self.ddn) + (
+            number_of_parameters(prior) if isinstance(prior, torch.nn.Module) else 0
+        )
 
-    def more(self, folder: Path, drawn: int) -> dict[str, float]:
+    def more(self, folder: Path, drawn: int) -> dict[str, Any]:
         self.ddn.save_pretrained(folder / "model")
-        if self.prior is None:
+        prior = self.ddn.prior
+        if not isinstance(prior, torch.nn.Module):
             return {}
-        self.prior.save(folder / "model")
         ways: dict[str, dict[str, Any]] = {
-            "uniform": {},
-            "temperature_1": {"prior": self.prior},
-            "temperature_0.7": {"prior": self.prior, "temperature": 0.7},
+            "uniform": {"prior": None},
+            "diversity": {"temperature": "diversity"},
+            "temperature_1": {"temperature": 1.0},
         }
         for name, settings in ways.items():
             save(folder, name, draw(partial(self.ddn.sample, **settings), drawn))
-        return {"bits_by_prior": self.fitted.test_bits, "parameters_of_prior": number_of_parameters(self.prior)}
+        return {
+            "bits_by_prior": self.held_out_bits,
+            "parameters_of_prior": number_of_parameters(prior),
+            "temperatures": prior.temperatures,
+        }
 
 
 def number_of_parameters(module: torch.nn.Module) -> int:

@@ -103,8 +103,9 @@ class TrainConfig:
 
     prior: bool = True
     """Fit a prior in the last part of the training, for better samples."""
-    second_stage: float = Recipe.second_stage
-    """Fraction of the training, its last part, in which the network rests while its decoder and the prior learn."""
+    second_stage: float | None = Recipe.second_stage
+    """Fraction of the training, its last part, in which the network rests while its decoder and the prior learn; 0.5
+    with a prior and 0.2 without if not given."""
 
     minutes: float = 30.0
     """Training time; ignored if STEPS is given."""

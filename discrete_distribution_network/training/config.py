@@ -60,7 +60,7 @@ class TrainerConfig:
     hold: float
     split_every: int
     split_until: float
-    second_stage: float
+    second_stage: float | None
     augment: Augment | None
     cond_fn: CondFn | None
     max_bad_images: int
@@ -88,7 +88,8 @@ class TrainerConfig:
         require(self.warmup_steps >= 0, "warmup_steps of at least 0", self.warmup_steps)
         require(self.decay in ("none", "cosine"), 'decay "none" or "cosine"', repr(self.decay))
         require(0 <= self.hold < 1, "hold in [0, 1)", self.hold)
-        require(0 < self.second_stage < 1, "second_stage in (0, 1)", self.second_stage)
+        share = self.second_stage
+        require(share is None or 0 < share < 1, "second_stage in (0, 1), or None", share)
         precision = self.mixed_precision
         require(
             precision is None or precision in get_args(Precision),

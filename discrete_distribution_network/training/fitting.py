@@ -20,6 +20,7 @@ from discrete_distribution_network.training.fit_checkpoints import FitCheckpoint
 from discrete_distribution_network.training.fit_loop import Budget, Fit, digest
 from discrete_distribution_network.training.module_optimisation import LEARNING_RATE
 from discrete_distribution_network.training.processes import fast_autocast
+from discrete_distribution_network.training.temperatures import LEARNT, choose_temperatures, first_images
 
 LABEL_DROPOUT = 0.1
 """Probability that an image is shown without its label while a prior by class is fitted (classifier-free guidance)."""
@@ -65,6 +66,8 @@ def fit(
     checkpoint: FitCheckpoints | None = None,
 ) -> Fitted:
     """Fit a prior to the codes of a data set, in place; the weights with the fewest bits on held-out images are kept.
+
+    Its sampling temperatures are then chosen by the same images (see `temperatures.py`), unless `dataset` is a stream.
 
     Args:
         dataset, test_dataset: see `discrete_distribution_network.data`; with labels for a prior by class.
@@ -115,6 +118,13 @@ def fit(
     try:
         prior.to(device)
         outcome = Fit(prior, bits, loader.batches, measure, budget, device, checkpoint, options, progress).run()
+        if not is_stream(dataset):
+            learnt, held_out = (
+                first_images(data, ddn, limit, max_bad_images)
+                for data, limit in ((dataset, LEARNT), (test_dataset, test_images))
+            )
+            with autocast:
+                choose_temperatures(ddn, prior, learnt, held_out, budget.seed)
     finally:
         ddn.train(was_training)
     return Fitted(outcome.steps, outcome.train_bits, outcome.best, ddn.bits_per_image)

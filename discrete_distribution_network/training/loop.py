@@ -236,7 +236,7 @@ class Loop:
     @property
     def _network_share(self) -> float:
         """The share of the training in which the network is trained."""
-        return 1.0 if self.second is None else 1 - self.config.second_stage
+        return 1.0 if self.second is None else 1 - self.second.share
 
     @property
     def resting(self) -> bool:
@@ -255,7 +255,7 @@ class Loop:
     @property
     def second_progress(self) -> float:
         """The share of the second stage that is done, in [0, 1]."""
-        return max(0.0, (self.progress_made - self._network_share) / self.config.second_stage)
+        return max(0.0, 1 - (1 - self.progress_made) / (1 - self._network_share))
 
     def rate(self) -> float:
         """The learning rate of the next step (see `schedule.py`)."""

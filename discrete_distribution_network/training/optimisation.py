@@ -87,7 +87,8 @@ class Optimisation:
             self.copies = LowPrecisionCopies(network, self.ddn, dtype)
         self._leaves = [*(network.parameters if self.copies is None else self.copies.leaves())]
         self._leaves += [parameter for flat in self.flats[1:] for parameter in flat.parameters]
-        processes.broadcast([flat.values for flat in self.flats])
+        rest = [] if self.ddn.decoder is None else [*self.ddn.decoder.parameters()]
+        processes.broadcast([*(flat.values for flat in self.flats), *rest])
         self.optimizer = self.accelerator.prepare(self._adamw())
         self.ema = None
         if config.use_ema:

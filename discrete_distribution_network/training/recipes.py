@@ -19,7 +19,7 @@ class Recipe:
     max_grad_norm: float = 1.0
     split_every: int = 1
     split_until: float = 0.85
-    second_stage: float = 0.5
+    second_stage: float | None = None
     ema: bool = True
     precision: Literal["auto", "no", "bf16", "fp16"] = "auto"
     seed: int = 0

@@ -18,6 +18,7 @@ from jaxtyping import Float
 from torch import Tensor
 
 from discrete_distribution_network.conditioning import conditioning_inputs
+from discrete_distribution_network.data.datasets import is_stream
 from discrete_distribution_network.data.loader import Batch, in_order, in_unit_range
 from discrete_distribution_network.ddn import DDN
 from discrete_distribution_network.errors import DataError
@@ -39,13 +40,16 @@ from discrete_distribution_network.training.module_optimisation import (
 )
 from discrete_distribution_network.training.processes import Processes
 from discrete_distribution_network.training.progress import Progress
-from discrete_distribution_network.training.temperatures import choose_temperatures
+from discrete_distribution_network.training.temperatures import LEARNT, choose_temperatures, first_images
 
 EVALUATE_EVERY = 200
 """Steps between two evaluations of the prior on held-out images."""
 
-CHOOSE_AT = 0.95
+CHOOSE_AT = 0.85
 """Share of the stage at which the sampling temperatures are chosen."""
+
+SHARE_WITH_PRIOR, SHARE_OF_DECODER = 0.5, 0.2
+"""Share of the training that is the second stage, with a prior and without."""
 
 BATCHES = 2
 """Batches of the network that are one of the second stage."""
@@ -66,6 +70,7 @@ class SecondStage:
         prior: fitted in place, from fresh weights; None for none.
         config: settings of the training.
         processes: that train together.
+        dataset: of the training.
         held_out: images that select the prior's weights and its temperatures.
 
     Attributes:
@@ -80,15 +85,22 @@ class SecondStage:
         prior: LearnedPrior | None,
         config: TrainerConfig,
         processes: Processes,
+        dataset: Any,
         held_out: Any,
     ):
         self.ddn, self.model, self.prior = ddn, model, prior
-        self.config, self.processes, self.held_out = config, processes, held_out
+        self.config, self.processes, self.dataset, self.held_out = config, processes, dataset, held_out
         self.steps: int | None = None
         self.began = Progress()
         self._fit: PriorOptimisation | None = None
         self._decoder: ModuleOptimisation | None = None
         self._measured = self._chosen = False  # the prior at this step; its temperatures
+
+    @property
+    def share(self) -> float:
+        """Share of the training that is the second stage."""
+        default = SHARE_OF_DECODER if self.prior is None else SHARE_WITH_PRIOR
+        return default if self.config.second_stage is None else self.config.second_stage
 
     @property
     def begun(self) -> bool:
@@ -223,8 +235,16 @@ class SecondStage:
 
     def _choose(self) -> None:
         if self.prior is not None and not self._chosen:
-            choose_temperatures(self.model, self.prior, self.held_out, self.config.seed, self.config.max_bad_images)
+            bad = self.config.max_bad_images
+            held_out, images = (first_images(data, self.model, limit, bad) for data, limit in self._to_compare())
+            with self._autocast():
+                choose_temperatures(self.model, self.prior, images, held_out, self.config.seed)
             self._chosen = True
+
+    def _to_compare(self) -> list[tuple[Any, int]]:
+        """Held-out images, and those that features are learnt from: they too if the images are a stream."""
+        learnt = self.held_out if is_stream(self.dataset) else self.dataset
+        return [(self.held_out, MAX_HELD_OUT), (learnt, LEARNT)]
 
     def finish(self) -> None:
         """Give the prior its best weights, and the network the decoder."""
@@ -241,7 +261,7 @@ class SecondStage:
         """See `TrainingState.exact_settings`."""
         return {
             "prior": None if self.prior is None else self.prior.kind,
-            "second stage": self.config.second_stage,
+            "second stage": self.share,
         }
 
     def tensors(self) -> dict[str, Tensor]:

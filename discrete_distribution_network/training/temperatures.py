@@ -1,11 +1,156 @@
-"""`choose_temperatures`: sampling temperatures of a prior, chosen by held-out training images."""
+"""`choose_temperatures`: the sampling temperatures of a prior, chosen by held-out training images.
+
+Samples at some temperatures are compared with the held-out images in the features of a small network, which is trained
+on training images to tell by how much an image is rotated (Gidaris et al., arXiv 1803.07728): it needs no labels.
+"""
 
 from __future__ import annotations
 
-from typing import Any
+import itertools
+from collections.abc import Iterator
+from typing import Any, NamedTuple
 
+import torch
+import torch.nn.functional as F
+from jaxtyping import Float
+from torch import Tensor
+
+from discrete_distribution_network.data.loader import in_order, in_unit_range
 from discrete_distribution_network.ddn import DDN
-from discrete_distribution_network.prior.base import LearnedPrior
+from discrete_distribution_network.evaluation.classifier import Classifier
+from discrete_distribution_network.evaluation.coverage import covered
+from discrete_distribution_network.evaluation.frechet import frechet_distance, statistics
+from discrete_distribution_network.model.tensors import resize
+from discrete_distribution_network.prior.base import LearnedPrior, temperature_groups
+from discrete_distribution_network.random_state import mix_seed, own_random_state, random_generator
+
+Images = Float[Tensor, "images channels height width"]
+
+SAMPLES, LEAST = 400, 100
+"""Most samples at each temperature and most held-out images; with fewer images nothing is chosen."""
+
+LEARNT = 2000
+"""Most training images that features are learnt from."""
+
+SIDE = 32
+"""Images are compared at no more than this side."""
+
+WIDTH, DIM, STEPS, BATCH, RATE = 16, 64, 200, 16, 3e-3
+"""Of the network that tells rotations: its width and features, the steps, images and learning rate of its training."""
+
+HIGH, LOW, WHOLE = (0.3, 0.6, 0.8), (0.1, 0.3), (0.9, 1.1)
+"""Temperatures that are tried, of the groups of `temperature_groups` from the last to the first."""
+
+VARIED = ((1.0, 0.5, 0.6), (1.0, 0.7, 0.7), (1.0, 1.0, 1.0))
+"""Further temperatures, for the most variety."""
+
+LEAST_PRECISION = 0.95
+"""Of varied samples, as a share of that of the samples nearest to the data."""
+
+Temperatures = tuple[float, float, float]
+"""Of each group of levels."""
 
 
-def choose_temperatures(ddn: DDN, prior: LearnedPrior, held_out: Any, seed: int, max_bad_images: int = 0) -> None: ...
+class Figures(NamedTuple):
+    """Samples compared with held-out images: Fréchet distance, precision and recall (arXiv 1904.06991)."""
+
+    distance: float
+    precision: float
+    recall: float
+
+
+def choose_temperatures(
+    ddn: DDN, prior: LearnedPrior, images: Images, held_out: Images, seed: int
+) -> dict[Temperatures, Figures]:
+    """Set the temperatures of a prior; gives the figures of all that were tried, none where too few images are there.
+
+    Args:
+        ddn: the network of the prior; one that is conditioned on images keeps the temperatures.
+        images: of the training set, in [0, 1], to learn features from.
+        held_out: images of the training set that neither was fitted to.
+        seed: of all random numbers.
+    """
+    if len(held_out) < LEAST or ddn.cond_channels:
+        return {}
+    groups, device = temperature_groups(ddn), ddn.start.device
+    with own_random_state(device) as seeded:
+        seeded(mix_seed(seed, STEPS))
+        net = rotation_features(_square(images), device)
+        real = _features(net, _square(held_out[:SAMPLES]))
+        tried: dict[Temperatures, Figures] = {}
+
+        def figures(at: Temperatures) -> Figures:
+            if at not in tried:
+                drawn = _drawn(ddn, prior, len(real), [at[group] for group in groups], seed)
+                tried[at] = compare(_features(net, _square(drawn)), real)
+            return tried[at]
+
+        best = min(((1.0, LOW[0], high) for high in HIGH), key=lambda at: figures(at).distance)
+        best = min((best, *((1.0, low, best[2]) for low in LOW)), key=lambda at: figures(at).distance)
+        best = min((best, *((whole, *best[1:]) for whole in WHOLE)), key=lambda at: figures(at).distance)
+        for at in VARIED:
+            figures(at)
+    least = LEAST_PRECISION * tried[best].precision
+    varied = max((at for at in tried if tried[at].precision >= least), key=lambda at: tried[at].recall)
+    prior.temperatures = {
+        "fidelity": [best[group] for group in groups],
+        "diversity": [varied[group] for group in groups],
+    }
+    return tried
+
+
+def compare(samples: Float[Tensor, "samples dim"], real: Float[Tensor, "real dim"]) -> Figures:
+    """The figures of samples, by features."""
+    one, other = (statistics(lambda features: features, own.split(100)) for own in (samples, real))
+    return Figures(frechet_distance(one, other), covered(samples, real), covered(real, samples))
+
+
+def rotation_features(images: Images, device: torch.device) -> Classifier:
+    """A network whose features tell by how many quarter turns an image is rotated, trained on these square images."""
+    net = Classifier(images.shape[1], 4, WIDTH, DIM).to(device)
+    optimizer = torch.optim.AdamW(net.parameters(), RATE, (0.9, 0.99))
+    turns = torch.arange(4, device=device).repeat_interleave(BATCH)
+    for step in range(STEPS):
+        optimizer.param_groups[0]["lr"] = RATE * (1 - step / STEPS)
+        batch = images[torch.randint(len(images), (BATCH,))].to(device)
+        rotated = torch.cat([torch.rot90(batch, turn, (2, 3)) for turn in range(4)])
+        loss = F.cross_entropy(net(rotated), turns)
+        optimizer.zero_grad()
+        loss.backward()
+        optimizer.step()
+    return net.eval()
+
+
+@torch.no_grad()
+def _features(net: Classifier, images: Images) -> Float[Tensor, "images dim"]:
+    device = net.head.weight.device
+    return torch.cat([net.features(part.to(device)).cpu() for part in images.split(100)])
+
+
+def _square(images: Images) -> Images:
+    """The centre square of images, at no more than `SIDE` pixels a side."""
+    height, width = images.shape[2:]
+    side = min(height, width)
+    top, left = (height - side) // 2, (width - side) // 2
+    images = images[:, :, top : top + side, left : left + side].float().clamp(0, 1)
+    return resize(images, (min(side, SIDE),) * 2)
+
+
+def _drawn(ddn: DDN, prior: LearnedPrior, count: int, temperature: list[float], seed: int) -> Images:
+    """Samples on the CPU; all classes in turn, for a network or a prior by class."""
+    classes, generator, parts = ddn.num_classes or prior.num_classes, random_generator(seed), []
+    for start in range(0, count, 100):
+        number = min(100, count - start)
+        labels = None if classes is None else (start + torch.arange(number)) % classes
+        parts.append(ddn.sample(number, generator=generator, prior=prior, temperature=temperature, labels=labels).cpu())
+    return torch.cat(parts)
+
+
+def first_images(dataset: Any, ddn: DDN, limit: int, max_bad_images: int = 0) -> Images:
+    """The first images of a data set, in [0, 1]."""
+
+    def batches() -> Iterator[Tensor]:
+        for batch in in_order(dataset, ddn, 100, limit=limit, max_bad_images=max_bad_images):
+            yield in_unit_range(batch.images)
+
+    return torch.cat([*itertools.chain(batches(), [torch.zeros(0, ddn.channels, *ddn.image_size)])])

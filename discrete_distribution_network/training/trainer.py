@@ -31,6 +31,7 @@ from discrete_distribution_network.training.loop import Loop
 from discrete_distribution_network.training.optimisation import Optimisation
 from discrete_distribution_network.training.pictures import TrainingPictures, named_pictures
 from discrete_distribution_network.training.processes import Precision, Processes, accelerator_for
+from discrete_distribution_network.training.progress import Progress
 from discrete_distribution_network.training.report import Report
 from discrete_distribution_network.training.second_stage import SecondStage
 from discrete_distribution_network.training.state import TrainingState
@@ -78,7 +79,7 @@ class Trainer:
         split_until: share of the training after which split-and-prune is not called. Like `hold` of the part in which
             the network is trained.
         second_stage: share of the training, its last part, in which the network rests while its decoder and the prior
-            learn, if there is either.
+            learn, if there is either. None is a half with a prior, and a fifth without.
         augment: function of one image (C, H, W); see `Loader`.
         cond_fn: function from images to the condition of a network with `cond_channels`; see `conditioning.py`. A
             network with `num_classes` gets the labels of the data set.
@@ -106,6 +107,7 @@ class Trainer:
         seconds: wall-clock time of the steps, including those before a resume.
         splits: nodes pruned.
         result: the model to use: the moving average, or the `ddn`.
+        network_progress: progress of the training at the end of the network's part.
         held_out_bits: bits an image of held-out images' codes by the prior, at its best; None before any are measured.
         unwrapped_model: the `ddn`.
         is_main: whether this process writes the files.
@@ -150,7 +152,7 @@ class Trainer:
         hold: float = 0.0,
         split_every: int = 1,
         split_until: float = 1.0,
-        second_stage: float = 0.5,
+        second_stage: float | None = None,
         augment: Augment | None = None,
         cond_fn: CondFn | None = None,
         max_bad_images: int = 0,
@@ -205,7 +207,7 @@ class Trainer:
         self.ddn, self.ema, self.optimizer = ddn, self.optimisation.ema, self.optimisation.optimizer
         second = None
         if prior is not None or ddn.decoder is not None:
-            second = SecondStage(ddn, self.result, prior, config, self.processes, held_out)
+            second = SecondStage(ddn, self.result, prior, config, self.processes, dataset, held_out)
         self.state = TrainingState(self.optimisation, self.loader, self.checkpoints, second)
         shown = self.loader.dataset if test_dataset is None else test_dataset
         self.pictures = TrainingPictures(self.result, shown, config)
@@ -244,6 +246,10 @@ class Trainer:
     @property
     def splits(self) -> int:
         return self.state.progress.splits
+
+    @property
+    def network_progress(self) -> Progress:
+        return self.loop.second.began if self.loop.second is not None and self.loop.resting else self.state.progress
 
     @property
     def held_out_bits(self) -> float | None:

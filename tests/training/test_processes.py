@@ -26,6 +26,7 @@ from small import (
     trainer,
 )
 
+from discrete_distribution_network import DDN, Prior
 from discrete_distribution_network.errors import DDNError, InvalidInput
 from discrete_distribution_network.evaluation.metrics import evaluate
 from discrete_distribution_network.training.processes import fast_precision
@@ -33,12 +34,13 @@ from discrete_distribution_network.training.processes import fast_precision
 QUIET = {"chain_dropout_prob": 0.0}
 
 
-def train_part(folder, batch_size, steps, sampler, resume=False, split_every=1, network=None):
+def train_part(folder, batch_size, steps, sampler, resume=False, split_every=1, network=None, by_prior=False):
     """One process's part of a training; what it ends with is written beside the run."""
     rank = int(os.environ.get("RANK", "0"))  # the first one's weights are those of all
     ddn = small_ddn(sampler=sampler, codebook_size=16, seed=3 + rank, **(network or {}))
     settings = {"batch_size": batch_size, "num_train_steps": steps, "resume": resume, "split_every": split_every}
-    made = trainer(folder, ddn, dataset=digits(200), **settings)
+    prior = Prior(ddn, dim=8) if by_prior else None
+    made = trainer(folder, ddn, prior=prior, dataset=digits(200), **settings)
     seeds = []
     before_splits(made, lambda: seeds.append(torch.initial_seed()))()
     state = {name: value.contiguous() for name, value in everything(made).items()}
@@ -110,6 +112,17 @@ def test_two_processes_resume_exactly(tmp_path):
     assert run_together(train_part, 2, parts, 8, 20, noisy, True) == [0, 0]
     for rank in (0, 1):
         assert_equal(ended(whole, rank)[0], ended(parts, rank)[0])
+
+
+def test_two_processes_have_one_prior_and_one_decoder(tmp_path):
+    whole, parts = folders(tmp_path, "whole", "parts")
+    network = {"patch_size": [None, 4], "decoder_dim": 4}
+    assert run_together(train_part, 2, whole, 8, 20, {}, False, 1, network, True) == [0, 0]
+    (first, _), (second, _) = ended(whole), ended(whole, rank=1)
+    assert_equal(first, second)
+    assert {name.split("/")[0] for name in first} >= {"prior", "decoder"}
+    assert run_together(train_part, 2, parts, 8, 15, {}, False, 1, network, True) == [0, 0]
+    assert DDN.from_pretrained(parts / "results").prior is not None
 
 
 def test_another_number_of_processes_resumes_and_says_so(tmp_path):
