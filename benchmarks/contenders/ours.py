@@ -58,10 +58,8 @@ class Ours(Contender):
         return list(zip(self.ddn.codebook_sizes, self.ddn.codes_per_level, strict=True))
 
     def parameters(self) -> int:
-        prior = self.ddn.prior
-        return number_of_parameters(self.ddn) + (
-            number_of_parameters(prior) if isinstance(prior, torch.nn.Module) else 0
-        )
+        parts = [self.ddn, self.ddn.prior]
+        return sum(number_of_parameters(part) for part in parts if isinstance(part, torch.nn.Module))
 
     def more(self, folder: Path, drawn: int) -> dict[str, Any]:
         self.ddn.save_pretrained(folder / "model")

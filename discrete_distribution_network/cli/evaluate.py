@@ -30,7 +30,7 @@ def evaluate_run(options: Evaluate) -> dict[str, Any]:
     """
     check_drawn(options.samples)
     require_seed(options.seed)
-    if options.temperature is not None and not 0 <= options.temperature < math.inf:
+    if isinstance(options.temperature, int | float) and not 0 <= options.temperature < math.inf:
         raise InvalidInput(f"expected --temperature of at least 0, got {options.temperature}")
     run = options.run_folder or options.model or newest_run()
     folder, config = model_folder(run), run_config(run)
@@ -55,7 +55,7 @@ def evaluate_run(options: Evaluate) -> dict[str, Any]:
         )
         drawn = "uniformly" if ddn.prior is None else "by the prior"
         if ddn.prior is not None and options.temperature is not None:
-            drawn += f" at temperature {options.temperature:g}"
+            drawn += f" at temperature {options.temperature}"
         metrics |= {"frechet_features": net[1], "frechet_samples_drawn": drawn}
         metrics |= {f"frechet_{name}": value for name, value in distances._asdict().items()}
     if options.dataset is None:

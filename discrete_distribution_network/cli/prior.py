@@ -112,7 +112,7 @@ def fit_prior(options: Prior) -> str:
         notes=asdict(settings),
     )
     config = run_config(run)
-    ddn = load_model(folder, options.device)
+    ddn = load_model(folder, options.device, alone=True)
     whole = open_dataset(config, settings.dataset, ddn)
     split = Split(*hold_out(whole.train, whole.test))
     with own_random_state(ddn.start.device) as seed:

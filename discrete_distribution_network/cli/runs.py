@@ -74,17 +74,14 @@ def _checksum(manifest: Path) -> str | None:
         return None
 
 
-def load_model(folder: Path, device: str, uniform: bool = False) -> DDN:
+def load_model(folder: Path, device: str, alone: bool = False) -> DDN:
     """The model in a model folder (see `model_folder`), in evaluation mode on a device.
 
     Args:
-        uniform: leave out its prior, so that codes are sampled uniformly.
+        alone: leave out its prior, so that codes are sampled uniformly, and its entropy model.
     """
-    ddn = DDN.from_pretrained(folder).to(resolve_device(device))
-    ddn.to(memory_format=torch.channels_last)  # type: ignore[call-overload]  # convolutions are faster
-    if uniform:
-        ddn.prior = None
-    return ddn.eval()
+    ddn = DDN.from_pretrained(folder, alone=alone).to(resolve_device(device))
+    return ddn.to(memory_format=torch.channels_last).eval()  # type: ignore[call-overload]  # convolutions are faster
 
 
 def labels_for(ddn: DDN, count: int, label: int | None) -> Int[Tensor, " count"] | None:

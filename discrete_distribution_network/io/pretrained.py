@@ -137,6 +137,7 @@ class Pretrained(PyTorchModelHubMixin):
         torch_dtype: torch.dtype | str | None = None,
         map_location: str | torch.device = "cpu",
         strict: bool = True,
+        alone: bool = False,
         **kwargs: Any,
     ) -> Self:
         """Load a model from a folder or by its name: an included model ("fashion-mnist", "fashion-mnist-by-class") or
@@ -147,6 +148,7 @@ class Pretrained(PyTorchModelHubMixin):
                 float32.
             map_location: the device it is loaded to.
             strict: ignored; loading is always strict.
+            alone: leave out what lies beside the weights, such as a prior.
             kwargs: constructor arguments that replace those in `config.json`, where `guided_sampler_kwargs` is merged
                 with the one there; those that could not be saved (see `not_rebuildable`) are required. For a model on
                 the hub also revision, cache_dir, force_download, local_files_only and token.
@@ -173,7 +175,8 @@ class Pretrained(PyTorchModelHubMixin):
         _verify(folder)
         model: Any = make({}, kwargs)
         load_strictly(model, read_tensors(weights), weights)
-        model._load_companions(folder)
+        if not alone:
+            model._load_companions(folder)
         try:
             model = model.to(map_location)
         except (RuntimeError, TypeError, AssertionError) as error:

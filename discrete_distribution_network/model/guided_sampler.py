@@ -222,8 +222,10 @@ class GuidedSampler(nn.Module):
         check_image(query, features, self.dim_query, "query")
         check_image(residual, features, self.dim_query, "residual")
         codes_shape = self.codes_shape(features)
-        if self.training and not return_distances and self._is_plain(features):
-            return self._train_linear(features, query, residual, codes_shape)
+        # what is encoded in full precision is chosen and drawn by the operations that decode it
+        rounded = self.training or torch.is_autocast_enabled(features.device.type)
+        if rounded and not return_distances and self._is_plain(features):
+            return self._nearest_linear(features, query, residual, codes_shape)
         image_shape = features.shape
         features, query, residual = self._prepare(features), self._to_patches(query), self._residual(residual)
         keys = self.keys(features, residual)
@@ -246,10 +248,10 @@ class GuidedSampler(nn.Module):
         apart = self.values is not None or self.distance_fn is not None or torch.compiler.is_compiling()
         return linear and features.ndim == 4 and not (special or apart)
 
-    def _train_linear(
+    def _nearest_linear(
         self, features: Tensor, query: Tensor, residual: Tensor | None, codes_shape: tuple[int, ...]
     ) -> SamplerOutput:
-        """`forward` of linear heads in training, by fewer operations (see `nearest.py`)."""
+        """`forward` of linear heads by fewer operations (see `nearest.py`)."""
         assert isinstance(self.keys, LinearHeads)
         features, weight, patch = self._normalised(features), self.keys.weight, self.patch_size
         with torch.no_grad():
@@ -257,9 +259,10 @@ class GuidedSampler(nn.Module):
             error = query if residual is None else query - residual
             rows = to_rows(features, patch)
             codes = nearest_nodes(rows, weight, error, patch)
-            count(self.counts, codes)
-            if self.chain_dropout_prob > 0:
-                codes = chain_dropout(codes, self.codebook_size, self.chain_dropout_prob)
+            if self.training:
+                count(self.counts, codes)
+                if self.chain_dropout_prob > 0:
+                    codes = chain_dropout(codes, self.codebook_size, self.chain_dropout_prob)
         output, loss = chosen_candidate(features, rows, weight, codes, error, residual, patch)
         return SamplerOutput(output, codes if patch is None else codes.reshape(codes_shape), loss)
 

@@ -1,4 +1,4 @@
-"""The nearest candidate of linear heads in training, by few operations: `nearest_nodes`, and its output and loss.
+"""The nearest candidate of linear heads, by few operations: `nearest_nodes`, and its output and loss.
 
 With features f and heads W_k, the residual r and the query q, the error of candidate k is  d_k = W_k f - (q - r).  The
 pixels of each patch are rows of one matrix, copied once, from which come the distances, the chosen candidate, and in
@@ -129,5 +129,11 @@ class _Chosen(torch.autograd.Function):
         grad_rows = to_rows(grad, ctx.patch)
         weight_grad = heads.new_zeros(ctx.nodes, *heads.shape[1:])
         weight_grad.index_add_(0, codes, torch.bmm(grad_rows.mT, rows))
-        features_grad = from_rows(torch.bmm(grad_rows, heads), features, ctx.patch)
+        features_grad = torch.empty_like(features)
+        patches = _by_patch(features_grad, ctx.patch)
+        if grad_rows.shape[2] == 1:  # written once, in the type and layout of the features
+            rows_of = grad_rows.reshape(*patches.shape[:5], 1)
+            torch.mul(rows_of, heads.reshape(*patches.shape[:3], 1, 1, patches.shape[5]), out=patches)
+        else:
+            patches.copy_(torch.bmm(grad_rows, heads).reshape(patches.shape))
         return features_grad, weight_grad, None, None, None, None, None

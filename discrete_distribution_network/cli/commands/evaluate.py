@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from typing import Literal
 
 from discrete_distribution_network.cli.options import RunOptions
 
@@ -18,8 +19,8 @@ class Evaluate(RunOptions):
     on this machine), the path of Inception's weights, or none. If not given, classifier where the images have labels,
     else none."""
     uniform: bool = False
-    """Draw the samples uniformly, even if `ddn prior` has fitted a prior."""
-    temperature: float | None = None
+    """Draw the samples uniformly, even if the model has a prior."""
+    temperature: float | Literal["fidelity", "diversity"] | None = None
     """Temperature of the prior, as for `ddn sample`."""
     seed: int = 0
     """Random seed of the samples and of the classifier."""

@@ -52,7 +52,7 @@ class Guide(ModelOptions):
     top_k: int = 1
     """Choose at random among the k best candidates."""
     uniform: bool = False
-    """Score all candidates, even if `ddn prior` has fitted a prior that could propose some."""
+    """Score all candidates, even if the model has a prior that could propose some."""
     proposals: int = 128
     """Number of candidates that the prior proposes at each choice."""
     temperature: float = TEMPERATURE

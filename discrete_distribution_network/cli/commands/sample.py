@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Literal
 
 from discrete_distribution_network.cli.options import ImageFolder, ModelOptions
 from discrete_distribution_network.errors import InvalidInput
@@ -21,9 +22,10 @@ class Sample(ModelOptions):
     seed: int | None = None
     """Random seed; a new one each time if not given."""
     uniform: bool = False
-    """Draw codes uniformly, even if `ddn prior` has fitted a prior."""
-    temperature: float | None = None
-    """Temperature of the prior at all levels; if not given, 1 for codes of the whole image, less for patches."""
+    """Draw codes uniformly, even if the model has a prior."""
+    temperature: float | Literal["fidelity", "diversity"] | None = None
+    """Temperature of the prior at all levels, or one of its own choices for each level: fidelity (images like those of
+    the data, the default) or diversity (images as varied as they are)."""
     top_p: float = 1.0
     """Nucleus sampling from the prior: the likeliest candidates whose probabilities sum to this."""
     label: int | None = None
