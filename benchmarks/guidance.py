@@ -42,7 +42,7 @@ from discrete_distribution_network.evaluation.metrics import psnr
 from discrete_distribution_network.guidance.conditions import Inpaint, SuperResolve
 from discrete_distribution_network.guidance.scorers import Classifier
 from discrete_distribution_network.io.safetensors_file import load_strictly, read_tensors, write_tensors
-from discrete_distribution_network.prior.base import LearnedPrior, load_prior, temperatures
+from discrete_distribution_network.prior.base import LearnedPrior, temperatures
 
 RESULTS = Path(__file__).resolve().parent / "results" / "guidance.json"
 WORK = Path(__file__).resolve().parent.parent / ".benchmark" / "guidance"
@@ -209,7 +209,8 @@ def classifier(name: str, split: Split, ddn: DDN, **options: Any) -> Net:
 
 def loaded(folder: Path) -> tuple[DDN, LearnedPrior | None]:
     ddn = load_model(model_folder(folder), "cpu")
-    return ddn, load_prior(ddn, model_folder(folder))
+    assert ddn.prior is None or isinstance(ddn.prior, LearnedPrior)
+    return ddn, ddn.prior
 
 
 # time and memory, with a network of K = 512 whose weights do not matter

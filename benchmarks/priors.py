@@ -44,7 +44,7 @@ def main() -> None:
     def measure(name: str, prior: Any, by_name: dict[str, Any], figures: dict[str, Any]) -> None:
         for setting, temperature in by_name.items():
             torch.manual_seed(1)
-            settings = {} if prior is None else {"prior": prior, "temperature": temperature}
+            settings = {"prior": prior} | ({} if prior is None else {"temperature": temperature})
             ddn.sample(250, **settings)
             started = time.monotonic()
             drawn = torch.cat([ddn.sample(250, **settings) for _ in range(DRAWN // 250)])

@@ -12,7 +12,6 @@ import argparse
 import json
 import shutil
 from pathlib import Path
-from typing import Any
 
 import torch
 from quality import classifier
@@ -28,7 +27,7 @@ from discrete_distribution_network.evaluation.metrics import evaluate
 from discrete_distribution_network.io import atomic_folder
 from discrete_distribution_network.io.pretrained import RELEASED
 from discrete_distribution_network.io.safetensors_file import read_tensors, write_tensors
-from discrete_distribution_network.prior.base import load_prior, temperatures
+from discrete_distribution_network.prior.base import LearnedPrior
 from discrete_distribution_network.prior.entropy_model import ENTROPY_MODEL, EntropyModel
 from discrete_distribution_network.viz.pictures import to_pil
 
@@ -72,11 +71,9 @@ def main() -> None:
         shutil.copy(source / ENTROPY_MODEL, out)
         bits = EntropyModel.load(out, ddn).cost(codes_of(ddn, split.test))
         code_bits = f"\n- Range coded by the entropy model beside it, codes of the test images take {bits:.0f} bits"
-    prior = load_prior(ddn, out)
-    assert prior is not None
+    assert isinstance(ddn.prior, LearnedPrior)
     figures = evaluate(ddn, split.test)
-    by_prior: dict[str, Any] = {"prior": prior, "temperature": temperatures(ddn)}
-    distances = frechet_figures(ddn, judge.features, split.train, split.test, **by_prior)
+    distances = frechet_figures(ddn, judge.features, split.train, split.test)
     config = load_config(given.run / "config.json")
     by_class = " by class" if ddn.num_classes is not None else ""
     card = f"""---
@@ -94,7 +91,7 @@ prior.
 
 - Data: Fashion-MNIST (Zalando Research, MIT licence), Debian's package dataset-fashion-mnist
 - Network: {parameters(ddn):,} parameters, {ddn.num_levels} levels of {ddn.codebook_sizes[0]} candidates,
-  {ddn.bits_per_image:g} bits an image; prior: {parameters(prior):,} parameters; both stored in float16
+  {ddn.bits_per_image:g} bits an image; prior: {parameters(ddn.prior):,} parameters; both stored in float16
 - Recipe: the preset of `ddn train` for 32x32{", --by-class" if by_class else ""}, batch {config["batch_size"]}, seed
   {config["seed"]}. {given.how}
 - On the 10,000 test images: error {figures.error:.5f} ({figures.psnr:.1f} dB), least used level

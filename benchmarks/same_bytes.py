@@ -16,13 +16,12 @@ import sys
 import torch
 from torch import Tensor
 
-from discrete_distribution_network import DDN, ImageCodec, Prior
+from discrete_distribution_network import DDN, ImageCodec
 from discrete_distribution_network.data.loader import first_batch
 from discrete_distribution_network.data.sources import open_data
 from discrete_distribution_network.guidance.conditions import Inpaint
 from discrete_distribution_network.io.pretrained import released
 from discrete_distribution_network.prior.base import temperatures
-from discrete_distribution_network.prior.entropy_model import EntropyModel
 
 
 def digest(value: Tensor | bytes) -> str:
@@ -37,7 +36,7 @@ def seeded() -> torch.Generator:
 def hashes(name: str) -> dict[str, str]:
     ddn, folder = DDN.from_pretrained(name).eval(), released(name)
     assert folder is not None
-    prior = Prior.load(folder, ddn)
+    prior = ddn.prior
     images = first_batch(open_data("fashion-mnist", ddn.image_size, ddn.channels).test, ddn, 100).images
     labels = torch.arange(100) % ddn.num_classes if ddn.num_classes else None
     few = None if labels is None else labels[:16]
@@ -51,17 +50,17 @@ def hashes(name: str) -> dict[str, str]:
     found: dict[str, Tensor | bytes] = {
         "codes": codes,
         "decoded": ddn.decode(codes, labels),
-        "uniform": ddn.sample(16, generator=seeded(), labels=few),
+        "uniform": ddn.sample(16, generator=seeded(), labels=few, prior=None),
         "by the prior": ddn.sample(16, generator=seeded(), **by_level),
         "at temperature 0.7": ddn.sample(16, generator=seeded(), **flat),
         "inpainted": ddn.guide(half, prior=prior, generator=seeded(), labels=four).images,
-        "inpainted with beams": ddn.guide(half, beams=4, generator=seeded(), labels=four).images,
+        "inpainted with beams": ddn.guide(half, beams=4, prior=None, generator=seeded(), labels=four).images,
     }
     if labels is None:
-        entropy_model = EntropyModel.load(folder, ddn)
+        entropy_model = ddn.entropy_model
         found |= {
             "encoded with beams": ddn.encode(images[:8], beams=4),
-            "file": ImageCodec(ddn).compress_batch(images[:20]),
+            "file": ImageCodec(ddn, None).compress_batch(images[:20]),
             "range-coded file": ImageCodec(ddn, entropy_model).compress_batch(images[:20]),
             "file with a rate": ImageCodec(ddn, entropy_model, rate=1e-5, beams=2).compress_batch(images[:4]),
         }

@@ -124,7 +124,7 @@ def trainer_for(config: TrainConfig, ddn: DDN, split: Split, out: Path) -> Train
     """The `Trainer` of a run, which writes into `out`."""
     return Trainer(
         ddn,
-        prior=Prior(ddn, num_classes=ddn.num_classes) if config.prior else None,
+        prior=Prior(ddn, num_classes=ddn.num_classes, dropout=0.0) if config.prior else None,
         dataset=split.train,
         test_dataset=split.test,
         num_train_steps=sys.maxsize if config.steps is None else config.steps,

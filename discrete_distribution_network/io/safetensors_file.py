@@ -82,7 +82,18 @@ def write_tensors(file: Path, tensors: Mapping[str, Tensor]) -> None:
 
 def safetensors_bytes(tensors: Mapping[str, Tensor]) -> bytes:
     """The content of a safetensors file."""
-    return save({name: value.detach().contiguous() for name, value in tensors.items()})
+    return save(_apart(tensors))
+
+
+def _apart(tensors: Mapping[str, Tensor]) -> dict[str, Tensor]:
+    """The tensors, contiguous and no two of them in the same memory, as the format wants them."""
+    apart, storages = {}, set()
+    for name, tensor in tensors.items():
+        own, storage = tensor.detach(), tensor.untyped_storage().data_ptr()
+        shared = storage in storages
+        apart[name] = own.clone(memory_format=torch.contiguous_format) if shared else own.contiguous()
+        storages.add(storage)
+    return apart
 
 
 def save_tensors(file: Path, tensors: Mapping[str, Tensor]) -> None:
@@ -92,17 +103,9 @@ def save_tensors(file: Path, tensors: Mapping[str, Tensor]) -> None:
         OSError: the disk is full or cannot be written.
     """
     file.touch()
-    permissions, to_save, storages = file.stat().st_mode & 0o7777, {}, set()
-    for name, tensor in tensors.items():
-        storage = tensor.untyped_storage().data_ptr()
-        own = tensor.detach()
-        # no two tensors of a file share their memory
-        to_save[name] = (
-            own.contiguous() if storage not in storages else own.clone(memory_format=torch.contiguous_format)
-        )
-        storages.add(storage)
+    permissions = file.stat().st_mode & 0o7777
     try:
-        save_file(to_save, file, metadata={"format": "pt"})
+        save_file(_apart(tensors), file, metadata={"format": "pt"})
     except SafetensorError as error:
         number = re.search(r"\(os error (\d+)\)", str(error))
         raise OSError(*((int(number[1]), os.strerror(int(number[1]))) if number else (str(error),))) from error

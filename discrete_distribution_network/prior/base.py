@@ -53,16 +53,9 @@ def temperatures(ddn: Network) -> list[float]:
     the first codes, which choose the kind of image, it predicts well. Tuned on training images, for the preset at
     32x32.
     """
-    return [(1.0, *PATCH_TEMPERATURES)[group] for group in temperature_groups(ddn)]
-
-
-def temperature_groups(ddn: Network) -> list[int]:
-    """The group of each level, whose levels have one temperature.
-
-    0 are codes of the whole image, 1 codes of patches at the two lowest resolutions, 2 those above.
-    """
+    low, high = PATCH_TEMPERATURES
     return [
-        0 if sampler.patch_size is None else 1 if resolution < 2 else 2
+        1.0 if sampler.patch_size is None else low if resolution < 2 else high
         for resolution, stage in enumerate(cast("Iterator[Stage]", ddn.stages))
         for sampler in stage.samplers()
     ] * ddn.recurrence

@@ -12,10 +12,7 @@ from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
-import torch
 from huggingface_hub import constants
-from torch import Tensor, nn
-from torch.optim import Optimizer
 
 from discrete_distribution_network.errors import InvalidInput, ModelFileError, require
 from discrete_distribution_network.io import atomic_folder
@@ -152,39 +149,3 @@ def read_state(checkpoint: Path) -> dict[str, Any]:
     if not isinstance(state, dict):
         raise ModelFileError(f"expected an object in {checkpoint / STATE}, got {type(state).__name__}")
     return state
-
-
-def moments_of(module: nn.Module, optimizer: Optimizer) -> dict[str, Tensor]:
-    """The optimiser's state of a module's parameters, as tensors named `optimizer/PARAMETER/FIELD`."""
-    return {
-        f"optimizer/{name}/{field}": torch.as_tensor(value)
-        for name, parameter in module.named_parameters()
-        for field, value in optimizer.state[parameter].items()
-    }
-
-
-def load_moments(module: nn.Module, optimizer: Optimizer, tensors: dict[str, Tensor], file: Path) -> None:
-    """Load an optimiser's state from the tensors of `moments_of`.
-
-    Args:
-        tensors: of a file, which may hold others too.
-        file: named in errors.
-
-    Raises:
-        ModelFileError: a moment has not the shape of its parameter.
-    """
-    found: dict[str, dict[str, Tensor]] = {}
-    for path, value in tensors.items():
-        if path.startswith("optimizer/"):
-            name, _, field = path.removeprefix("optimizer/").rpartition("/")
-            found.setdefault(name, {})[field] = value
-    states = {}
-    for index, (name, parameter) in enumerate(module.named_parameters()):
-        fields = found.get(name, {})
-        if any(value.ndim and value.shape != parameter.shape for value in fields.values()):
-            raise ModelFileError(f"expected moments of shape {tuple(parameter.shape)} for {name} in {file}")
-        # in the parameter's own memory format
-        states[index] = {
-            field: torch.empty_like(parameter).copy_(value) if value.ndim else value for field, value in fields.items()
-        }
-    optimizer.load_state_dict({"state": states, "param_groups": optimizer.state_dict()["param_groups"]})

@@ -115,6 +115,21 @@ def flatten_counts(samplers: Sequence[GuidedSampler]) -> Int[Tensor, " nodes"]:
     return flat
 
 
+def load_moments(
+    optimizer: Optimizer, flats: Sequence[FlatParameters], tensors: Mapping[str, Tensor], file: Path
+) -> None:
+    """Load the state of an optimiser of flat parameters from the tensors of `moments`.
+
+    Args:
+        file: named in errors.
+
+    Raises:
+        ModelFileError: a moment has not the shape of its parameter.
+    """
+    states = {place: flat.state(tensors, file) for place, flat in enumerate(flats)}
+    optimizer.load_state_dict({"state": states, "param_groups": optimizer.state_dict()["param_groups"]})
+
+
 class LowPrecisionCopies:
     """The weights of convolutions and linear layers in autocast's type, made by one operation a step.
 

@@ -13,7 +13,7 @@ from torch import Tensor, nn
 
 from discrete_distribution_network.errors import DDNError
 from discrete_distribution_network.io.safetensors_file import load_strictly
-from discrete_distribution_network.training.checkpoints import load_moments, moments_of
+from discrete_distribution_network.training.flat_parameters import FlatParameters, load_moments
 from discrete_distribution_network.training.schedule import learning_rate as rate_at
 
 LEARNING_RATE = 3e-3
@@ -44,8 +44,9 @@ class ModuleOptimisation:
 
     def __init__(self, module: nn.Module, peak: float, weight_decay: float, max_grad_norm: float):
         self.module, self.peak, self.max_grad_norm, self.step = module, peak, max_grad_norm, 0
-        parameters = list(module.parameters())
-        self.optimizer = torch.optim.AdamW(parameters, peak, (0.9, 0.99), weight_decay=weight_decay, fused=True)
+        self.flat = FlatParameters(module.named_parameters())
+        betas = (0.9, 0.99)
+        self.optimizer = torch.optim.AdamW([self.flat.values], peak, betas, weight_decay=weight_decay, fused=True)
 
     def rate(self, done: float) -> float:
         """The learning rate of the next step, at this share of the training."""
@@ -69,22 +70,21 @@ class ModuleOptimisation:
         """
         for group in self.optimizer.param_groups:
             group["lr"] = self.rate(done)
-        self.optimizer.zero_grad()
-        loss.backward()
-        loss = loss.detach().float()
+        self.flat.set_gradients(torch.autograd.grad(loss, self.flat.parameters, allow_unused=True))
+        gradient, loss = self.flat.gradient, loss.detach().float().reshape(1)
         if average is not None:
-            gradients = [parameter.grad for parameter in self.module.parameters() if parameter.grad is not None]
-            means = average(torch.cat([loss.reshape(1), *(own.flatten() for own in gradients)]))
-            loss, *parts = means.split([1, *(own.numel() for own in gradients)])
-            for own, mean in zip(gradients, parts, strict=True):
-                own.copy_(mean.view_as(own))
-        norm = nn.utils.clip_grad_norm_(self.module.parameters(), self.max_grad_norm)
-        value, length = torch.stack((loss.reshape(()), norm.float())).tolist()
+            means = average(torch.cat((loss, gradient)))
+            loss = means[:1]
+            gradient.copy_(means[1:])
+        norm = torch.linalg.vector_norm(gradient)
+        value, length = torch.cat((loss, norm.reshape(1))).tolist()
         if not math.isfinite(value + length):
             raise DDNError(
                 f"expected a finite loss and gradient of a {type(self.module).__name__} at step {self.step}, got "
                 f"{value:g} and a norm of {length:g}; lower the learning rate"
             )
+        if length > self.max_grad_norm:
+            gradient.mul_(self.max_grad_norm / length)
         self.optimizer.step()
         self.step += 1
         return value, length
@@ -92,7 +92,7 @@ class ModuleOptimisation:
     def tensors(self) -> dict[str, Tensor]:
         """What a checkpoint holds of it: the weights and the optimiser's moments."""
         weights = {f"weights/{name}": value for name, value in self.module.state_dict().items()}
-        return weights | moments_of(self.module, self.optimizer)
+        return weights | self.flat.moments(self.optimizer)
 
     def state(self) -> dict[str, Any]:
         """The rest of it, JSON serialisable."""
@@ -110,7 +110,7 @@ class ModuleOptimisation:
         """
         self.step = int(state["step"])
         load_strictly(self.module, part_of(tensors, "weights/"), file)
-        load_moments(self.module, self.optimizer, dict(tensors), file)
+        load_moments(self.optimizer, [self.flat], tensors, file)
 
 
 def part_of(tensors: Mapping[str, Tensor], prefix: str) -> dict[str, Tensor]:

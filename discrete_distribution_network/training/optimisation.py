@@ -20,7 +20,12 @@ from discrete_distribution_network.errors import DDNError, InvalidInput
 from discrete_distribution_network.io.safetensors_file import load_strictly, read_tensors
 from discrete_distribution_network.training.checkpoints import TRAINING, WEIGHTS
 from discrete_distribution_network.training.config import TrainerConfig
-from discrete_distribution_network.training.flat_parameters import FlatParameters, LowPrecisionCopies, flatten_counts
+from discrete_distribution_network.training.flat_parameters import (
+    FlatParameters,
+    LowPrecisionCopies,
+    flatten_counts,
+    load_moments,
+)
 from discrete_distribution_network.training.moving_average import MovingAverage
 from discrete_distribution_network.training.processes import Processes
 
@@ -276,9 +281,7 @@ class Optimisation:
         tensors, model = read_tensors(checkpoint / TRAINING), read_tensors(checkpoint / WEIGHTS)
         own = {name.removeprefix("weights/"): value for name, value in tensors.items() if name.startswith("weights/")}
         load_strictly(self.ddn, own or model, checkpoint / (TRAINING if own else WEIGHTS))
-        states = {place: flat.state(tensors, checkpoint / TRAINING) for place, flat in enumerate(self.flats)}
-        groups = self.optimizer.optimizer.state_dict()["param_groups"]
-        self.optimizer.optimizer.load_state_dict({"state": states, "param_groups": groups})
+        load_moments(self.optimizer.optimizer, self.flats, tensors, checkpoint / TRAINING)
         if self.ema is not None:
             load_strictly(self.ema.model, model, checkpoint / WEIGHTS)
         self._set_counts(self.counts.tolist())

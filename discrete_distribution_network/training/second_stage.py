@@ -7,7 +7,7 @@ image, the prior from the features and codes of all levels.
 from __future__ import annotations
 
 import math
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager
 from dataclasses import asdict, replace
 from pathlib import Path
@@ -24,7 +24,8 @@ from discrete_distribution_network.ddn import DDN
 from discrete_distribution_network.errors import DataError
 from discrete_distribution_network.io.safetensors_file import read_tensors
 from discrete_distribution_network.model.network import evaluating
-from discrete_distribution_network.prior.base import LearnedPrior, recorded_walk
+from discrete_distribution_network.model.walk import Walk
+from discrete_distribution_network.prior.base import LearnedPrior, Levels, recorded_walk
 from discrete_distribution_network.random_state import mix_seed, seed_random_state
 from discrete_distribution_network.training.checkpoints import TRAINING
 from discrete_distribution_network.training.config import TrainerConfig
@@ -151,21 +152,21 @@ class SecondStage:
         assert self.steps is not None
         if self.prior is not None:
             self.prior.train()
-        parts = [self._losses(_joined(batches)) for _ in range(self.config.grad_accum_every)]
-        error, bits = (torch.stack(own).mean(0) for own in zip(*parts, strict=True))
-        average = self._mean if self.processes.number > 1 else None
-        norm = 0.0
-        if self._decoder is not None:
-            norm = self._decoder.update(error, done, average)[1]
-        if self._fit is not None:
-            norm = self._fit.update(bits.sum(), done, average)[1]
+        bits, errors = [], []
+        for _ in range(self.config.grad_accum_every):
+            batch = _joined(batches)
+            images, walk, levels = self._walked(batch)
+            bits.append(self._bits(levels, batch))
+            errors += self._train_decoder(images, walk, done)
+        mean = torch.stack(bits).mean(0)
+        norm = 0.0 if self._fit is None else self._fit.update(mean.sum(), done, self._average)[1]
         self.steps += 1
         self._measured = False
         if self.steps % EVALUATE_EVERY == 0:
             self.measure()
         if done >= CHOOSE_AT:
             self._choose()
-        losses = torch.cat((error.detach().reshape(1), bits.detach()))
+        losses = torch.cat((mean.new_tensor([sum(errors) / max(1, len(errors))]), mean.detach()))
         return losses, losses.new_tensor(norm)
 
     def figures(self, losses: Sequence[float]) -> dict[str, Any]:
@@ -175,22 +176,41 @@ class SecondStage:
             return figures
         return figures | {"bits": sum(losses[1:]), "bits_by_level": losses[1:], "held_out_bits": self.held_out_bits}
 
-    def _losses(self, batch: Batch) -> tuple[Float[Tensor, ""], Float[Tensor, " levels"]]:
-        """The decoder's error, and the prior's bits by level (none without a prior)."""
+    def _walked(self, batch: Batch) -> tuple[Tensor, Walk, Levels]:
+        """The images of a batch, and the walk of the resting network for them."""
         model = self.model
         images = in_unit_range(batch.images.to(model.start.device, non_blocking=True)).to(model.start.dtype)
         if self.config.channels_last:
             images = images.contiguous(memory_format=torch.channels_last)
         inputs = conditioning_inputs(model, images, batch.labels, self.config.cond_fn)
         with evaluating(model), self._autocast():
-            walk, levels = recorded_walk(model, images, **inputs)
-            error = model.decoder_loss(walk, images)
-            if self.prior is None:
-                return error, error.new_zeros(0)
-            return error, self.prior.bits_of(levels, labels_of(self.prior, batch.labels)).float()
+            return images, *recorded_walk(model, images, **inputs)
 
-    def _mean(self, values: Tensor) -> Tensor:
-        return self.processes.sum(values) / self.processes.number
+    def _bits(self, levels: Levels, batch: Batch) -> Float[Tensor, " levels"]:
+        """The prior's bits of a walk by level; none without a prior."""
+        if self.prior is None:
+            return torch.zeros(0, device=self.processes.device)
+        with self._autocast():
+            return self.prior.bits_of(levels, labels_of(self.prior, batch.labels)).float()
+
+    def _train_decoder(self, images: Tensor, walk: Walk, done: float) -> list[float]:
+        """A step of the decoder for each batch of the network; gives its errors."""
+        if self._decoder is None:
+            return []
+        errors, last = [], walk.outputs[-1]
+        parts = (own.chunk(BATCHES) for own in (images, walk.features, last))
+        for own, features, output in zip(*parts, strict=True):
+            with self._autocast():
+                part = walk._replace(outputs=(*walk.outputs[:-1], output), features=features)
+                error = self.model.decoder_loss(part, own)
+            errors.append(self._decoder.update(error, done, self._average)[0])
+        return errors
+
+    @property
+    def _average(self) -> Callable[[Tensor], Tensor] | None:
+        """The mean of a tensor over the processes; None for one process."""
+        number = self.processes.number
+        return None if number == 1 else lambda own: self.processes.sum(own) / number
 
     def _autocast(self) -> AbstractContextManager[Any]:
         bf16 = self.processes.accelerator.mixed_precision == "bf16"
@@ -220,7 +240,7 @@ class SecondStage:
         )
         with evaluating(self.prior):
             for batch in share:
-                bits = float(self._losses(batch)[1].sum())
+                bits = float(self._bits(self._walked(batch)[2], batch).sum())
                 totals += torch.tensor([bits * len(batch.images), len(batch.images)])
         bits, images = processes.sum(totals).tolist()
         if images == 0:

@@ -21,7 +21,7 @@ from discrete_distribution_network.evaluation.classifier import Classifier
 from discrete_distribution_network.evaluation.coverage import covered
 from discrete_distribution_network.evaluation.frechet import frechet_distance, statistics
 from discrete_distribution_network.model.tensors import resize
-from discrete_distribution_network.prior.base import LearnedPrior, temperature_groups
+from discrete_distribution_network.prior.base import LearnedPrior, temperatures
 from discrete_distribution_network.random_state import mix_seed, own_random_state, random_generator
 
 Images = Float[Tensor, "images channels height width"]
@@ -38,17 +38,11 @@ SIDE = 32
 WIDTH, DIM, STEPS, BATCH, RATE = 16, 64, 200, 16, 3e-3
 """Of the network that tells rotations: its width and features, the steps, images and learning rate of its training."""
 
-HIGH, LOW, WHOLE = (0.3, 0.6, 0.8), (0.1, 0.3), (0.9, 1.1)
-"""Temperatures that are tried, of the groups of `temperature_groups` from the last to the first."""
-
-VARIED = ((1.0, 0.5, 0.6), (1.0, 0.7, 0.7), (1.0, 1.0, 1.0))
-"""Further temperatures, for the most variety."""
+POWERS = (1.5, 1.0, 0.67, 0.33, 0.0)
+"""What is tried: the temperatures of `prior.temperatures`, below 1 for patches, to these powers; at 0 all are 1."""
 
 LEAST_PRECISION = 0.95
 """Of varied samples, as a share of that of the samples nearest to the data."""
-
-Temperatures = tuple[float, float, float]
-"""Of each group of levels."""
 
 
 class Figures(NamedTuple):
@@ -61,8 +55,8 @@ class Figures(NamedTuple):
 
 def choose_temperatures(
     ddn: DDN, prior: LearnedPrior, images: Images, held_out: Images, seed: int
-) -> dict[Temperatures, Figures]:
-    """Set the temperatures of a prior; gives the figures of all that were tried, none where too few images are there.
+) -> dict[float, Figures]:
+    """Set the temperatures of a prior; gives the figures of each power, none where too few images are there.
 
     Args:
         ddn: the network of the prior; one that is conditioned on images keeps the temperatures.
@@ -72,31 +66,22 @@ def choose_temperatures(
     """
     if len(held_out) < LEAST or ddn.cond_channels:
         return {}
-    groups, device = temperature_groups(ddn), ddn.start.device
+    at = {power: [value**power for value in temperatures(ddn)] for power in POWERS}
+    device = ddn.start.device
     with own_random_state(device) as seeded:
         seeded(mix_seed(seed, STEPS))
         net = rotation_features(_square(images), device)
         real = _features(net, _square(held_out[:SAMPLES]))
-        tried: dict[Temperatures, Figures] = {}
-
-        def figures(at: Temperatures) -> Figures:
-            if at not in tried:
-                drawn = _drawn(ddn, prior, len(real), [at[group] for group in groups], seed)
-                tried[at] = compare(_features(net, _square(drawn)), real)
-            return tried[at]
-
-        best = min(((1.0, LOW[0], high) for high in HIGH), key=lambda at: figures(at).distance)
-        best = min((best, *((1.0, low, best[2]) for low in LOW)), key=lambda at: figures(at).distance)
-        best = min((best, *((whole, *best[1:]) for whole in WHOLE)), key=lambda at: figures(at).distance)
-        for at in VARIED:
-            figures(at)
-    least = LEAST_PRECISION * tried[best].precision
-    varied = max((at for at in tried if tried[at].precision >= least), key=lambda at: tried[at].recall)
-    prior.temperatures = {
-        "fidelity": [best[group] for group in groups],
-        "diversity": [varied[group] for group in groups],
-    }
-    return tried
+        figures = {
+            power: compare(_features(net, _square(_drawn(ddn, prior, len(real), own, seed))), real)
+            for power, own in at.items()
+        }
+    nearest = min(figures, key=lambda power: figures[power].distance)
+    least = LEAST_PRECISION * figures[nearest].precision
+    precise = [power for power in figures if figures[power].precision >= least]
+    varied = max(precise, key=lambda power: figures[power].recall)
+    prior.temperatures = {"fidelity": at[nearest], "diversity": at[varied]}
+    return figures
 
 
 def compare(samples: Float[Tensor, "samples dim"], real: Float[Tensor, "real dim"]) -> Figures:
