@@ -21,7 +21,7 @@ aten = torch.ops.aten
 MEAN = 1
 """The reduction of `aten.mse_loss_backward`."""
 
-Rows = Float[Tensor, "patches pixels channels"]
+Rows = Float[Tensor, "patches pixels values"]
 """The pixels of each patch, row by row."""
 
 

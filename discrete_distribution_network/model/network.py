@@ -184,6 +184,7 @@ class Network(nn.Module):
                         return collect(steps, features)
         raise AssertionError("a network has at least one level")
 
+    @torch.no_grad()
     def finish(self, walk: Walk) -> Images:
         """The image of a walk, (B, C, H, W): the last output, by the decoder if there is one.
 
@@ -270,8 +271,9 @@ class Network(nn.Module):
             walk: of all levels.
             images: in [0, 1].
         """
-        features, last = walk.features.detach(), walk.outputs[-1].detach()
-        finished = self.finish(walk._replace(outputs=(*walk.outputs[:-1], last), features=features))
+        finished = walk.outputs[-1].detach()
+        if self.decoder is not None:
+            finished = self.decoder(walk.features.detach(), finished)
         return F.mse_loss(at_least_float32(finished), at_least_float32(images))
 
     def adversarial(self, images: Images, drawn: Images, penalty: bool = True) -> Float[Tensor, ""]:

@@ -32,8 +32,6 @@ from discrete_distribution_network.training.processes import Processes
 DISCRIMINATOR, APART = "discriminator.", ("discriminator.", "decoder.")
 """Names of parameters begin so that are not trained with the network: the decoder learns in the second stage."""
 
-AUTOCAST = {"bf16": torch.bfloat16, "fp16": torch.float16}
-
 MAX_OVERFLOWS = 30
 """Steps in a row whose float16 gradients may overflow while their scale is found."""
 
@@ -88,8 +86,8 @@ class Optimisation:
         self.copies: LowPrecisionCopies | None = None
         if config.compile:
             self.model.compile()
-        elif (dtype := AUTOCAST.get(self.accelerator.mixed_precision)) is not None:
-            self.copies = LowPrecisionCopies(network, self.ddn, dtype)
+        elif self.accelerator.mixed_precision == "bf16":  # in float16 a CPU computes some convolutions in float32
+            self.copies = LowPrecisionCopies(network, self.ddn, torch.bfloat16)
         self._leaves = [*(network.parameters if self.copies is None else self.copies.leaves())]
         self._leaves += [parameter for flat in self.flats[1:] for parameter in flat.parameters]
         rest = [] if self.ddn.decoder is None else [*self.ddn.decoder.parameters()]
@@ -146,7 +144,7 @@ class Optimisation:
         self.processes.average([flat.gradient for flat in self.flats])
         return losses, self._clip().float()
 
-    def _losses(self, images: Tensor, inputs: dict[str, Any]) -> tuple[Tensor, Tensor]:
+    def _losses(self, images: Tensor, inputs: dict[str, Any]) -> tuple[Tensor, Tensor | float]:
         with self.accelerator.autocast():
             if self.copies is None:
                 return self.model(images, **inputs)

@@ -47,8 +47,11 @@ class TrainingState:
         if name is None and self._saved is not None and self._saved[0] == step:
             return self._saved[1]
         scaler = self.optimisation.accelerator.scaler
+        progress = asdict(self.progress)
+        if self.second is None:
+            del progress["discarded_steps"], progress["discarded_seconds"]
         state = {
-            **asdict(self.progress),
+            **progress,
             "faults": list(self.loader.faults),
             "scaler": None if scaler is None else scaler.state_dict(),
             "exact": self.exact_settings(),

@@ -22,6 +22,7 @@ from discrete_distribution_network.cli.runs import model_folder
 from discrete_distribution_network.cli.train import _new_folder
 from discrete_distribution_network.ddn import DDN
 from discrete_distribution_network.errors import InvalidInput
+from discrete_distribution_network.training.optimisation import Optimisation
 from discrete_distribution_network.training.report import read_metrics
 
 PICTURES = {"samples.png", "reconstructions.png", "tree.png", "loss.png"}
@@ -252,7 +253,7 @@ def test_augmentation_by_name(photograph_folder, tmp_path, torchvision, capsys):
 
 
 def test_ctrl_c_saves_and_ends_with_its_code(photograph_folder, tmp_path, monkeypatch, capsys):
-    original, calls = DDN.split_and_prune_, []
+    original, calls = Optimisation.split_and_prune, []
 
     def interrupted(self, *args):
         calls.append(None)
@@ -260,7 +261,7 @@ def test_ctrl_c_saves_and_ends_with_its_code(photograph_folder, tmp_path, monkey
             os.kill(os.getpid(), signal.SIGINT)
         return original(self, *args)
 
-    monkeypatch.setattr(DDN, "split_and_prune_", interrupted)
+    monkeypatch.setattr(Optimisation, "split_and_prune", interrupted)
     (tmp_path / "out").mkdir()
     (tmp_path / "out" / "evaluation.json").write_text("{}")  # of a model that is overwritten
     with pytest.raises(SystemExit) as ended:

@@ -79,7 +79,7 @@ def test_the_recipe_is_that_of_ddn_train(tmp_path: Path) -> None:
     arguments = preset(8, channels=1) | {"dim": 4, "codebook_size": 4}
     folders = {"checkpoints_folder": tmp_path / "checkpoints", "results_folder": tmp_path / "results"}
     made = Trainer(DDN(**arguments), dataset=images, num_train_steps=9, **recipe(), **folders)
-    config = TrainConfig(size=(8, 8), channels=1, steps=9, device="cpu")
+    config = TrainConfig(size=(8, 8), channels=1, steps=9, device="cpu", prior=False)
     same = trainer_for(config, DDN(**arguments), Split(Pixels(images), None), tmp_path / "other")
     for name in (
         "learning_rate",

@@ -212,7 +212,7 @@ def test_torchrun_trains_one_model(photograph_folder, tmp_path):
     assert done.returncode == 0, done.stderr
     assert done.stdout.count("images to learn from") == 1
     state = json.loads((tmp_path / "run/checkpoints/step-00000007/training.json").read_text())
-    assert (state["images"], state["exact"]["processes"]) == (7 * 2 * 4, 2)
+    assert (state["images"], state["exact"]["processes"]) == (4 * 2 * 4 + 3 * 2 * 2 * 4, 2)
     without = subprocess.run(command[:-2], capture_output=True, text=True, timeout=120)
     assert "expected --out with 2 processes" in without.stderr
 
