@@ -44,6 +44,9 @@ NETWORK = (
 )  # fmt: skip
 """Options of the network, which a resumed training cannot change."""
 
+MANY_IMAGES = 20_000
+"""From so many images on a prior does not overfit before its time is over, and takes no dropout (docs/log.md)."""
+
 
 def train(config: TrainConfig, name: str = "train") -> None:
     """Train, save, evaluate, draw. SIGTERM and Ctrl-C save first.
@@ -124,7 +127,7 @@ def trainer_for(config: TrainConfig, ddn: DDN, split: Split, out: Path) -> Train
     """The `Trainer` of a run, which writes into `out`."""
     return Trainer(
         ddn,
-        prior=Prior(ddn, num_classes=ddn.num_classes, dropout=0.0) if config.prior else None,
+        prior=prior_for(ddn, split) if config.prior else None,
         dataset=split.train,
         test_dataset=split.test,
         num_train_steps=sys.maxsize if config.steps is None else config.steps,
@@ -146,6 +149,12 @@ def trainer_for(config: TrainConfig, ddn: DDN, split: Split, out: Path) -> Train
         resume=config.resume,
         overwrite=config.overwrite,
     )
+
+
+def prior_for(ddn: DDN, split: Split) -> Prior:
+    """The untrained prior of a run; with dropout where the images are few, or are a stream."""
+    few = is_stream(split.train) or len(split.train) < MANY_IMAGES
+    return Prior(ddn, num_classes=ddn.num_classes, dropout=0.1 if few else 0.0)
 
 
 @contextmanager
