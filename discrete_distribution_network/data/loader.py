@@ -50,6 +50,11 @@ class Batch(NamedTuple):
     labels: Shaped[Tensor, " batch"] | None
     faults: tuple[str, ...] = ()
 
+    def images_on(self, device: torch.device, channels_last: bool = False) -> Float[Tensor, "batch channels h w"]:
+        """The images on a device, in [0, 1] as float32."""
+        images = in_unit_range(self.images.to(device, non_blocking=True))
+        return images.contiguous(memory_format=torch.channels_last) if channels_last else images
+
 
 class ResumableBatchSampler:
     """Indices of one process's batches, without end: lists of (epoch, index).

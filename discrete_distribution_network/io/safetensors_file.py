@@ -70,6 +70,11 @@ def read_tensors(file: Path, device: str = "cpu") -> dict[str, Tensor]:
         raise _unreadable(file, error) from error
 
 
+def part_of(tensors: Mapping[str, Tensor], prefix: str) -> dict[str, Tensor]:
+    """The tensors whose names begin with a prefix, without it."""
+    return {name.removeprefix(prefix): value for name, value in tensors.items() if name.startswith(prefix)}
+
+
 def write_tensors(file: Path, tensors: Mapping[str, Tensor]) -> None:
     """Write a safetensors file whole or not at all.
 

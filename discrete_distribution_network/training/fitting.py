@@ -12,7 +12,7 @@ from torch import Tensor
 from torch.utils.data import Subset
 
 from discrete_distribution_network.data.datasets import is_stream, split_indices
-from discrete_distribution_network.data.loader import Batch, Loader, first_batch, in_order, in_unit_range
+from discrete_distribution_network.data.loader import Batch, Loader, first_batch, in_order
 from discrete_distribution_network.ddn import DDN
 from discrete_distribution_network.errors import DataError, InvalidInput, require_integer, shown
 from discrete_distribution_network.prior.base import LearnedPrior
@@ -136,8 +136,7 @@ def bits_by_level(prior: LearnedPrior, ddn: DDN, batch: Batch) -> Float[Tensor, 
     While the prior is in training mode, labels are left out at random (`LABEL_DROPOUT`).
     """
     labels = labels_of(prior, batch.labels)
-    images = in_unit_range(batch.images.to(ddn.start.device, non_blocking=True)).to(ddn.start.dtype)
-    return prior.bits(ddn, images, labels)
+    return prior.bits(ddn, batch.images_on(ddn.start.device).to(ddn.start.dtype), labels)
 
 
 def labels_of(prior: LearnedPrior, labels: Tensor | None) -> Tensor | None:

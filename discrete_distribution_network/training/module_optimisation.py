@@ -12,7 +12,7 @@ import torch
 from torch import Tensor, nn
 
 from discrete_distribution_network.errors import DDNError
-from discrete_distribution_network.io.safetensors_file import load_strictly
+from discrete_distribution_network.io.safetensors_file import load_strictly, part_of
 from discrete_distribution_network.training.flat_parameters import FlatParameters, load_moments
 from discrete_distribution_network.training.schedule import learning_rate as rate_at
 
@@ -111,11 +111,6 @@ class ModuleOptimisation:
         self.step = int(state["step"])
         load_strictly(self.module, part_of(tensors, "weights/"), file)
         load_moments(self.optimizer, [self.flat], tensors, file)
-
-
-def part_of(tensors: Mapping[str, Tensor], prefix: str) -> dict[str, Tensor]:
-    """The tensors whose names begin with a prefix, without it."""
-    return {name.removeprefix(prefix): value for name, value in tensors.items() if name.startswith(prefix)}
 
 
 class PriorOptimisation(ModuleOptimisation):

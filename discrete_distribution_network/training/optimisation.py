@@ -14,10 +14,10 @@ from torch import Tensor, nn
 from torch.func import functional_call
 
 from discrete_distribution_network.conditioning import conditioning_inputs
-from discrete_distribution_network.data.loader import Batch, in_unit_range
+from discrete_distribution_network.data.loader import Batch
 from discrete_distribution_network.ddn import DDN
 from discrete_distribution_network.errors import DDNError, InvalidInput
-from discrete_distribution_network.io.safetensors_file import load_strictly, read_tensors
+from discrete_distribution_network.io.safetensors_file import load_strictly, part_of, read_tensors
 from discrete_distribution_network.training.checkpoints import TRAINING, WEIGHTS
 from discrete_distribution_network.training.config import TrainerConfig
 from discrete_distribution_network.training.flat_parameters import (
@@ -133,7 +133,7 @@ class Optimisation:
         losses = torch.zeros(self.ddn.num_levels, device=self.processes.device)
         for part in range(parts):
             batch = next(batches)
-            images = self._to_device(batch)
+            images = batch.images_on(self.processes.device, self.config.channels_last)
             inputs = conditioning_inputs(self.ddn, images, batch.labels, self.config.cond_fn)
             by_level, adversarial = self._losses(images, {**inputs, "penalty": penalty})
             loss = (by_level.mean() + adversarial) / parts
@@ -156,10 +156,6 @@ class Optimisation:
         for flat in self.flats:
             own, gradients = gradients[: len(flat.parameters)], gradients[len(flat.parameters) :]
             flat.set_gradients(own, add)
-
-    def _to_device(self, batch: Batch) -> Tensor:
-        images = in_unit_range(batch.images.to(self.processes.device, non_blocking=True))
-        return images.contiguous(memory_format=torch.channels_last) if self.config.channels_last else images
 
     def _clip(self) -> Tensor:
         """Clip the gradients of the network and of the discriminator, each to the same norm; the sum of their norms."""
@@ -277,7 +273,7 @@ class Optimisation:
             ModelFileError: they are of another network or optimiser.
         """
         tensors, model = read_tensors(checkpoint / TRAINING), read_tensors(checkpoint / WEIGHTS)
-        own = {name.removeprefix("weights/"): value for name, value in tensors.items() if name.startswith("weights/")}
+        own = part_of(tensors, "weights/")
         load_strictly(self.ddn, own or model, checkpoint / (TRAINING if own else WEIGHTS))
         load_moments(self.optimizer.optimizer, self.flats, tensors, checkpoint / TRAINING)
         if self.ema is not None:

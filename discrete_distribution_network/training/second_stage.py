@@ -19,26 +19,18 @@ from torch import Tensor
 
 from discrete_distribution_network.conditioning import conditioning_inputs
 from discrete_distribution_network.data.datasets import is_stream
-from discrete_distribution_network.data.loader import Batch, in_order, in_unit_range
+from discrete_distribution_network.data.loader import Batch, in_order
 from discrete_distribution_network.ddn import DDN
 from discrete_distribution_network.errors import DataError
-from discrete_distribution_network.io.safetensors_file import read_tensors
+from discrete_distribution_network.io.safetensors_file import part_of, read_tensors
 from discrete_distribution_network.model.network import evaluating
 from discrete_distribution_network.model.walk import Walk
 from discrete_distribution_network.prior.base import LearnedPrior, Levels, recorded_walk
 from discrete_distribution_network.random_state import mix_seed, seed_random_state
 from discrete_distribution_network.training.checkpoints import TRAINING
 from discrete_distribution_network.training.config import TrainerConfig
-from discrete_distribution_network.training.fitting import (
-    EVALUATION_BATCH,
-    MAX_HELD_OUT,
-    labels_of,
-)
-from discrete_distribution_network.training.module_optimisation import (
-    ModuleOptimisation,
-    PriorOptimisation,
-    part_of,
-)
+from discrete_distribution_network.training.fitting import EVALUATION_BATCH, MAX_HELD_OUT, labels_of
+from discrete_distribution_network.training.module_optimisation import ModuleOptimisation, PriorOptimisation
 from discrete_distribution_network.training.processes import Processes
 from discrete_distribution_network.training.progress import Progress
 from discrete_distribution_network.training.temperatures import LEARNT, choose_temperatures, first_images
@@ -179,9 +171,7 @@ class SecondStage:
     def _walked(self, batch: Batch) -> tuple[Tensor, Walk, Levels]:
         """The images of a batch, and the walk of the resting network for them."""
         model = self.model
-        images = in_unit_range(batch.images.to(model.start.device, non_blocking=True)).to(model.start.dtype)
-        if self.config.channels_last:
-            images = images.contiguous(memory_format=torch.channels_last)
+        images = batch.images_on(model.start.device, self.config.channels_last).to(model.start.dtype)
         inputs = conditioning_inputs(model, images, batch.labels, self.config.cond_fn)
         with evaluating(model), self._autocast():
             return images, *recorded_walk(model, images, **inputs)

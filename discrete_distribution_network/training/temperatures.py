@@ -6,8 +6,6 @@ on training images to tell by how much an image is rotated (Gidaris et al., arXi
 
 from __future__ import annotations
 
-import itertools
-from collections.abc import Iterator
 from typing import Any, NamedTuple
 
 import torch
@@ -133,9 +131,6 @@ def _drawn(ddn: DDN, prior: LearnedPrior, count: int, temperature: list[float], 
 
 def first_images(dataset: Any, ddn: DDN, limit: int, max_bad_images: int = 0) -> Images:
     """The first images of a data set, in [0, 1]."""
-
-    def batches() -> Iterator[Tensor]:
-        for batch in in_order(dataset, ddn, 100, limit=limit, max_bad_images=max_bad_images):
-            yield in_unit_range(batch.images)
-
-    return torch.cat([*itertools.chain(batches(), [torch.zeros(0, ddn.channels, *ddn.image_size)])])
+    batches = in_order(dataset, ddn, 100, limit=limit, max_bad_images=max_bad_images)
+    none = torch.zeros(0, ddn.channels, *ddn.image_size)
+    return torch.cat([none, *(in_unit_range(batch.images) for batch in batches)])
