@@ -116,9 +116,12 @@ class TrainConfig:
     grad_accum: int = Recipe.grad_accum
     """Batches whose gradients are accumulated for one step."""
     learning_rate: float = Recipe.learning_rate
-    """Peak learning rate."""
+    """Peak learning rate of AdamW."""
+    muon_learning_rate: float | None = Recipe.muon_learning_rate
+    """Peak learning rate of Muon, which trains the weights of convolutions and linear layers, but for the nodes; None
+    to train all by AdamW."""
     weight_decay: float = Recipe.weight_decay
-    """Weight decay of AdamW."""
+    """Weight decay of both."""
     warmup_steps: int = Recipe.warmup_steps
     """Steps of linear learning-rate warm-up."""
     hold: float = Recipe.hold
@@ -164,8 +167,13 @@ PLACES = ("config", "out", "resume", "overwrite")
 """Options that say where a run is and how it begins, and are not saved."""
 
 
-BEFORE_SECOND_STAGE: dict[str, Any] = {"prior": False, "second_stage": Recipe.second_stage, "decoder": 0}
-"""Options that the runs of version 0.3 lack, as they were then."""
+BEFORE_0_5: dict[str, Any] = {
+    "prior": False,
+    "second_stage": Recipe.second_stage,
+    "decoder": 0,
+    "muon_learning_rate": None,
+}
+"""Options that the runs of version 0.4 and before lack, as they were then."""
 
 
 def load_config(path: Path) -> dict[str, Any]:
@@ -179,8 +187,8 @@ def load_config(path: Path) -> dict[str, Any]:
         options = dict(json.loads(path.read_text(encoding="utf-8")))
     except (OSError, ValueError, TypeError, RecursionError) as error:
         raise InvalidInput(f"expected the config.json of a run at {path}, but {error}; give its path") from error
-    if fields - options.keys() == BEFORE_SECOND_STAGE.keys():
-        options |= BEFORE_SECOND_STAGE
+    if fields - options.keys() == BEFORE_0_5.keys():
+        options |= BEFORE_0_5
     if unknown := sorted(options.keys() - fields):
         raise InvalidInput(
             f"expected options of `ddn train` in {path}, got {', '.join(unknown)}; give the config.json of a run "

@@ -11,6 +11,9 @@ from torch import Tensor, nn
 
 M = TypeVar("M", bound=nn.Module)
 
+LEAST_DEVIATION = 1e-3
+"""Of a channel, as a share of that of all features: a channel with less is not scaled up any further."""
+
 
 class ChannelRMSNorm(nn.Module):
     """Divides by the root mean square over channels, then scales: (B, D, ...) -> (B, D, ...)."""
@@ -23,6 +26,33 @@ class ChannelRMSNorm(nn.Module):
         scale = self.scale.reshape(-1, *(1,) * (features.ndim - 2))
         power = features.float().square().mean(1, keepdim=True)
         return features * (torch.rsqrt(power + 1e-6) * scale).to(features.dtype)
+
+
+class Standardise(nn.Module):
+    """Divides by the standard deviation of an image, then scales each channel as `measure` has found it; not learnt.
+
+    A few channels have most of the variance of a network's features. What takes features as its input learns in fewer
+    steps if all channels are alike.
+    """
+
+    weight: Tensor
+    bias: Tensor
+
+    def __init__(self, dim: int):
+        super().__init__()
+        self.register_buffer("weight", torch.ones(dim))
+        self.register_buffer("bias", torch.zeros(dim))
+
+    def forward(self, features: Float[Tensor, "batch dim height width"]) -> Float[Tensor, "batch dim height width"]:
+        return F.group_norm(features, 1, self.weight.to(features.dtype), self.bias.to(features.dtype))
+
+    @torch.no_grad()
+    def measure(self, features: Float[Tensor, "batch dim height width"]) -> None:
+        """From now on each channel has a mean of 0 and a standard deviation of 1 over features like these."""
+        normed = F.group_norm(features.float(), 1)
+        deviation, mean = torch.std_mean(normed, (0, 2, 3))
+        self.weight.copy_(1 / deviation.clamp_min(LEAST_DEVIATION))
+        self.bias.copy_(-mean * self.weight)
 
 
 class ResidualBlock(nn.Module):

@@ -14,7 +14,7 @@ import torch.nn.functional as F
 from jaxtyping import Float
 from torch import Tensor, nn
 
-from discrete_distribution_network.model.blocks import ResidualBlock, zero_
+from discrete_distribution_network.model.blocks import ResidualBlock, Standardise, zero_
 
 BLOCKS = 2
 """Residual blocks at half resolution."""
@@ -33,6 +33,7 @@ class Decoder(nn.Module):
 
     def __init__(self, channels: int, dim: int, width: int):
         super().__init__()
+        self.standardise = Standardise(dim)
         self.entry = nn.Conv2d(dim + channels, width, 3, padding=1)
         self.down = nn.Conv2d(width, 2 * width, 2, stride=2)
         self.blocks = nn.Sequential(*(ResidualBlock(2 * width) for _ in range(BLOCKS)))
@@ -48,6 +49,7 @@ class Decoder(nn.Module):
             features: of the last level.
             image: its chosen candidate.
         """
+        features = self.standardise(features)
         hidden = F.silu(self.entry(torch.cat((features, image.to(features.dtype)), 1)))
         coarse = self.blocks(self.down(_even(hidden)))
         hidden = hidden + F.pixel_shuffle(self.up(coarse), 2)[:, :, : image.shape[2], : image.shape[3]]

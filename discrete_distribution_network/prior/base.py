@@ -77,6 +77,9 @@ class LearnedPrior(nn.Module, ABC):
     kind: ClassVar[str]
     """Its name in `kinds.PRIORS`, `prior.json` and `ddn prior --kind`."""
 
+    before: ClassVar[dict[str, Any]] = {}
+    """Arguments that a `prior.json` of an older version lacks, as they were then."""
+
     temperatures: dict[str, list[float]]
 
     def __init__(self, ddn: Network, dim: int, num_classes: int | None):
@@ -128,6 +131,9 @@ class LearnedPrior(nn.Module, ABC):
     @abstractmethod
     def bits_of(self, levels: Levels, labels: Int[Tensor, " batch"] | None = None) -> Float[Tensor, " levels"]:
         """`bits` of a walk that is recorded: see `recorded_walk`."""
+
+    def measure(self, levels: Levels) -> None:
+        """Adapt to the features of a walk before the first step of a fit: see `recorded_walk`."""
 
     def require_network(self, ddn: Network) -> None:
         """Raise `InvalidInput` unless it models codes of a network's levels."""
@@ -204,8 +210,9 @@ class LearnedPrior(nn.Module, ABC):
             )
 
         def make(_: Shapes, ddn: Network) -> Any:
-            check_types(cls, config)
-            return cls(ddn, **config)
+            arguments = {**cls.before, **config}
+            check_types(cls, arguments)
+            return cls(ddn, **arguments)
 
         expected = f"a prior's arguments in {folder / CONFIG}"
         prior: Self = load_checked(make, ddn, folder / WEIGHTS, expected, ddn.start.device)

@@ -7,7 +7,7 @@ far, and the class into the probabilities of the level's nodes.
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import cast
+from typing import Any, ClassVar, cast
 
 import torch
 import torch.nn.functional as F
@@ -16,7 +16,7 @@ from torch import Tensor, nn
 
 from discrete_distribution_network._renamed import renamed_argument
 from discrete_distribution_network.errors import require
-from discrete_distribution_network.model.blocks import zero_
+from discrete_distribution_network.model.blocks import Standardise, zero_
 from discrete_distribution_network.model.code_distribution import Pick
 from discrete_distribution_network.model.network import Network
 from discrete_distribution_network.prior.base import (
@@ -50,9 +50,12 @@ class Prior(LearnedPrior):
         dropout: in the heads, while it is fitted.
         independent_fraction: share of the images in a fit whose patches are not conditioned on one another, so that
             `logits` is defined before any code of a level is chosen.
+        standardise: whether each channel of the features is standardised; priors of version 0.4 and before were fitted
+            without.
     """
 
     kind = "heads"
+    before: ClassVar[dict[str, Any]] = {"standardise": False}
 
     @renamed_argument("alone", "independent_fraction")
     def __init__(
@@ -62,14 +65,15 @@ class Prior(LearnedPrior):
         num_classes: int | None = None,
         dropout: float = 0.1,
         independent_fraction: float = 0.1,
+        standardise: bool = True,
     ):
         super().__init__(ddn, dim, num_classes)
         in_range = 0 <= independent_fraction <= 1
         require(in_range, "independent_fraction in [0, 1]", independent_fraction)
-        self.independent_fraction = independent_fraction
+        self.independent_fraction, self.standardise = independent_fraction, standardise
         self.grids = grids_of(ddn.code_shapes)
         self.heads = nn.ModuleList(
-            Head(sampler.dim, dim, sampler.codebook_size, sampler.patch_size, grid, dropout)
+            Head(sampler.dim, dim, sampler.codebook_size, sampler.patch_size, grid, dropout, standardise)
             for sampler, grid in zip(ddn.samplers * ddn.recurrence, self.grids, strict=True)
         )
         for level, head in enumerate(self._heads()):
@@ -77,6 +81,14 @@ class Prior(LearnedPrior):
 
     def _heads(self) -> list[Head]:
         return [head for head in self.heads if isinstance(head, Head)]
+
+    @property
+    def arguments(self) -> dict[str, Any]:
+        return super().arguments | {"standardise": self.standardise}
+
+    def measure(self, levels: Levels) -> None:
+        for head, (features, _) in zip(self._heads(), levels, strict=True):
+            head.measure(features)
 
     def begin(self, batch_size: int, labels: Tensor | None = None) -> Float[Tensor, "batch dim rows columns"]:
         """The memory before the first level, on its grid."""
@@ -164,11 +176,19 @@ class Head(nn.Module):
     """
 
     def __init__(
-        self, channels: int, dim: int, codebook_size: int, patch_size: int | None, grid: tuple[int, int], dropout: float
+        self,
+        channels: int,
+        dim: int,
+        codebook_size: int,
+        patch_size: int | None,
+        grid: tuple[int, int],
+        dropout: float,
+        standardise: bool,
     ):
         super().__init__()
         self.grid, self.is_global = grid, patch_size is None
         self.side = POOLED if patch_size is None else min(POOLED, patch_size)
+        self.standardise = Standardise(channels) if standardise else nn.GroupNorm(1, channels, affine=False)
         self.place = nn.Parameter(torch.randn(*grid, dim) * 0.1)
         self.look = nn.Linear(channels * self.side**2, dim)
         self.recall = nn.Linear(dim, dim)
@@ -185,11 +205,20 @@ class Head(nn.Module):
         """Features and memory as one vector a place."""
         with torch.no_grad():  # the features are the network's, which a prior does not change
             rows, columns = self.grid
-            averages = F.adaptive_avg_pool2d(features, (rows * self.side, columns * self.side))
-            averages = F.group_norm(averages, 1).reshape(len(features), -1, rows, self.side, columns, self.side)
+            averages = self.standardise(self._averages(features))
+            averages = averages.reshape(len(features), -1, rows, self.side, columns, self.side)
             averages = averages.permute(0, 2, 4, 1, 3, 5).flatten(3).to(self.look.weight.dtype)
         hidden = self.look(averages) + self.recall(state.movedim(1, -1) + self.place)
         return cast("Tensor", hidden + self.around(hidden if self.is_global else shifted(hidden, NEIGHBOURHOOD)))
+
+    def measure(self, features: Float[Tensor, "batch channels height width"]) -> None:
+        """Standardise features like these."""
+        if isinstance(self.standardise, Standardise):
+            self.standardise.measure(self._averages(features))
+
+    def _averages(self, features: Tensor) -> Tensor:
+        rows, columns = self.grid
+        return F.adaptive_avg_pool2d(features, (rows * self.side, columns * self.side))
 
     def scores(
         self,

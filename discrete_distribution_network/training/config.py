@@ -38,6 +38,7 @@ class TrainerConfig:
 
     num_train_steps: int
     learning_rate: float
+    muon_learning_rate: float | None
     weight_decay: float
     batch_size: int
     grad_accum_every: int
@@ -81,6 +82,8 @@ class TrainerConfig:
         for name in COUNTS:
             require_integer(getattr(self, name), name)
         require_positive(self.learning_rate, "learning_rate")
+        if self.muon_learning_rate is not None:
+            require_positive(self.muon_learning_rate, "muon_learning_rate")
         norm, images, minutes = self.max_grad_norm, self.evaluate_images, self.max_minutes
         require(norm is None or norm > 0, "max_grad_norm above 0, or None", norm)
         require(images is None or images >= 1, "evaluate_images of at least 1, or None", images)

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import hashlib
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Collection, Iterator
 from contextlib import nullcontext
 from dataclasses import dataclass
 from pathlib import Path
@@ -111,6 +111,8 @@ class Fit(Generic[Batch]):
         checkpoint: where to save the state; None for no checkpoints, and then signals act as usual.
         options: returns what a resumed fit must have in common with this one, beside the budget, JSON serialisable.
         progress: show a progress bar.
+        begin: called with the first batch before the first step.
+        matrices: see `PriorOptimisation`.
     """
 
     prior: nn.Module
@@ -122,12 +124,14 @@ class Fit(Generic[Batch]):
     checkpoint: FitCheckpoints | None = None
     options: Callable[[], dict[str, Any]] = dict
     progress: bool = True
+    begin: Callable[[Batch], None] | None = None
+    matrices: Collection[str] = ()
 
     measured: int = 0  # the step of the last evaluation
     seconds: float = 0.0
 
     def __post_init__(self) -> None:
-        self.optimisation = PriorOptimisation(self.prior, self.budget.learning_rate)
+        self.optimisation = PriorOptimisation(self.prior, self.budget.learning_rate, self.matrices)
 
     @property
     def step(self) -> int:
@@ -184,6 +188,8 @@ class Fit(Generic[Batch]):
             self._step(next(batches), done, seed)
 
     def _step(self, batch: Batch, done: float, seed: Callable[[int], None]) -> None:
+        if self.step == 0 and self.begin is not None:
+            self.begin(batch)
         seed(mix_seed(self.budget.seed, self.step))
         self.optimisation.update(self.bits(batch), done)
 

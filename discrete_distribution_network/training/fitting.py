@@ -15,10 +15,10 @@ from discrete_distribution_network.data.datasets import is_stream, split_indices
 from discrete_distribution_network.data.loader import Batch, Loader, first_batch, in_order
 from discrete_distribution_network.ddn import DDN
 from discrete_distribution_network.errors import DataError, InvalidInput, require_integer, shown
-from discrete_distribution_network.prior.base import LearnedPrior
+from discrete_distribution_network.prior.base import LearnedPrior, recorded_walk
 from discrete_distribution_network.training.fit_checkpoints import FitCheckpoints
 from discrete_distribution_network.training.fit_loop import Budget, Fit, digest
-from discrete_distribution_network.training.module_optimisation import LEARNING_RATE
+from discrete_distribution_network.training.module_optimisation import LEARNING_RATE, prior_matrices
 from discrete_distribution_network.training.processes import fast_autocast
 from discrete_distribution_network.training.temperatures import LEARNT, choose_temperatures, first_images
 
@@ -102,6 +102,10 @@ def fit(
         with autocast:
             return bits_by_level(prior, ddn, batch).sum()
 
+    def begin(batch: Batch) -> None:
+        with autocast:
+            prior.measure(recorded_walk(ddn, images_of(ddn, batch), _labels(batch.labels, by_class))[1])
+
     def measure() -> Iterator[tuple[float, int]]:
         for batch in in_order(test_dataset, ddn, EVALUATION_BATCH, limit=test_images, max_bad_images=max_bad_images):
             with autocast:
@@ -117,7 +121,19 @@ def fit(
     ddn.eval()
     try:
         prior.to(device)
-        outcome = Fit(prior, bits, loader.batches, measure, budget, device, checkpoint, options, progress).run()
+        outcome = Fit(
+            prior,
+            bits,
+            loader.batches,
+            measure,
+            budget,
+            device,
+            checkpoint,
+            options,
+            progress,
+            begin,
+            prior_matrices(prior),
+        ).run()
         if not is_stream(dataset):
             learnt, held_out = (
                 first_images(data, ddn, limit, max_bad_images)
@@ -135,8 +151,12 @@ def bits_by_level(prior: LearnedPrior, ddn: DDN, batch: Batch) -> Float[Tensor, 
 
     While the prior is in training mode, labels are left out at random (`LABEL_DROPOUT`).
     """
-    labels = labels_of(prior, batch.labels)
-    return prior.bits(ddn, batch.images_on(ddn.start.device).to(ddn.start.dtype), labels)
+    return prior.bits(ddn, images_of(ddn, batch), labels_of(prior, batch.labels))
+
+
+def images_of(ddn: DDN, batch: Batch) -> Tensor:
+    """The images of a batch as the network takes them."""
+    return batch.images_on(ddn.start.device).to(ddn.start.dtype)
 
 
 def labels_of(prior: LearnedPrior, labels: Tensor | None) -> Tensor | None:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 from collections import deque
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Collection, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -14,10 +14,12 @@ from torch import Tensor, nn
 from discrete_distribution_network.errors import DDNError
 from discrete_distribution_network.io.safetensors_file import load_strictly, part_of
 from discrete_distribution_network.training.flat_parameters import FlatParameters, load_moments
+from discrete_distribution_network.training.muon import LEARNING_RATE as MUON_RATE
+from discrete_distribution_network.training.muon import Muon, matrix_names
 from discrete_distribution_network.training.schedule import learning_rate as rate_at
 
 LEARNING_RATE = 3e-3
-"""The highest learning rate, by default."""
+"""The highest learning rate of AdamW, by default."""
 
 WARMUP_STEPS = 49
 """Steps of linear warm-up of the learning rate."""
@@ -30,23 +32,38 @@ AVERAGED_STEPS = 100
 
 
 class ModuleOptimisation:
-    """A module that learns while the network rests: AdamW, a rising and then falling learning rate, and clipping.
+    """A module that learns while the network rests: AdamW and Muon at rates that rise and then fall, and clipping.
 
     Args:
         module: on its device.
-        peak: the highest learning rate; it decays to zero along a cosine.
-        weight_decay: of AdamW.
+        peak: the highest learning rate of AdamW; it decays to zero along a cosine, and that of Muon with it.
+        weight_decay: of both.
         max_grad_norm: gradients are clipped to this norm.
+        matrices: names of weights that Muon trains; AdamW trains the others.
 
     Attributes:
         step: steps done.
     """
 
-    def __init__(self, module: nn.Module, peak: float, weight_decay: float, max_grad_norm: float):
+    def __init__(
+        self,
+        module: nn.Module,
+        peak: float,
+        weight_decay: float,
+        max_grad_norm: float,
+        matrices: Collection[str] = (),
+    ):
         self.module, self.peak, self.max_grad_norm, self.step = module, peak, max_grad_norm, 0
-        self.flat = FlatParameters(module.named_parameters())
+        self.flat = FlatParameters(module.named_parameters(), matrices)
         betas = (0.9, 0.99)
-        self.optimizer = torch.optim.AdamW([self.flat.values], peak, betas, weight_decay=weight_decay, fused=True)
+        self.optimizers: list[torch.optim.Optimizer] = []
+        if self.flat.elementwise is not None:
+            own = [self.flat.elementwise]
+            self.optimizers.append(torch.optim.AdamW(own, peak, betas, weight_decay=weight_decay, fused=True))
+        if self.flat.matrices is not None:
+            rate = peak * MUON_RATE / LEARNING_RATE
+            self.optimizers.append(Muon(self.flat.matrices, self.flat.matrix_shapes, rate, weight_decay))
+        self._peaks = [optimizer.defaults["lr"] for optimizer in self.optimizers]
 
     def rate(self, done: float) -> float:
         """The learning rate of the next step, at this share of the training."""
@@ -68,8 +85,8 @@ class ModuleOptimisation:
         Raises:
             DDNError: they are not finite; no weight was changed.
         """
-        for group in self.optimizer.param_groups:
-            group["lr"] = self.rate(done)
+        for optimizer, peak in zip(self.optimizers, self._peaks, strict=True):
+            optimizer.param_groups[0]["lr"] = self.rate(done) * peak / self.peak
         self.flat.set_gradients(torch.autograd.grad(loss, self.flat.parameters, allow_unused=True))
         gradient, loss = self.flat.gradient, loss.detach().float().reshape(1)
         if average is not None:
@@ -85,14 +102,17 @@ class ModuleOptimisation:
             )
         if length > self.max_grad_norm:
             gradient.mul_(self.max_grad_norm / length)
-        self.optimizer.step()
+        for optimizer in self.optimizers:
+            optimizer.step()
         self.step += 1
         return value, length
 
     def tensors(self) -> dict[str, Tensor]:
         """What a checkpoint holds of it: the weights and the optimiser's moments."""
         weights = {f"weights/{name}": value for name, value in self.module.state_dict().items()}
-        return weights | self.flat.moments(self.optimizer)
+        for optimizer in self.optimizers:
+            weights |= self.flat.moments(optimizer)
+        return weights
 
     def state(self) -> dict[str, Any]:
         """The rest of it, JSON serialisable."""
@@ -110,7 +130,7 @@ class ModuleOptimisation:
         """
         self.step = int(state["step"])
         load_strictly(self.module, part_of(tensors, "weights/"), file)
-        load_moments(self.optimizer, [self.flat], tensors, file)
+        load_moments(self.optimizers, [self.flat], tensors, file)
 
 
 class PriorOptimisation(ModuleOptimisation):
@@ -118,15 +138,16 @@ class PriorOptimisation(ModuleOptimisation):
 
     Args:
         prior: on its device.
-        peak: the highest learning rate.
+        peak: the highest learning rate of AdamW.
+        matrices: names of weights that Muon trains.
 
     Attributes:
         best: the lowest bits of held-out images so far.
         recent: bits of the last training batches.
     """
 
-    def __init__(self, prior: nn.Module, peak: float = LEARNING_RATE):
-        super().__init__(prior, peak, weight_decay=0.01, max_grad_norm=MAX_GRAD_NORM)
+    def __init__(self, prior: nn.Module, peak: float = LEARNING_RATE, matrices: Collection[str] = ()):
+        super().__init__(prior, peak, 0.01, MAX_GRAD_NORM, matrices)
         self.best = math.inf
         self.recent: deque[float] = deque(maxlen=AVERAGED_STEPS)
         self._best_weights = self._weights()
@@ -180,3 +201,9 @@ class PriorOptimisation(ModuleOptimisation):
         load_strictly(self.module, part_of(tensors, "best/"), file)
         self._best_weights = self._weights()
         super().load(state, tensors, file)
+
+
+def prior_matrices(prior: nn.Module) -> set[str]:
+    """Names of the weights of a prior that Muon trains: all matrices but those that score nodes, a row for each."""
+    scores = {name for name, _ in prior.named_parameters() if "score" in name.split(".")}
+    return matrix_names(prior, scores)

@@ -1,4 +1,4 @@
-"""`Optimisation`: gradients, clipping, AdamW, split-and-prune and the moving average of one network."""
+"""`Optimisation`: gradients, clipping, optimisers, split-and-prune and the moving average of one network."""
 
 from __future__ import annotations
 
@@ -27,6 +27,7 @@ from discrete_distribution_network.training.flat_parameters import (
     load_moments,
 )
 from discrete_distribution_network.training.moving_average import MovingAverage
+from discrete_distribution_network.training.muon import Muon, matrix_names
 from discrete_distribution_network.training.processes import Processes
 
 DISCRIMINATOR, APART = "discriminator.", ("discriminator.", "decoder.")
@@ -67,7 +68,8 @@ class Optimisation:
 
     Attributes:
         ddn: the network.
-        optimizer: AdamW, as accelerate wraps it.
+        optimizer: AdamW, of all parameters that `muon` does not train.
+        muon: of the network's matrices, but for its nodes; None without `muon_learning_rate`.
         ema: the moving average, or None.
     """
 
@@ -78,7 +80,7 @@ class Optimisation:
             self.ddn.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
         named = [(name, own) for name, own in self.ddn.named_parameters() if own.requires_grad]
         # clipped by itself, since the gradient of a discriminator is many times as long
-        network = FlatParameters(pair for pair in named if not pair[0].startswith(APART))
+        network = self._network_parameters([pair for pair in named if not pair[0].startswith(APART)])
         apart = [pair for pair in named if pair[0].startswith(DISCRIMINATOR)]
         self.flats = [network, FlatParameters(apart)] if apart else [network]
         self.counts = flatten_counts(self.ddn.samplers)
@@ -92,7 +94,7 @@ class Optimisation:
         self._leaves += [parameter for flat in self.flats[1:] for parameter in flat.parameters]
         rest = [] if self.ddn.decoder is None else [*self.ddn.decoder.parameters()]
         processes.broadcast([*(flat.values for flat in self.flats), *rest])
-        self.optimizer = self.accelerator.prepare(self._adamw())
+        self.optimizer, self.muon = self._adamw(), self._muon(network)
         self.ema = None
         if config.use_ema:
             self.ema = MovingAverage(self.ddn, **(config.ema_kwargs or {}), flats=self.flats, counts=self.counts)
@@ -104,9 +106,28 @@ class Optimisation:
         settings: dict[str, Any] = {"lr": self.config.learning_rate, "weight_decay": self.config.weight_decay}
         settings |= {"fused": True, **(self.config.adam_kwargs or {})}
         try:
-            return torch.optim.AdamW([flat.values for flat in self.flats], **settings)
+            return torch.optim.AdamW(
+                [flat.elementwise for flat in self.flats if flat.elementwise is not None], **settings
+            )
         except (TypeError, ValueError, RuntimeError) as error:
             raise InvalidInput(f"expected adam_kwargs that torch.optim.AdamW takes, but it says: {error}") from error
+
+    def _network_parameters(self, named: Sequence[tuple[str, nn.Parameter]]) -> FlatParameters:
+        if self.config.muon_learning_rate is None:
+            return FlatParameters(named)
+        # split-and-prune copies rows of nodes, and a row of a matrix is not independent of the others for Muon
+        return FlatParameters(named, matrix_names(self.ddn, self.ddn.guided_sampler_codes_param_names()))
+
+    def _muon(self, network: FlatParameters) -> Muon | None:
+        rate = self.config.muon_learning_rate
+        if rate is None or network.matrices is None:
+            return None
+        return Muon(network.matrices, network.matrix_shapes, rate, self.config.weight_decay)
+
+    @property
+    def optimizers(self) -> list[torch.optim.Optimizer]:
+        """Both, or the one."""
+        return [self.optimizer] if self.muon is None else [self.optimizer, self.muon]
 
     @property
     def result(self) -> DDN:
@@ -121,15 +142,16 @@ class Optimisation:
         """The gradients of `grad_accum_every` batches, clipped.
 
         Args:
-            learning_rate: of this step.
+            learning_rate: of this step, for AdamW; that of Muon rises and falls with it.
             penalty: whether the discriminator's gradient is penalised.
 
         Returns:
             The losses of this process and the norm of the gradient before clipping, on the device.
         """
         parts = self.config.grad_accum_every
-        for group in self.optimizer.param_groups:
-            group["lr"] = learning_rate
+        for optimizer in self.optimizers:
+            for group in optimizer.param_groups:
+                group["lr"] = optimizer.defaults["lr"] * learning_rate / self.config.learning_rate
         losses = torch.zeros(self.ddn.num_levels, device=self.processes.device)
         for part in range(parts):
             batch = next(batches)
@@ -159,7 +181,9 @@ class Optimisation:
 
     def _clip(self) -> Tensor:
         """Clip the gradients of the network and of the discriminator, each to the same norm; the sum of their norms."""
-        self.accelerator.unscale_gradients()
+        if self.accelerator.scaler is not None:
+            for optimizer in self.optimizers:
+                self.accelerator.scaler.unscale_(optimizer)
         norms = torch.stack([torch.linalg.vector_norm(flat.gradient) for flat in self.flats])
         if self.config.max_grad_norm is not None:
             shares = (self.config.max_grad_norm / (norms + 1e-6)).clamp_max(1)
@@ -191,7 +215,11 @@ class Optimisation:
             split: whether split-and-prune is called.
             counts: of all processes, see `share_counts`.
         """
-        self.optimizer.step()
+        scaler = self.accelerator.scaler
+        for optimizer in self.optimizers:
+            optimizer.step() if scaler is None else scaler.step(optimizer)
+        if scaler is not None:
+            scaler.update()
         swaps = self.split_and_prune(counts) if split else 0
         if self.ema is not None:
             self.ema.update(step)
@@ -228,8 +256,10 @@ class Optimisation:
         """Copy values, moments and averages from these places of the network's parameters into others."""
         values = self.flats[0].values
         into, out_of = into.to(values.device), out_of.to(values.device)
-        state = self.optimizer.optimizer.state.get(values, {}).values()
-        rows = [values, *(own for own in state if isinstance(own, Tensor) and own.shape == values.shape)]
+        nodes = self.flats[0].elementwise
+        assert nodes is not None
+        state = self.optimizer.state.get(nodes, {}).values()
+        rows = [values, *(own for own in state if isinstance(own, Tensor) and own.ndim)]
         if self.ema is not None:
             rows.append(self.ema.flats[0].values)
         for own in rows:
@@ -261,7 +291,8 @@ class Optimisation:
         """The optimiser's state by parameter and, where the model file holds the moving average, the weights."""
         tensors: dict[str, Tensor] = {}
         for flat in self.flats:
-            tensors |= flat.moments(self.optimizer.optimizer)
+            for optimizer in self.optimizers:
+                tensors |= flat.moments(optimizer)
         if self.ema is not None:
             tensors |= {f"weights/{name}": value for name, value in self.ddn.state_dict().items()}
         return tensors
@@ -275,7 +306,7 @@ class Optimisation:
         tensors, model = read_tensors(checkpoint / TRAINING), read_tensors(checkpoint / WEIGHTS)
         own = part_of(tensors, "weights/")
         load_strictly(self.ddn, own or model, checkpoint / (TRAINING if own else WEIGHTS))
-        load_moments(self.optimizer.optimizer, self.flats, tensors, checkpoint / TRAINING)
+        load_moments(self.optimizers, self.flats, tensors, checkpoint / TRAINING)
         if self.ema is not None:
             load_strictly(self.ema.model, model, checkpoint / WEIGHTS)
         self._set_counts(self.counts.tolist())

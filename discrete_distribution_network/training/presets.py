@@ -66,6 +66,7 @@ def recipe(config: Any = None) -> dict[str, Any]:
         "batch_size": config.batch_size,
         "grad_accum_every": config.grad_accum,
         "learning_rate": config.learning_rate,
+        "muon_learning_rate": config.muon_learning_rate,
         "weight_decay": config.weight_decay,
         "adam_kwargs": {"betas": (0.9, 0.99)},
         "warmup_steps": config.warmup_steps,

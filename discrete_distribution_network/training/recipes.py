@@ -13,6 +13,7 @@ class Recipe:
     batch_size: int = 64
     grad_accum: int = 1
     learning_rate: float = 3e-3
+    muon_learning_rate: float | None = 0.02
     weight_decay: float = 0.0
     warmup_steps: int = 50
     hold: float = 0.3

@@ -30,7 +30,11 @@ from discrete_distribution_network.random_state import mix_seed, seed_random_sta
 from discrete_distribution_network.training.checkpoints import TRAINING
 from discrete_distribution_network.training.config import TrainerConfig
 from discrete_distribution_network.training.fitting import EVALUATION_BATCH, MAX_HELD_OUT, labels_of
-from discrete_distribution_network.training.module_optimisation import ModuleOptimisation, PriorOptimisation
+from discrete_distribution_network.training.module_optimisation import (
+    ModuleOptimisation,
+    PriorOptimisation,
+    prior_matrices,
+)
 from discrete_distribution_network.training.processes import Processes
 from discrete_distribution_network.training.progress import Progress
 from discrete_distribution_network.training.temperatures import LEARNT, choose_temperatures, first_images
@@ -120,7 +124,7 @@ class SecondStage:
         if self.prior is not None:
             self.prior.to(self.processes.device).train()
             self.model.prior = self.ddn.prior = self.prior
-            self._fit = PriorOptimisation(self.prior)
+            self._fit = PriorOptimisation(self.prior, matrices=prior_matrices(self.prior))
         if self.model.decoder is not None:
             self.model.decoder.requires_grad_(True)
             self._decoder = ModuleOptimisation(self.model.decoder, DECODER_RATE, weight_decay=0.0, max_grad_norm=1.0)
@@ -144,10 +148,13 @@ class SecondStage:
         assert self.steps is not None
         if self.prior is not None:
             self.prior.train()
-        bits, errors = [], []
+        bits: list[Tensor] = []
+        errors: list[float] = []
         for _ in range(self.config.grad_accum_every):
             batch = _joined(batches)
             images, walk, levels = self._walked(batch)
+            if self.steps == 0 and not bits:
+                self._measure_features(walk, levels)
             bits.append(self._bits(levels, batch))
             errors += self._train_decoder(images, walk, done)
         mean = torch.stack(bits).mean(0)
@@ -160,6 +167,17 @@ class SecondStage:
             self._choose()
         losses = torch.cat((mean.new_tensor([sum(errors) / max(1, len(errors))]), mean.detach()))
         return losses, losses.new_tensor(norm)
+
+    def _measure_features(self, walk: Walk, levels: Levels) -> None:
+        """Adapt the prior and the decoder to the network's features, in all processes to those of the first."""
+        buffers: list[Tensor] = []
+        if self.prior is not None:
+            self.prior.measure(levels)
+            buffers += self.prior.buffers()
+        if self.model.decoder is not None:
+            self.model.decoder.standardise.measure(walk.features)
+            buffers += self.model.decoder.buffers()
+        self.processes.broadcast(buffers)
 
     def figures(self, losses: Sequence[float]) -> dict[str, Any]:
         """The mean losses of recent steps, as `metrics.jsonl` has them."""

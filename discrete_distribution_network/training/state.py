@@ -123,6 +123,7 @@ class TrainingState:
             "processes": self.optimisation.processes.number,
             "images": None if self.loader.streamed else len(dataset),
             "learning_rate": config.learning_rate,
+            "muon_learning_rate": config.muon_learning_rate,
             "warmup_steps": config.warmup_steps,
             "decay": config.decay,
             "split_every": config.split_every,

@@ -51,8 +51,10 @@ class Trainer:
         prior: such as `Prior(ddn)`: fitted to the network's codes in the last part of the training, from fresh weights,
             and then `result.prior`. Up to 1,000 of the images (at most a tenth) are held out for it.
         num_train_steps: steps of the optimiser.
-        learning_rate: the highest learning rate.
-        weight_decay: of AdamW.
+        learning_rate: the highest learning rate of AdamW.
+        muon_learning_rate: the highest learning rate of Muon for the weights of convolutions and linear layers, but
+            for the nodes; None to train them by AdamW too. It rises and falls with `learning_rate`.
+        weight_decay: of both.
         batch_size: images per batch, in each process.
         grad_accum_every: batches whose gradients are summed for one step.
         checkpoints_folder: where checkpoints are written; a new or empty folder, unless `resume` or `overwrite`.
@@ -129,6 +131,7 @@ class Trainer:
         prior: LearnedPrior | None = None,
         num_train_steps: int = 70_000,
         learning_rate: float = 3e-4,
+        muon_learning_rate: float | None = None,
         weight_decay: float = 1e-3,
         batch_size: int = 32,
         grad_accum_every: int = 1,

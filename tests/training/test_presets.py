@@ -94,7 +94,7 @@ def test_the_recipe_is_that_of_ddn_train(tmp_path: Path) -> None:
         assert getattr(made.config, name) == getattr(same.config, name)
     assert made.loader.batch_size == same.loader.batch_size == 64
     assert made.precision == same.precision
-    assert str(made.optimizer.optimizer) == str(same.optimizer.optimizer)
+    assert str(made.optimizer) == str(same.optimizer)
     assert recipe() == recipe(Recipe()) == recipe(TrainConfig())
     for name in ("batch_size", "learning_rate", "weight_decay", "warmup_steps", "hold", "max_grad_norm", "split_until"):
         assert recipe(TrainConfig(**{name: 0.625}))[name] == 0.625

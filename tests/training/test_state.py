@@ -24,6 +24,7 @@ SETTINGS = {
     "accumulated": {"grad_accum_every": 2, "batch_size": 4},
     "no average": {"use_ema": False},
     "average": {"ema_kwargs": {"beta": 0.9, "update_every": 3, "update_after_step": 4}},
+    "muon": {"muon_learning_rate": 0.02},
     "bf16": {"mixed_precision": "bf16"},
     "counts fade": {"ddn_kwargs": {"sampler": {"count_window": 64, "max_swaps": 1}}},
     "adversarial": {"ddn_kwargs": {"use_adversarial_loss": True, "discr_base_dim": 4}},
