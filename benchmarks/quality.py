@@ -73,15 +73,19 @@ class Shape(NamedTuple):
 
 def data() -> Path:
     """The images as every contender reads them: train.npy, test.npy (bytes), order.npy (one permutation an epoch)."""
-    folder = WORK / "data"
+    return stored(WORK / "data", "fashion-mnist", Shape(), EPOCHS)
+
+
+def stored(folder: Path, dataset: str, shape: Shape, epochs: int) -> Path:
+    """The images of a data set in this folder; written once."""
     if (folder / "order.npy").is_file():
         return folder
     folder.mkdir(parents=True, exist_ok=True)
-    split = open_data("fashion-mnist", (32, 32), 1)
+    split = open_data(dataset, *shape)
     for name, part in (("train", split.train), ("test", split.test)):
-        images = torch.cat([batch.images for batch in in_order(part, Shape(), 500)])
+        images = torch.cat([batch.images for batch in in_order(part, shape, 500)])
         np.save(folder / f"{name}.npy", as_bytes(images))
-    generators = [torch.Generator().manual_seed(mix_seed(0, epoch)) for epoch in range(EPOCHS)]
+    generators = [torch.Generator().manual_seed(mix_seed(0, epoch)) for epoch in range(epochs)]
     orders = [torch.randperm(len(split.train), generator=generator) for generator in generators]
     np.save(folder / "order.npy", torch.stack(orders).int().numpy())
     return folder
@@ -126,14 +130,14 @@ def environment(name: str) -> Path:
     return python
 
 
-def compete(name: str, minutes: float, seed: int, drawn: int) -> Path:
-    """Let a contender train and draw; gives the folder of what it leaves."""
-    out = WORK / f"{name}-{minutes:g}-{seed}"
+def compete(name: str, minutes: float, seed: int, drawn: int, images: Path) -> Path:
+    """Let a contender train on the images in a folder and draw; gives the folder beside it of what it leaves."""
+    out = images.parent / f"{name}-{minutes:g}-{seed}"
     shutil.rmtree(out, ignore_errors=True)
     own = CONTENDERS[name] is None
     variables = {key: value for key, value in os.environ.items() if own or key != "PYTHONPATH"}
     command = [str(environment(name)), str(ROOT / "benchmarks" / "contenders" / f"{name}.py")]
-    options = ["--data", str(data()), "--out", str(out), "--minutes", f"{minutes:g}", "--seed", str(seed)]
+    options = ["--data", str(images), "--out", str(out), "--minutes", f"{minutes:g}", "--seed", str(seed)]
     print(f"{name}, {minutes:g} minutes", flush=True)
     subprocess.run([*command, *options, "--drawn", str(drawn)], check=True, env=variables | {"OMP_NUM_THREADS": "2"})
     return out
@@ -272,7 +276,7 @@ def main() -> None:
         label = f"{name}-{minutes:g}-{given.seed}" + ("" if given.drawn == DRAWN else f"-{given.drawn}-drawn")
         if label in results["runs"] and not given.again:
             continue
-        out = compete(name, minutes, given.seed, given.drawn)
+        out = compete(name, minutes, given.seed, given.drawn, data())
         about = {"contender": name, "budget": minutes, "seed": given.seed, "drawn": given.drawn}
         about |= {"date": date.today().isoformat(), "machine": machine()}
         results = read() | judge

@@ -1,4 +1,4 @@
-"""What every contender of `benchmarks/quality.py` shares: data, clock, and the files that it leaves.
+"""What every contender of `benchmarks/quality.py` and `benchmarks/colour.py` shares: data, clock, and the files that it leaves.
 
 A contender is a script of its own, run in an environment of its own: it knows this file and its library, nothing else.
 """
@@ -37,11 +37,12 @@ class Clock:
 
 
 class Data:
-    """Images, bytes (N, 1, 32, 32), and the order in which they are seen: the same for everyone."""
+    """Images, bytes (N, C, side, side), and the order in which they are seen: the same for everyone."""
 
     def __init__(self, folder: Path):
         self.folder = folder
         self.train, self.test = (np.load(folder / f"{part}.npy") for part in ("train", "test"))
+        self.channels, self.side = self.train.shape[1:3]
         self.order = np.load(folder / "order.npy", mmap_mode="r")
 
     def batches(self, size: int, start: int = 0) -> Iterator[Tensor]:
@@ -54,7 +55,7 @@ class Data:
 
 
 def to_unit(images: np.ndarray) -> Tensor:
-    """Bytes (N, 1, H, W) -> numbers in [0, 1]."""
+    """Bytes (N, C, H, W) -> numbers in [0, 1]."""
     return torch.from_numpy(images).float() / 255
 
 
@@ -76,14 +77,14 @@ class Contender(ABC):
 
     @abstractmethod
     def sample(self, count: int) -> Tensor:
-        """Images (count, 1, 32, 32) in [0, 1]."""
+        """Images (count, C, side, side) in [0, 1]."""
 
     @abstractmethod
     def parameters(self) -> int:
         """How many numbers the model is."""
 
     def reconstruct(self, images: Tensor) -> tuple[Tensor, Tensor | None] | None:
-        """Images (B, 1, 32, 32) from their latents, and the codes (B, number of codes); None if it cannot."""
+        """Images (B, C, side, side) from their latents, and the codes (B, number of codes); None if it cannot."""
         return None
 
     def levels(self) -> list[tuple[int, int]] | None:

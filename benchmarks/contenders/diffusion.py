@@ -5,6 +5,7 @@ It predicts velocities (Salimans and Ho, arXiv 2202.00512): after five minutes t
 
 from __future__ import annotations
 
+import math
 import time
 
 import torch
@@ -18,14 +19,16 @@ SCHEDULE = {"beta_schedule": "squaredcos_cap_v2", "prediction_type": "v_predicti
 
 class Diffusion(Contender):
     def train(self, data: Data, clock: Clock) -> None:
+        self.shape = (data.channels, data.side, data.side)
+        deeper = int(math.log2(data.side / 32))  # attention is at 8x8
         self.model = UNet2DModel(
-            sample_size=32,
-            in_channels=1,
-            out_channels=1,
+            sample_size=data.side,
+            in_channels=data.channels,
+            out_channels=data.channels,
             layers_per_block=1,
-            block_out_channels=(32, 64, 96),
-            down_block_types=("DownBlock2D", "DownBlock2D", "AttnDownBlock2D"),
-            up_block_types=("AttnUpBlock2D", "UpBlock2D", "UpBlock2D"),
+            block_out_channels=(32, 64, 96, 128)[: 3 + deeper],
+            down_block_types=(*["DownBlock2D"] * (2 + deeper), "AttnDownBlock2D"),
+            up_block_types=("AttnUpBlock2D", *["UpBlock2D"] * (2 + deeper)),
             norm_num_groups=8,
             attention_head_dim=32,  # heads of 8, the default, take most of a step's time on a CPU
         ).to(memory_format=torch.channels_last)
@@ -56,7 +59,7 @@ class Diffusion(Contender):
     def sample(self, count: int) -> torch.Tensor:
         scheduler = DDIMScheduler(1000, **SCHEDULE, clip_sample=True, timestep_spacing="trailing")
         scheduler.set_timesteps(STEPS)
-        images = torch.randn(count, 1, 32, 32).contiguous(memory_format=torch.channels_last)
+        images = torch.randn(count, *self.shape).contiguous(memory_format=torch.channels_last)
         for now in scheduler.timesteps:
             with torch.autocast("cpu", torch.bfloat16):
                 predicted = self.model(images, now).sample

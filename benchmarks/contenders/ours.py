@@ -1,4 +1,4 @@
-"""This project's DDN as `ddn train --size 32 32 --channels 1` trains it: network, decoder and prior in one training.
+"""This project's DDN as `ddn train` trains it: network, decoder and prior in one training.
 
 Samples are drawn as `ddn sample` draws them. The model is kept beside the samples.
 """
@@ -27,8 +27,8 @@ class Ours(Contender):
     def train(self, data: Data, clock: Clock) -> None:
         never = 10**9
         config = TrainConfig(
-            size=(32, 32),
-            channels=1,
+            size=(data.side, data.side),
+            channels=data.channels,
             minutes=clock.minutes_until(1),
             device="cpu",
             checkpoint_every=never,

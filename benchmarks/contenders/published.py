@@ -15,7 +15,7 @@ from discrete_distribution_network import DDN
 class Published(Contender):
     def train(self, data: Data, clock: Clock) -> None:
         # the README's dim=32 and the default of 10 candidates; a level for every resolution, as there
-        ddn = DDN(dim=32, image_size=32, channels=1)
+        ddn = DDN(dim=32, image_size=data.side, channels=data.channels)
         # as its Trainer sets them by default, whose loop knows no clock
         optimizer = torch.optim.AdamW(ddn.parameters(), lr=3e-4, weight_decay=1e-3)
         kept = ddn.guided_sampler_codes_param_names()

@@ -1,7 +1,7 @@
 """A VQ-VAE (vector-quantize-pytorch) with a causal transformer over its codes (x-transformers).
 
-8x8 codes of 256: 64 bytes an image. Three fifths of the budget go to the autoencoder, the rest to the transformer;
-samples are drawn at temperature 1, where they are nearer than at 0.7.
+8x8 codes of 256 at 32x32: 64 bytes an image; 16x16, 256 bytes, at 64x64. Three fifths of the budget go to the
+autoencoder, the rest to the transformer; samples are drawn at temperature 1, where they are nearer than at 0.7.
 """
 
 from __future__ import annotations
@@ -16,7 +16,7 @@ from torch import Tensor, nn
 from vector_quantize_pytorch import VectorQuantize
 from x_transformers import AutoregressiveWrapper, Decoder, TransformerWrapper
 
-CODEBOOK, CODES, WIDTH = 256, 64, 96
+CODEBOOK, WIDTH = 256, 96
 AUTOENCODER_SHARE = 0.6
 
 
@@ -36,10 +36,11 @@ class Block(nn.Module):
 
 
 class VQVAE(nn.Module):
-    def __init__(self) -> None:
+    def __init__(self, channels: int, side: int) -> None:
         super().__init__()
+        self.side = side // 4
         self.encoder = nn.Sequential(
-            nn.Conv2d(1, 48, 4, 2, 1), nn.SiLU(), nn.Conv2d(48, WIDTH, 4, 2, 1), Block(WIDTH), Block(WIDTH)
+            nn.Conv2d(channels, 48, 4, 2, 1), nn.SiLU(), nn.Conv2d(48, WIDTH, 4, 2, 1), Block(WIDTH), Block(WIDTH)
         )
         self.to_code = nn.Conv2d(WIDTH, 16, 1)
         self.quantize = VectorQuantize(
@@ -58,7 +59,7 @@ class VQVAE(nn.Module):
             nn.ConvTranspose2d(WIDTH, 48, 4, 2, 1),
             Block(48),
             nn.SiLU(),
-            nn.ConvTranspose2d(48, 1, 4, 2, 1),
+            nn.ConvTranspose2d(48, channels, 4, 2, 1),
         )
 
     def forward(self, images: Tensor) -> tuple[Tensor, Tensor, Tensor]:
@@ -68,19 +69,19 @@ class VQVAE(nn.Module):
         return self.decoder(self.from_code(quantized)), codes, commitment
 
     def decode(self, codes: Tensor) -> Tensor:
-        return self.decoder(self.from_code(self.quantize.get_output_from_indices(codes.reshape(-1, 8, 8))))
+        return self.decoder(self.from_code(self.quantize.get_output_from_indices(codes.reshape(-1, self.side, self.side))))
 
 
 class VQVAEWithPrior(Contender):
-    bits = float(CODES * 8)
-
     def train(self, data: Data, clock: Clock) -> None:
-        self.model = VQVAE().to(memory_format=torch.channels_last)
+        self.codes = (data.side // 4) ** 2
+        self.bits = float(self.codes * 8)
+        self.model = VQVAE(data.channels, data.side).to(memory_format=torch.channels_last)
         self._fit_autoencoder(data, clock)
         self.model.eval()
         transformer = TransformerWrapper(
             num_tokens=CODEBOOK + 1,
-            max_seq_len=CODES + 1,
+            max_seq_len=self.codes + 1,
             attn_layers=Decoder(dim=160, depth=5, heads=5, attn_dim_head=32, attn_dropout=0.1, ff_dropout=0.1),
             emb_dropout=0.1,
         )
@@ -118,7 +119,7 @@ class VQVAEWithPrior(Contender):
             if clock.spent() >= 1:
                 break
             with torch.no_grad(), torch.autocast("cpu", torch.bfloat16):
-                codes = self.model(images)[1].reshape(size, CODES)
+                codes = self.model(images)[1].reshape(size, self.codes)
             begin = torch.full((size, 1), CODEBOOK)
             with torch.autocast("cpu", torch.bfloat16):
                 loss = self.prior(torch.cat((begin, codes), 1))
@@ -138,7 +139,7 @@ class VQVAEWithPrior(Contender):
         begin = torch.full((count, 1), CODEBOOK)
         with torch.autocast("cpu", torch.bfloat16):
             codes = self.prior.generate(
-                begin, CODES, cache_kv=True, temperature=temperature, filter_logits_fn=lambda logits: logits
+                begin, self.codes, cache_kv=True, temperature=temperature, filter_logits_fn=lambda logits: logits
             )
         return self.model.decode(codes.clamp_max(CODEBOOK - 1))
 
@@ -151,7 +152,7 @@ class VQVAEWithPrior(Contender):
         return output, codes.flatten(1)
 
     def levels(self) -> list[tuple[int, int]]:
-        return [(CODEBOOK, CODES)]
+        return [(CODEBOOK, self.codes)]
 
     def parameters(self) -> int:
         codebook = self.model.quantize.codebook

@@ -104,7 +104,7 @@ class TrainConfig:
     prior: bool = True
     """Fit a prior in the last part of the training, for better samples."""
     second_stage: float | None = Recipe.second_stage
-    """Fraction of the training, its last part, in which the network rests while its decoder and the prior learn; 0.5
+    """Fraction of the training, its last part, in which the network rests while its decoder and the prior learn; 0.55
     with a prior and 0.2 without if not given."""
 
     minutes: float = 30.0

@@ -16,10 +16,17 @@ from discrete_distribution_network.data.datasets import Split, is_stream
 from discrete_distribution_network.ddn import DDN
 from discrete_distribution_network.errors import InvalidInput, require_seed
 from discrete_distribution_network.evaluation.classifier import NoClasses, accuracy, num_classes, train_classifier
+from discrete_distribution_network.evaluation.compared import drawn, real, reconstructed
 from discrete_distribution_network.evaluation.frechet import FeatureNet, check_drawn, frechet_figures, inception
+from discrete_distribution_network.evaluation.imagenet import imagenet
+from discrete_distribution_network.evaluation.kernel_distance import KernelDistance
 from discrete_distribution_network.evaluation.metrics import evaluate
+from discrete_distribution_network.evaluation.sample_figures import features_of, sample_figures
 from discrete_distribution_network.io.atomic_file import check_writable, write_text
 from discrete_distribution_network.io.run_folder import EVALUATION
+
+MOST_TRAINING = 20_000
+"""Most training images whose features are compared."""
 
 
 def evaluate_run(options: Evaluate) -> dict[str, Any]:
@@ -43,23 +50,52 @@ def evaluate_run(options: Evaluate) -> dict[str, Any]:
     net = None if features == "none" else feature_net(features, ddn, split, options.seed, bad, classes)
     metrics: dict[str, Any] = evaluate(ddn, split.test, max_bad_images=bad, cond_fn=CONDS.get(config.cond))._asdict()
     if net is not None:
-        distances = frechet_figures(
-            ddn,
-            net[0],
-            split.train,
-            split.test,
-            options.samples,
-            seed=options.seed,
-            max_bad_images=bad,
-            temperature=None if ddn.prior is None else options.temperature,
-        )
-        drawn = "uniformly" if ddn.prior is None else "by the prior"
-        if ddn.prior is not None and options.temperature is not None:
-            drawn += f" at temperature {options.temperature}"
-        metrics |= {"frechet_features": net[1], "frechet_samples_drawn": drawn}
-        metrics |= {f"frechet_{name}": value for name, value in distances._asdict().items()}
+        temperature = None if ddn.prior is None else options.temperature
+        how = "uniformly" if ddn.prior is None else "by the prior"
+        if temperature is not None:
+            how += f" at temperature {temperature}"
+        metrics |= {"frechet_features": net[1], "frechet_samples_drawn": how}
+        compare = _imagenet_figures if features == "imagenet" else _frechet_figures
+        metrics |= compare(ddn, net[0], split, options, bad, temperature)
     if options.dataset is None:
         write_evaluation(run, metrics)
+    return metrics
+
+
+def _frechet_figures(
+    ddn: DDN, net: FeatureNet, split: Split, options: Evaluate, max_bad_images: int, temperature: Any
+) -> dict[str, Any]:
+    figures = frechet_figures(
+        ddn,
+        net,
+        split.train,
+        split.test,
+        options.samples,
+        seed=options.seed,
+        max_bad_images=max_bad_images,
+        temperature=temperature,
+    )
+    return {f"frechet_{name}": value for name, value in figures._asdict().items()}
+
+
+def _imagenet_figures(
+    ddn: DDN, net: FeatureNet, split: Split, options: Evaluate, max_bad_images: int, temperature: Any
+) -> dict[str, Any]:
+    """`SampleFigures` of the model's samples."""
+    bad = {"max_bad_images": max_bad_images}
+    sets = (
+        drawn(ddn, options.samples, seed=options.seed, temperature=temperature),
+        reconstructed(ddn, split.test, **bad),
+        real(ddn, split.train, MOST_TRAINING, **bad),
+        real(ddn, split.test, **bad),
+    )
+    figures = sample_figures(*(features_of(net, images) for images in sets), seed=options.seed)
+    metrics: dict[str, Any] = {"samples": options.samples}
+    for name, value in figures._asdict().items():
+        if isinstance(value, KernelDistance):
+            metrics |= {name: value.mean, f"{name}_error": value.error}
+        else:
+            metrics[name] = value
     return metrics
 
 
@@ -100,7 +136,7 @@ def _no_distance(ddn: DDN, split: Split) -> str | None:
 
 def _print_no_distance(reason: str) -> str:
     print(
-        f"ddn: no Fréchet distance: {reason}; --features inception or a file of its weights needs no labels",
+        f"ddn: no Fréchet distance: {reason}; --features imagenet or inception needs no labels",
         file=sys.stderr,
     )
     return "none"
@@ -111,6 +147,8 @@ def feature_net(
 ) -> tuple[FeatureNet, str]:
     """The network whose features a Fréchet distance compares, and its description."""
     device = ddn.start.device
+    if features == "imagenet":
+        return imagenet(device), "EfficientNet-Lite0, 1280 features"
     if features != "classifier":
         net = inception(None if features == "inception" else features, str(device))
         return net, "Inception, 2048 features"

@@ -7,7 +7,7 @@ as the floor.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -15,10 +15,9 @@ import torch
 from jaxtyping import Float64
 from torch import Tensor
 
-from discrete_distribution_network.conditioning import conditioning_inputs
-from discrete_distribution_network.data.loader import Batch, in_order
 from discrete_distribution_network.ddn import DDN
 from discrete_distribution_network.errors import DataError, ModelFileError, require, require_integer, require_seed
+from discrete_distribution_network.evaluation.compared import drawn, real, reconstructed
 from discrete_distribution_network.model.code_distribution import Aim, CodeDistribution, Own, Temperature
 
 INCEPTION_FILE = "weights-inception-2015-12-05-6726825d.pth"
@@ -118,35 +117,13 @@ def frechet_figures(
     check_drawn(count)
     require_integer(batch_size, "batch_size")
     require_seed(seed)
-    device, dtype, generator = ddn.start.device, ddn.start.dtype, torch.Generator().manual_seed(seed)
-
-    def batches(dataset: Any, limit: int | None = None) -> Iterator[Batch]:
-        return in_order(dataset, ddn, batch_size, limit=limit, max_bad_images=max_bad_images)
-
-    def images(dataset: Any, limit: int | None = None) -> Iterator[Tensor]:
-        for batch in batches(dataset, limit):
-            yield batch.images.to(device)
-
-    def reconstructed() -> Iterator[Tensor]:
-        for batch in batches(test):
-            originals = batch.images.to(device, dtype)
-            inputs = conditioning_inputs(ddn, originals, batch.labels, None)
-            yield ddn.reconstruct(originals, **inputs).float().clamp(0, 1)
-
-    test_statistics = statistics(net, images(test))
-    train_statistics = statistics(net, images(train, limit=count))
-    reconstruction_statistics = statistics(net, reconstructed())
-    classes = ddn.num_classes or getattr(ddn.resolved(prior), "num_classes", None)
-
-    def samples() -> Iterator[Tensor]:
-        for done in range(0, count, batch_size):
-            numbers = torch.arange(done, min(done + batch_size, count))
-            labels = None if classes is None else numbers % classes
-            drawn = ddn.sample(len(numbers), generator=generator, prior=prior, temperature=temperature, labels=labels)
-            yield drawn.float().clamp(0, 1)
-
+    settings = {"batch_size": batch_size, "max_bad_images": max_bad_images}
+    test_statistics = statistics(net, real(ddn, test, **settings))
+    train_statistics = statistics(net, real(ddn, train, count, **settings))
+    reconstruction_statistics = statistics(net, reconstructed(ddn, test, **settings))
+    samples = drawn(ddn, count, batch_size, seed, prior, temperature)
     return FrechetFigures(
-        samples=frechet_distance(statistics(net, samples()), test_statistics),
+        samples=frechet_distance(statistics(net, samples), test_statistics),
         reconstructions=frechet_distance(reconstruction_statistics, test_statistics),
         floor=frechet_distance(train_statistics, test_statistics),
         drawn=count,

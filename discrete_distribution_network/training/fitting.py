@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from contextlib import AbstractContextManager, nullcontext
+from functools import partial
 from typing import Any, NamedTuple
 
 import torch
@@ -102,10 +103,6 @@ def fit(
         with autocast:
             return bits_by_level(prior, ddn, batch).sum()
 
-    def begin(batch: Batch) -> None:
-        with autocast:
-            prior.measure(recorded_walk(ddn, images_of(ddn, batch), _labels(batch.labels, by_class))[1])
-
     def measure() -> Iterator[tuple[float, int]]:
         for batch in in_order(test_dataset, ddn, EVALUATION_BATCH, limit=test_images, max_bad_images=max_bad_images):
             with autocast:
@@ -121,19 +118,9 @@ def fit(
     ddn.eval()
     try:
         prior.to(device)
-        outcome = Fit(
-            prior,
-            bits,
-            loader.batches,
-            measure,
-            budget,
-            device,
-            checkpoint,
-            options,
-            progress,
-            begin,
-            prior_matrices(prior),
-        ).run()
+        begin, matrices = partial(measure_features, prior, ddn), prior_matrices(prior)
+        own = Fit(prior, bits, loader.batches, measure, budget, device, checkpoint, options, progress, begin, matrices)
+        outcome = own.run()
         if not is_stream(dataset):
             learnt, held_out = (
                 first_images(data, ddn, limit, max_bad_images)
@@ -152,6 +139,13 @@ def bits_by_level(prior: LearnedPrior, ddn: DDN, batch: Batch) -> Float[Tensor, 
     While the prior is in training mode, labels are left out at random (`LABEL_DROPOUT`).
     """
     return prior.bits(ddn, images_of(ddn, batch), labels_of(prior, batch.labels))
+
+
+def measure_features(prior: LearnedPrior, ddn: DDN, batch: Batch) -> None:
+    """Adapt a prior to the network's features, by those of a batch."""
+    labels = _labels(batch.labels, prior.num_classes is not None)
+    with fast_walk(ddn):
+        prior.measure(recorded_walk(ddn, images_of(ddn, batch), labels)[1])
 
 
 def images_of(ddn: DDN, batch: Batch) -> Tensor:

@@ -45,7 +45,7 @@ EVALUATE_EVERY = 200
 CHOOSE_AT = 0.85
 """Share of the stage at which the sampling temperatures are chosen."""
 
-SHARE_WITH_PRIOR, SHARE_OF_DECODER = 0.5, 0.2
+SHARE_WITH_PRIOR, SHARE_OF_DECODER = 0.55, 0.2
 """Share of the training that is the second stage, with a prior and without."""
 
 BATCHES = 2

@@ -81,7 +81,7 @@ class Trainer:
         split_until: share of the training after which split-and-prune is not called. Like `hold` of the part in which
             the network is trained.
         second_stage: share of the training, its last part, in which the network rests while its decoder and the prior
-            learn, if there is either. None is a half with a prior, and a fifth without.
+            learn, if there is either. None is 0.55 with a prior, and 0.2 without.
         augment: function of one image (C, H, W); see `Loader`.
         cond_fn: function from images to the condition of a network with `cond_channels`; see `conditioning.py`. A
             network with `num_classes` gets the labels of the data set.

