@@ -5,8 +5,8 @@
     python benchmarks/colour.py --only ours --minutes 30
     python benchmarks/colour.py --table                         # what has been measured so far
 
-The contenders are those of `quality.py`, with what colour at 64x64 needs. Samples, as many as there are test images, are
-compared with these in the features of EfficientNet-Lite0 (the extra `imagenet`): kernel distance (KID, times 1,000)
+The contenders are those of `quality.py`, with what colour at 64x64 needs. 1,000 samples are compared with the test
+images in the features of EfficientNet-Lite0 (the extra `imagenet`): kernel distance (KID, times 1,000)
 with its standard error, Fréchet distance to all real images, precision and recall, and the distance to the nearest
 training image beside that of test images (see `SampleFigures`). Writes `benchmarks/results/colour.json` and contact
 sheets in `docs/colour/`.

@@ -6,7 +6,7 @@
     python benchmarks/data.py squares-64      # cut from photographs among wallpapers; squares-128 likewise
     ddn train emoji                           # then, in the same folder
 
-Emoji over white: Google's (Apache-2.0) and Twitter's (CC-BY-4.0) of emoji-datasource 16, Microsoft's Fluent emoji (MIT).
+Emoji over white: Google's (Apache-2.0) and Twitter's (CC-BY-4.0) of emoji-datasource 16, Microsoft's Fluent (MIT).
 Every tenth emoji, by a hash of its name, is for testing with all its skin tones, genders and vendors, so that no test
 emoji is in the training set by another hand. Sprites (GPL and CC-BY-SA): every tenth unit likewise. Photographs: see
 `photographs.py`. Nothing fetched is committed.

@@ -1,4 +1,4 @@
-"""What every contender of `benchmarks/quality.py` and `benchmarks/colour.py` shares: data, clock, and the files that it leaves.
+"""What every contender of `quality.py` and `colour.py` shares: data, clock, and the files that it leaves.
 
 A contender is a script of its own, run in an environment of its own: it knows this file and its library, nothing else.
 """

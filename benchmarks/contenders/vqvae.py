@@ -69,7 +69,9 @@ class VQVAE(nn.Module):
         return self.decoder(self.from_code(quantized)), codes, commitment
 
     def decode(self, codes: Tensor) -> Tensor:
-        return self.decoder(self.from_code(self.quantize.get_output_from_indices(codes.reshape(-1, self.side, self.side))))
+        return self.decoder(
+            self.from_code(self.quantize.get_output_from_indices(codes.reshape(-1, self.side, self.side)))
+        )
 
 
 class VQVAEWithPrior(Contender):

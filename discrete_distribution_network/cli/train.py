@@ -154,7 +154,7 @@ def trainer_for(config: TrainConfig, ddn: DDN, split: Split, out: Path) -> Train
 def prior_for(ddn: DDN, split: Split) -> Prior:
     """The untrained prior of a run; with dropout where the images are few, or are a stream."""
     few = is_stream(split.train) or len(split.train) < MANY_IMAGES
-    return Prior(ddn, num_classes=ddn.num_classes, dropout=0.1 if few else 0.0)
+    return Prior(ddn, num_classes=ddn.num_classes, dropout=0.5 if few else 0.0)
 
 
 @contextmanager

@@ -21,6 +21,9 @@ from discrete_distribution_network.training.schedule import learning_rate as rat
 LEARNING_RATE = 3e-3
 """The highest learning rate of AdamW, by default."""
 
+MUON_WEIGHT_DECAY = 0.1
+"""Weight decay of the matrices that Muon trains."""
+
 WARMUP_STEPS = 49
 """Steps of linear warm-up of the learning rate."""
 
@@ -37,7 +40,7 @@ class ModuleOptimisation:
     Args:
         module: on its device.
         peak: the highest learning rate of AdamW; it decays to zero along a cosine, and that of Muon with it.
-        weight_decay: of both.
+        weight_decay: of AdamW.
         max_grad_norm: gradients are clipped to this norm.
         matrices: names of weights that Muon trains; AdamW trains the others.
 
@@ -62,7 +65,7 @@ class ModuleOptimisation:
             self.optimizers.append(torch.optim.AdamW(own, peak, betas, weight_decay=weight_decay, fused=True))
         if self.flat.matrices is not None:
             rate = peak * MUON_RATE / LEARNING_RATE
-            self.optimizers.append(Muon(self.flat.matrices, self.flat.matrix_shapes, rate, weight_decay))
+            self.optimizers.append(Muon(self.flat.matrices, self.flat.matrix_shapes, rate, MUON_WEIGHT_DECAY))
         self._peaks = [optimizer.defaults["lr"] for optimizer in self.optimizers]
 
     def rate(self, done: float) -> float:

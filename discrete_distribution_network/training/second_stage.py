@@ -39,7 +39,7 @@ from discrete_distribution_network.training.processes import Processes
 from discrete_distribution_network.training.progress import Progress
 from discrete_distribution_network.training.temperatures import LEARNT, choose_temperatures, first_images
 
-EVALUATE_EVERY = 200
+EVALUATE_EVERY = 100
 """Steps between two evaluations of the prior on held-out images."""
 
 CHOOSE_AT = 0.85
@@ -265,7 +265,7 @@ class SecondStage:
         if self.prior is not None and not self._chosen:
             bad = self.config.max_bad_images
             held_out, images = (first_images(data, self.model, limit, bad) for data, limit in self._to_compare())
-            with self._autocast():
+            with evaluating(self.prior), self._autocast():
                 choose_temperatures(self.model, self.prior, images, held_out, self.config.seed)
             self._chosen = True
 

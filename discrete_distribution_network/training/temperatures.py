@@ -68,12 +68,12 @@ def choose_temperatures(
     device = ddn.start.device
     with own_random_state(device) as seeded:
         seeded(mix_seed(seed, STEPS))
-        net = rotation_features(_square(images), device)
-        real = _features(net, _square(held_out[:SAMPLES]))
-        figures = {
-            power: compare(_features(net, _square(_drawn(ddn, prior, len(real), own, seed))), real)
-            for power, own in at.items()
-        }
+        samples = {power: _drawn(ddn, prior, len(held_out[:SAMPLES]), own, seed) for power, own in at.items()}
+        # autocast would keep its first copies of weights that are trained
+        with torch.autocast(device.type, enabled=False):
+            net = rotation_features(_square(images), device)
+            real = _features(net, _square(held_out[:SAMPLES]))
+            figures = {power: compare(_features(net, _square(own)), real) for power, own in samples.items()}
     nearest = min(figures, key=lambda power: figures[power].distance)
     least = LEAST_PRECISION * figures[nearest].precision
     precise = [power for power in figures if figures[power].precision >= least]

@@ -246,3 +246,15 @@ def test_a_second_stage_that_is_made_longer_goes_on(tmp_path):
     longer()
     assert torch.equal(longer.result.start, first.result.start)
     assert (longer.step, longer.loop.second.steps) == (45, 30)
+
+
+def test_temperatures_are_chosen_without_dropout(tmp_path, monkeypatch):
+    modes = []
+
+    def choose(ddn, prior, *others):
+        modes.append(prior.training)
+
+    monkeypatch.setattr("discrete_distribution_network.training.second_stage.choose_temperatures", choose)
+    made = train(tmp_path, **new(), **SETTINGS)
+    assert modes == [False]
+    assert not made.result.prior.training

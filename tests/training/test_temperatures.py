@@ -100,3 +100,23 @@ def test_precision_and_recall():
     one_kind = 0.01 * torch.randn(500, 4)
     assert covered(one_kind, data) > 0.95  # precise
     assert covered(data, one_kind) < 0.05  # and not varied
+
+
+def test_features_are_learnt_without_autocast(monkeypatch):
+    # autocast keeps copies of weights until it ends: a network that is trained inside it does not see its new weights
+    ddn, prior = opinionated()
+    images = ddn.sample(200, generator=torch.Generator().manual_seed(9)).clamp(0, 1)
+    nets = []
+    original = module.rotation_features
+
+    def rotation_features(*arguments):
+        nets.append(original(*arguments))
+        return nets[-1]
+
+    monkeypatch.setattr(module, "rotation_features", rotation_features)
+    choose_temperatures(ddn, prior, images, images, seed=1)
+    with torch.autocast("cpu", torch.bfloat16):
+        choose_temperatures(ddn, prior, images, images, seed=1)
+    one, other = nets
+    for first, second in zip(one.parameters(), other.parameters(), strict=True):
+        torch.testing.assert_close(first, second)
