@@ -89,7 +89,8 @@ def _imagenet_figures(
         real(ddn, split.train, MOST_TRAINING, **bad),
         real(ddn, split.test, **bad),
     )
-    figures = sample_figures(*(features_of(net, images) for images in sets), seed=options.seed)
+    samples, reconstructions, train, test = (features_of(net, images) for images in sets)
+    figures = sample_figures(samples, reconstructions, train, test, options.seed)
     metrics: dict[str, Any] = {"samples": options.samples}
     for name, value in figures._asdict().items():
         if isinstance(value, KernelDistance):
