@@ -23,12 +23,10 @@ from typing import Any
 import numpy as np
 import torch
 from guided_sampler import machine
-from quality import ROOT, Shape, compete, shown, stored
+from quality import ROOT, Shape, compete, read, sheet, shown, stored, write
 
 from discrete_distribution_network.evaluation.imagenet import imagenet
-from discrete_distribution_network.evaluation.kernel_distance import KernelDistance
-from discrete_distribution_network.evaluation.sample_figures import SampleFigures, features_of, sample_figures
-from discrete_distribution_network.viz.pictures import grid
+from discrete_distribution_network.evaluation.sample_figures import features_of, sample_figures
 
 WORK = ROOT / ".benchmark" / "colour"
 RESULTS = ROOT / "benchmarks" / "results" / "colour.json"
@@ -51,23 +49,9 @@ def measure(out: Path, data: Path) -> dict[str, Any]:
     samples = features_of(net, images_of(out / "samples.npy"))
     path = out / "reconstructions.npy"
     reconstructions = features_of(net, images_of(path)) if path.is_file() else None
-    figures = sample_figures(samples, test if reconstructions is None else reconstructions, train, test)
-    found: dict[str, Any] = json.loads((out / "figures.json").read_text(encoding="utf-8"))
-    found |= flat(figures)
-    if reconstructions is None:
-        del found["kernel_reconstructions"], found["kernel_reconstructions_error"]
-    return found
-
-
-def flat(figures: SampleFigures) -> dict[str, float]:
-    """Figures by name; kernel distances times 1,000, with their standard errors beside them."""
-    found: dict[str, float] = {}
-    for name, value in figures._asdict().items():
-        if isinstance(value, KernelDistance):
-            found |= {name: 1000 * value.mean, f"{name}_error": 1000 * value.error}
-        else:
-            found[name] = value
-    return found
+    figures = sample_figures(samples, reconstructions, train, test).by_name()
+    figures = {name: 1000 * value if name.startswith("kernel") else value for name, value in figures.items()}
+    return json.loads((out / "figures.json").read_text(encoding="utf-8")) | figures
 
 
 COLUMNS = {
@@ -101,10 +85,6 @@ def table(results: dict[str, Any]) -> str:
     return "\n".join(lines)
 
 
-def read() -> dict[str, Any]:
-    return json.loads(RESULTS.read_text(encoding="utf-8")) if RESULTS.is_file() else {"runs": {}}
-
-
 def main() -> None:
     arguments = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     arguments.add_argument("--only", nargs="+", choices=CONTENDERS, default=CONTENDERS, help="these contenders alone")
@@ -114,27 +94,24 @@ def main() -> None:
     arguments.add_argument("--table", action="store_true", help="print what has been measured, and nothing else")
     given = arguments.parse_args()
     if given.table:
-        print(table(read()))
+        print(table(read(RESULTS)))
         return
     data = stored(WORK / "data", "emoji", Shape((64, 64), 3), EPOCHS)
     for minutes in given.minutes:
         for name in given.only:
             label = f"{name}-{minutes:g}-{given.seed}"
-            if label in read()["runs"] and not given.again:
+            if label in read(RESULTS)["runs"] and not given.again:
                 continue
             out = compete(name, minutes, given.seed, SAMPLES, data)
             about = {"contender": name, "budget": minutes, "seed": given.seed}
             about |= {"date": date.today().isoformat(), "machine": machine()}
-            results = read()
+            results = read(RESULTS)
             results["runs"][label] = measure(out, data) | about
-            RESULTS.write_text(json.dumps(results, indent=2, sort_keys=True) + "\n", encoding="utf-8")
+            write(results, RESULTS)
             if given.seed == 0:
-                SHEETS.mkdir(parents=True, exist_ok=True)
-                grid(torch.from_numpy(np.load(out / "samples.npy")[:100]).float() / 255, 10).save(
-                    SHEETS / f"{name}-{minutes:g}.png"
-                )
+                sheet(out, f"{name}-{minutes:g}", SHEETS)
             print(table({"runs": {label: results["runs"][label]}}), flush=True)
-    print(table(read()))
+    print(table(read(RESULTS)))
 
 
 if __name__ == "__main__":

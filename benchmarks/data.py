@@ -91,7 +91,8 @@ def emoji(side: int) -> Iterator[tuple[str, str, Image.Image]]:
     """(part/category, name, image) of each emoji."""
     with tempfile.TemporaryDirectory() as temporary:
         folder = Path(temporary)
-        packages = {vendor: npm(package, folder) for vendor, package in DATASOURCE.items()}
+        vendors = DATASOURCE if side == 64 else ("google",)  # for its catalogue; its images are of 64 pixels
+        packages = {vendor: npm(DATASOURCE[vendor], folder) for vendor in vendors}
         known = catalogue(packages["google"])
         files = [("microsoft", path) for path in npm(FLUENT, folder).rglob("*.webp")]
         for vendor, own in packages.items() if side == 64 else ():

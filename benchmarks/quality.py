@@ -177,10 +177,10 @@ def floor(net: Classifier) -> float:
     return distance(features(net, np.load(folder / "train.npy")[: len(test)]), features(net, test))
 
 
-def sheet(out: Path, name: str) -> None:
-    SHEETS.mkdir(parents=True, exist_ok=True)
+def sheet(out: Path, name: str, sheets: Path = SHEETS) -> None:
+    sheets.mkdir(parents=True, exist_ok=True)
     images = torch.from_numpy(np.load(out / "samples.npy")[:100]).float() / 255
-    grid(images, 10).save(SHEETS / f"{name}.png")
+    grid(images, 10).save(sheets / f"{name}.png")
 
 
 def side_by_side(results: dict[str, Any], minutes: float) -> None:
@@ -203,12 +203,12 @@ def side_by_side(results: dict[str, Any], minutes: float) -> None:
 # results
 
 
-def read() -> dict[str, Any]:
-    return json.loads(RESULTS.read_text(encoding="utf-8")) if RESULTS.is_file() else {"runs": {}}
+def read(path: Path = RESULTS) -> dict[str, Any]:
+    return json.loads(path.read_text(encoding="utf-8")) if path.is_file() else {"runs": {}}
 
 
-def write(results: dict[str, Any]) -> None:
-    RESULTS.write_text(json.dumps(results, indent=2, sort_keys=True) + "\n", encoding="utf-8")
+def write(results: dict[str, Any], path: Path = RESULTS) -> None:
+    path.write_text(json.dumps(results, indent=2, sort_keys=True) + "\n", encoding="utf-8")
 
 
 COLUMNS = {

@@ -19,7 +19,6 @@ from discrete_distribution_network.evaluation.classifier import NoClasses, accur
 from discrete_distribution_network.evaluation.compared import drawn, real, reconstructed
 from discrete_distribution_network.evaluation.frechet import FeatureNet, check_drawn, frechet_figures, inception
 from discrete_distribution_network.evaluation.imagenet import imagenet
-from discrete_distribution_network.evaluation.kernel_distance import KernelDistance
 from discrete_distribution_network.evaluation.metrics import evaluate
 from discrete_distribution_network.evaluation.sample_figures import features_of, sample_figures
 from discrete_distribution_network.io.atomic_file import check_writable, write_text
@@ -91,13 +90,7 @@ def _imagenet_figures(
     )
     samples, reconstructions, train, test = (features_of(net, images) for images in sets)
     figures = sample_figures(samples, reconstructions, train, test, options.seed)
-    metrics: dict[str, Any] = {"samples": options.samples}
-    for name, value in figures._asdict().items():
-        if isinstance(value, KernelDistance):
-            metrics |= {name: value.mean, f"{name}_error": value.error}
-        else:
-            metrics[name] = value
-    return metrics
+    return {"samples": options.samples, **figures.by_name()}
 
 
 def write_evaluation(run: Path, metrics: dict[str, Any]) -> None:

@@ -25,7 +25,7 @@ class SampleFigures(NamedTuple):
 
     Attributes:
         kernel: kernel distance of samples to test images.
-        kernel_reconstructions: of the reconstructed test images to the test images.
+        kernel_reconstructions: of the reconstructed test images to the test images; None without any.
         kernel_floor: of training to test images.
         frechet: Fréchet distance of samples to all real images, training and test.
         frechet_floor: of as many training images, chosen at random, to all real images.
@@ -38,7 +38,7 @@ class SampleFigures(NamedTuple):
     """
 
     kernel: KernelDistance
-    kernel_reconstructions: KernelDistance
+    kernel_reconstructions: KernelDistance | None
     kernel_floor: KernelDistance
     frechet: float
     frechet_floor: float
@@ -46,6 +46,16 @@ class SampleFigures(NamedTuple):
     recall: float
     nearest_training: float
     nearer_than_test: float
+
+    def by_name(self) -> dict[str, float]:
+        """The figures as numbers: a kernel distance, and its standard error as NAME_error; none that is None."""
+        found: dict[str, float] = {}
+        for name, value in self._asdict().items():
+            if isinstance(value, KernelDistance):
+                found |= {name: value.mean, f"{name}_error": value.error}
+            elif value is not None:
+                found[name] = value
+        return found
 
 
 @torch.no_grad()
@@ -62,7 +72,7 @@ def features_of(net: FeatureNet, batches: Iterable[Tensor]) -> Features:
 
 
 def sample_figures(
-    samples: Features, reconstructions: Features, train: Features, test: Features, seed: int = 0
+    samples: Features, reconstructions: Features | None, train: Features, test: Features, seed: int = 0
 ) -> SampleFigures:
     """The figures of samples by features of the images; see `features_of`.
 
@@ -79,7 +89,7 @@ def sample_figures(
     nearest, nearest_test = (_nearest(own, train) for own in (few, few_test))
     return SampleFigures(
         kernel=kernel_distance(samples, test, seed=seed),
-        kernel_reconstructions=kernel_distance(reconstructions, test, seed=seed),
+        kernel_reconstructions=None if reconstructions is None else kernel_distance(reconstructions, test, seed=seed),
         kernel_floor=kernel_distance(train, test, seed=seed),
         frechet=frechet_distance(statistics(_itself, [samples]), real),
         frechet_floor=frechet_distance(statistics(_itself, [some(train, len(samples))]), real),

@@ -15,7 +15,7 @@ from discrete_distribution_network.errors import DDNError
 from discrete_distribution_network.io.safetensors_file import load_strictly, part_of
 from discrete_distribution_network.training.flat_parameters import FlatParameters, load_moments
 from discrete_distribution_network.training.muon import LEARNING_RATE as MUON_RATE
-from discrete_distribution_network.training.muon import Muon, matrix_names
+from discrete_distribution_network.training.muon import Muon, matrix_names, set_rates
 from discrete_distribution_network.training.schedule import learning_rate as rate_at
 
 LEARNING_RATE = 3e-3
@@ -66,7 +66,6 @@ class ModuleOptimisation:
         if self.flat.matrices is not None:
             rate = peak * MUON_RATE / LEARNING_RATE
             self.optimizers.append(Muon(self.flat.matrices, self.flat.matrix_shapes, rate, MUON_WEIGHT_DECAY))
-        self._peaks = [optimizer.defaults["lr"] for optimizer in self.optimizers]
 
     def rate(self, done: float) -> float:
         """The learning rate of the next step, at this share of the training."""
@@ -88,8 +87,7 @@ class ModuleOptimisation:
         Raises:
             DDNError: they are not finite; no weight was changed.
         """
-        for optimizer, peak in zip(self.optimizers, self._peaks, strict=True):
-            optimizer.param_groups[0]["lr"] = self.rate(done) * peak / self.peak
+        set_rates(self.optimizers, self.rate(done), self.peak)
         self.flat.set_gradients(torch.autograd.grad(loss, self.flat.parameters, allow_unused=True))
         gradient, loss = self.flat.gradient, loss.detach().float().reshape(1)
         if average is not None:

@@ -7,7 +7,7 @@ about 1, so each direction learns. With it a network and a prior learn in about 
 
 from __future__ import annotations
 
-from collections.abc import Collection, Sequence
+from collections.abc import Collection, Iterable, Sequence
 from typing import Any
 
 import torch
@@ -66,12 +66,26 @@ class Muon(Optimizer):
         sizes = [number * rows * columns for number, rows, columns in self.shapes]
         for part, shape in zip(update.split(sizes), self.shapes, strict=True):
             _, rows, columns = shape
-            part.copy_(orthogonalised(part.view(shape).to(self._dtype)).flatten())
+            matrices = part.view(shape)
+            matrices.copy_(orthogonalised(matrices.to(self._dtype)))
             if rows > columns:
                 part.mul_((rows / columns) ** 0.5)
         if group["weight_decay"]:
             values.mul_(1 - group["lr"] * group["weight_decay"])
         values.add_(update, alpha=-group["lr"])
+
+
+def set_rates(optimizers: Iterable[Optimizer], rate: float, peak: float) -> None:
+    """Set the learning rates of a step; that of Muon rises and falls with that of AdamW.
+
+    Args:
+        rate: of AdamW.
+        peak: its highest.
+    """
+    for optimizer in optimizers:
+        own = rate * (optimizer.defaults["lr"] / peak) if isinstance(optimizer, Muon) else rate
+        for group in optimizer.param_groups:
+            group["lr"] = own
 
 
 def orthogonalised(matrices: Float[Tensor, "number rows columns"]) -> Float[Tensor, "number rows columns"]:

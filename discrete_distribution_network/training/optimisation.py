@@ -27,7 +27,7 @@ from discrete_distribution_network.training.flat_parameters import (
     load_moments,
 )
 from discrete_distribution_network.training.moving_average import MovingAverage
-from discrete_distribution_network.training.muon import Muon, matrix_names
+from discrete_distribution_network.training.muon import Muon, matrix_names, set_rates
 from discrete_distribution_network.training.processes import Processes
 
 DISCRIMINATOR, APART = "discriminator.", ("discriminator.", "decoder.")
@@ -149,9 +149,7 @@ class Optimisation:
             The losses of this process and the norm of the gradient before clipping, on the device.
         """
         parts = self.config.grad_accum_every
-        for optimizer in self.optimizers:
-            for group in optimizer.param_groups:
-                group["lr"] = optimizer.defaults["lr"] * learning_rate / self.config.learning_rate
+        set_rates(self.optimizers, learning_rate, self.config.learning_rate)
         losses = torch.zeros(self.ddn.num_levels, device=self.processes.device)
         for part in range(parts):
             batch = next(batches)

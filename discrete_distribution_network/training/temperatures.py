@@ -13,14 +13,15 @@ import torch.nn.functional as F
 from jaxtyping import Float
 from torch import Tensor
 
-from discrete_distribution_network.data.loader import in_order, in_unit_range
+from discrete_distribution_network.data.loader import in_order
 from discrete_distribution_network.ddn import DDN
 from discrete_distribution_network.evaluation.classifier import Classifier
+from discrete_distribution_network.evaluation.compared import drawn
 from discrete_distribution_network.evaluation.coverage import covered
 from discrete_distribution_network.evaluation.frechet import frechet_distance, statistics
 from discrete_distribution_network.model.tensors import resize
 from discrete_distribution_network.prior.base import LearnedPrior, temperatures
-from discrete_distribution_network.random_state import mix_seed, own_random_state, random_generator
+from discrete_distribution_network.random_state import mix_seed, own_random_state
 
 Images = Float[Tensor, "images channels height width"]
 
@@ -68,7 +69,11 @@ def choose_temperatures(
     device = ddn.start.device
     with own_random_state(device) as seeded:
         seeded(mix_seed(seed, STEPS))
-        samples = {power: _drawn(ddn, prior, len(held_out[:SAMPLES]), own, seed) for power, own in at.items()}
+        count = min(SAMPLES, len(held_out))
+        samples = {
+            power: torch.cat([part.cpu() for part in drawn(ddn, count, seed=seed, prior=prior, temperature=own)])
+            for power, own in at.items()
+        }
         # autocast would keep its first copies of weights that are trained
         with torch.autocast(device.type, enabled=False):
             net = rotation_features(_square(images), device)
@@ -119,18 +124,8 @@ def _square(images: Images) -> Images:
     return resize(images, (min(side, SIDE),) * 2)
 
 
-def _drawn(ddn: DDN, prior: LearnedPrior, count: int, temperature: list[float], seed: int) -> Images:
-    """Samples on the CPU; all classes in turn, for a network or a prior by class."""
-    classes, generator, parts = ddn.num_classes or prior.num_classes, random_generator(seed), []
-    for start in range(0, count, 100):
-        number = min(100, count - start)
-        labels = None if classes is None else (start + torch.arange(number)) % classes
-        parts.append(ddn.sample(number, generator=generator, prior=prior, temperature=temperature, labels=labels).cpu())
-    return torch.cat(parts)
-
-
 def first_images(dataset: Any, ddn: DDN, limit: int, max_bad_images: int = 0) -> Images:
     """The first images of a data set, in [0, 1]."""
     batches = in_order(dataset, ddn, 100, limit=limit, max_bad_images=max_bad_images)
     none = torch.zeros(0, ddn.channels, *ddn.image_size)
-    return torch.cat([none, *(in_unit_range(batch.images) for batch in batches)])
+    return torch.cat([none, *(batch.images for batch in batches)])

@@ -59,6 +59,11 @@ def test_figures_tell_copies_from_samples_and_samples_from_noise():
     assert noise.recall < 0.1 < 0.6 < good.recall
     # the reconstructions are the test images themselves, so an image may be compared with itself
     assert good.kernel_reconstructions.mean < 0
+    named = good.by_name()
+    assert named["kernel"] == good.kernel.mean
+    assert named["kernel_error"] == good.kernel.error
+    without = sample_figures(normal(200, 2), None, train, test).by_name()
+    assert named.keys() - without.keys() == {"kernel_reconstructions", "kernel_reconstructions_error"}
 
 
 def test_images_that_are_compared():

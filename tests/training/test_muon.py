@@ -98,3 +98,11 @@ def test_a_run_may_change_its_optimiser(tmp_path, before):
 def test_a_rate_is_positive(tmp_path):
     with pytest.raises(InvalidInput, match="muon_learning_rate above 0, got -1"):
         trainer(tmp_path, ddn=small_ddn(), muon_learning_rate=-1)
+
+
+def test_adam_kwargs_do_not_set_the_rate(tmp_path):
+    made = trainer(tmp_path, muon_learning_rate=0.02, adam_kwargs={"lr": 1.0})
+    made.optimisation.compute_gradients(made.loader.batches(), made.rate(), False)
+    adamw, muon = (own.param_groups[0]["lr"] for own in made.optimisation.optimizers)
+    assert adamw == 3e-3
+    assert muon == pytest.approx(0.02)
