@@ -146,13 +146,13 @@ def main() -> None:
         if (given.root / name).exists():
             raise SystemExit(f"expected no folder {given.root / name}; delete it to fetch {name} anew")
         with tempfile.TemporaryDirectory(dir=given.root) as temporary:
-            made, counts = Path(temporary) / name, {"train": 0, "test": 0}
+            made = Path(temporary) / name
             for place, stem, image in MADE[name]():
                 (made / place).mkdir(parents=True, exist_ok=True)
                 image.save(made / place / f"{stem}.png")
-                counts[place.split("/")[0]] += 1
+            train, test = (len([*(made / part).rglob("*.png")]) for part in ("train", "test"))
             made.rename(given.root / name)
-        print(f"{name}: {counts['train']} images to train on and {counts['test']} to test with in {given.root / name}")
+        print(f"{name}: {train} images to train on and {test} to test with in {given.root / name}")
 
 
 if __name__ == "__main__":
