@@ -42,7 +42,7 @@ def click(page: Page, index: int) -> float:
 
 def main() -> None:
     SHOTS.mkdir(parents=True, exist_ok=True)
-    _, address, _ = serve(load_demo(None, "cpu"), prevent_thread_lock=True, quiet=True)
+    _, address, _ = serve(load_demo(Path("fashion-mnist"), "cpu"), prevent_thread_lock=True, quiet=True)
     with sync_playwright() as tools:
         browser = tools.chromium.launch(executable_path=shutil.which("chromium"), args=["--no-sandbox"])
         page = browser.new_page(viewport={"width": 1250, "height": 950})

@@ -15,11 +15,19 @@ from discrete_distribution_network.cli.runs import (
     model_folder,
 )
 from discrete_distribution_network.demo.handlers import Demo
+from discrete_distribution_network.io.pretrained import RELEASED
 
 
-def load_demo(model: Path | None, device: str) -> Demo:
-    """A model (the included one of Fashion-MNIST if None) with its classifier, class names and example."""
-    folder = model_folder(Path("fashion-mnist") if model is None else model)
+def load_demos(model: Path | None, device: str) -> dict[str, Demo]:
+    """What the page shows of a model, or of every included one if None, by name."""
+    included = sorted(folder.name for folder in RELEASED.iterdir() if folder.is_dir())
+    names = included if model is None else [str(model)]
+    return {name: load_demo(Path(name), device) for name in names}
+
+
+def load_demo(model: Path, device: str) -> Demo:
+    """A model with its classifier, class names and example."""
+    folder = model_folder(model)
     ddn = load_model(folder, device)
     net = classifier_of(ddn, folder) if (folder / CLASSIFIER).is_file() else None
     card = folder / CARD

@@ -28,7 +28,8 @@ from discrete_distribution_network.demo.walking import Codes, Walker
 from discrete_distribution_network.errors import InvalidInput, require
 from discrete_distribution_network.evaluation.classifier import Classifier as Net
 from discrete_distribution_network.evaluation.metrics import psnr
-from discrete_distribution_network.guidance import Classifier, ColorStrokes, Condition, Inpaint, SuperResolve
+from discrete_distribution_network.guidance import Classifier, Colorize, ColorStrokes, Condition, Inpaint, SuperResolve
+from discrete_distribution_network.guidance.conditions import grey
 from discrete_distribution_network.io.atomic_file import write_bytes
 from discrete_distribution_network.io.run_folder import CONFIG, RUNS
 from discrete_distribution_network.model.code_distribution import chosen_temperature, scaled, takes_labels
@@ -44,8 +45,8 @@ ROLLOUTS = 16
 """Rollouts of images that are guided by the classifier."""
 SIDE = 320
 """Pixels of a side at which one image is shown."""
-MISSING, STROKES = "what is missing", "colours"
-"""What the paint of the image editor can mean."""
+MISSING, STROKES, COLOURING = "what is missing", "colours", "nothing: colour the grey picture"
+"""What the paint of the image editor can mean; the last for models of colour images."""
 
 
 class Demo:
@@ -211,7 +212,7 @@ class Demo:
 
         Args:
             editor: what `uploads.open_editor` gives.
-            painted: `MISSING` or `STROKES`.
+            painted: `MISSING`, `STROKES` or `COLOURING`.
             pixels: side of the low-resolution version; 0 for none.
         """
         check_range("images", count, 1, MAX_GUIDED)
@@ -249,6 +250,8 @@ class Demo:
             conditions.append(Inpaint(image, 1 - mask))
         elif painted == STROKES and bool(mask.any()):
             conditions.append(ColorStrokes(paint, mask, block=max(1, max(size) // 16)))
+        elif painted == COLOURING and self.ddn.channels == 3:
+            conditions.append(Colorize(grey(image.unsqueeze(0))))
         if pixels:
             conditions.append(SuperResolve(resize(image.unsqueeze(0), (pixels, pixels))))
         return conditions

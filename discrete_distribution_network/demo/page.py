@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import gradio as gr
@@ -21,6 +21,15 @@ VISITORS = 200
 """Visitors whose place in the tree is kept."""
 
 
+TABS = {
+    "Walk the tree": walk_tab,
+    "Sample": sample_tab,
+    "Reconstruct and compress": compress_tab,
+    "Guide": guide_tab,
+    "Train": train_tab,
+}
+
+
 class Blocks(gr.Blocks):
     """gradio's page, where an error becomes a sentence for its visitor, and the page goes on."""
 
@@ -31,30 +40,33 @@ class Blocks(gr.Blocks):
             raise gr.Error(sentence(error), print_exception=False, title="") from error
 
 
-def page(demo: Demo) -> gr.Blocks:
-    """The whole page, with a queue."""
+def page(demos: Mapping[str, Demo]) -> gr.Blocks:
+    """The whole page, with a queue; where there are several models, one of them is chosen at the top."""
     with Blocks(title="Discrete Distribution Networks", analytics_enabled=False, delete_cache=(DAY, DAY)) as blocks:
-        ddn = demo.ddn
-        gr.Markdown(
-            f"# Discrete Distribution Network\nA picture is {sum(ddn.codes_per_level)} choices, "
-            f"{ddn.bits_per_image / 8:g} bytes. [How it works](https://arxiv.org/abs/2401.00036)"
-        )
-        with gr.Tab("Walk the tree"):
-            walk_tab(demo)
-        with gr.Tab("Sample"):
-            sample_tab(demo)
-        with gr.Tab("Reconstruct and compress"):
-            compress_tab(demo)
-        with gr.Tab("Guide"):
-            guide_tab(demo)
-        with gr.Tab("Train"):
-            train_tab(demo)
+        gr.Markdown("# Discrete Distribution Network")
+        if len(demos) == 1:
+            _tabs(*demos.values())
+        else:
+            chosen = gr.Dropdown(list(demos), value=next(iter(demos)), label="Model", elem_id="model")
+            gr.render(chosen)(lambda name: _tabs(demos[name]))
     blocks.state_session_capacity = VISITORS
     return blocks.queue(max_size=WAITING, default_concurrency_limit=AT_ONCE, api_open=False)
 
 
+def _tabs(demo: Demo) -> None:
+    ddn = demo.ddn
+    gr.Markdown(
+        f"A picture is {sum(ddn.codes_per_level)} choices, {ddn.bits_per_image / 8:g} bytes. "
+        "[How it works](https://arxiv.org/abs/2401.00036)"
+    )
+    with gr.Tabs(selected=0):  # without it none is selected where another model is chosen
+        for number, (name, tab) in enumerate(TABS.items()):
+            with gr.Tab(name, id=number):
+                tab(demo)
+
+
 def serve(
-    demo: Demo,
+    demos: Demo | Mapping[str, Demo],
     host: str = "127.0.0.1",
     port: int | None = None,
     browser: bool = False,
@@ -65,6 +77,7 @@ def serve(
     """Serve the page until SIGTERM or Ctrl-C, which end the program with their own code.
 
     Args:
+        demos: of one model, or of several by name.
         host, port: address; a free port from 7860 on if None.
         browser: whether to open the page in one.
         allow: names of the page beside `host` and localhost, such as that of a proxy before it.
@@ -75,10 +88,11 @@ def serve(
         InvalidInput: the address is not free, or not one of this machine.
         Interrupted: one of the signals came.
     """
+    named = {"": demos} if isinstance(demos, Demo) else demos
     if prevent_thread_lock:
-        return start(lambda: page(demo), host, port, allow, browser, quiet)
+        return start(lambda: page(named), host, port, allow, browser, quiet)
     with Signals() as signals:
-        served = start(lambda: page(demo), host, port, allow, browser, quiet)
+        served = start(lambda: page(named), host, port, allow, browser, quiet)
         while signals.received is None and served.app.blocks.is_running:
             time.sleep(0.1)
     served.app.blocks.close(verbose=False)

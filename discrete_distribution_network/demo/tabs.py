@@ -8,6 +8,7 @@ import gradio as gr
 from PIL import Image
 
 from discrete_distribution_network.demo.handlers import (
+    COLOURING,
     MAX_BEAMS,
     MAX_GUIDED,
     MAX_IMAGES,
@@ -21,6 +22,9 @@ from discrete_distribution_network.demo.uploads import open_editor
 from discrete_distribution_network.demo.walking import Codes
 from discrete_distribution_network.model.code_distribution import takes_labels
 from discrete_distribution_network.viz.pictures import to_pil
+
+PAINT = ("#ff0000", "#ffd030", "#30a040", "#2060c0", "#804020", "#ffffff", "#808080", "#000000")
+"""Colours of the brush of the image editor."""
 
 
 def _classes(demo: Demo, visible: bool, every: str) -> gr.Dropdown:
@@ -131,10 +135,11 @@ def guide_tab(demo: Demo) -> None:
                 layers=False,
                 canvas_size=example.size,
                 fixed_canvas=True,
-                brush=gr.Brush(default_size=24, colors=["#ff0000", "#ffffff", "#808080", "#000000", "#2060c0"]),
+                brush=gr.Brush(default_size=24, colors=list(PAINT)),
                 elem_id="editor",
             )
-            painted = gr.Radio([MISSING, STROKES], value=MISSING, label="The paint marks")
+            meanings = [MISSING, STROKES, COLOURING] if demo.ddn.channels == 3 else [MISSING, STROKES]
+            painted = gr.Radio(meanings, value=MISSING, label="The paint marks")
             pixels = gr.Slider(0, side, 0, step=1, label="Low resolution, pixels a side (0: none)")
             name = _classes(demo, bool(demo.classes) and (demo.net is not None or demo.by_class is not None), "any")
             with gr.Row():

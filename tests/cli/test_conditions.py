@@ -89,7 +89,7 @@ def _no_page_and_no_hub(monkeypatch):
     """`ddn demo` ends once it would serve."""
     monkeypatch.setattr("datasets.config.HF_HUB_OFFLINE", True)
     monkeypatch.setattr("huggingface_hub.constants.HF_HUB_OFFLINE", True)
-    monkeypatch.setattr("discrete_distribution_network.cli.demo.load_demo", _page)
+    monkeypatch.setattr("discrete_distribution_network.cli.demo.load_demos", _page)
 
 
 def _page(model, device):

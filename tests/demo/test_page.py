@@ -69,6 +69,17 @@ def address(demo):
 
 
 @pytest.fixture(scope="module")
+def address_of_two(demo):
+    from discrete_distribution_network.demo.handlers import Demo
+    from discrete_distribution_network.demo.page import serve
+
+    colour = small_ddn(image_size=16, channels=3, patch_size=[None, None, 8], levels_per_resolution=1).eval()
+    app, url, _ = serve({"grey": demo, "colour": Demo(colour)}, prevent_thread_lock=True, quiet=True)
+    yield url
+    app.blocks.close()
+
+
+@pytest.fixture(scope="module")
 def browser():
     with playwright.sync_playwright() as tools:
         browser = tools.chromium.launch(executable_path=CHROMIUM, args=["--no-sandbox"])
@@ -302,3 +313,24 @@ def test_what_the_sliders_forbid_is_refused_without_them_too(demo, tmp_path):
     path.write_bytes(demo.codec.compress(torch.zeros(1, 2048, 1024)))
     with pytest.raises(DDNError, match="at most 1048576 pixels"):
         demo.opened(str(path))
+
+
+def test_a_model_is_chosen_at_the_top(browser, address_of_two):
+    page = browser.new_page(viewport={"width": 1300, "height": 1000})
+    page.set_default_timeout(SECONDS)
+    page.goto(address_of_two)
+    page.wait_for_selector("#candidates img")
+    expect = playwright.expect(page.get_by_text("A picture is"))
+    grey, colour = "A picture is 12 choices", "A picture is 6 choices"
+    page.get_by_text(grey).wait_for()
+    page.locator("#model input").click()
+    page.get_by_role("option", name="colour").click()
+    page.get_by_text(colour).wait_for()
+    expect.to_have_count(1)
+    button(page, "Draw the rest")
+    wait_for_code(page, 6)
+    tab(page, "Sample")
+    button(page, "Draw")
+    page.wait_for_selector("#samples img")
+    assert picture(page, "samples").mode == "RGB"
+    page.close()

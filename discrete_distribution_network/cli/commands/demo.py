@@ -14,7 +14,7 @@ class Demo(ModelOptions):
     """Open an interactive page: walk the latent tree, sample, compress, guide, watch a training."""
 
     model: Path | None = None
-    """Run or model folder; the included model of Fashion-MNIST if not given."""
+    """Run or model folder; one of the included models, chosen on the page, if not given."""
     host: str = "127.0.0.1"
     """Address to listen on; 0.0.0.0 is reachable from other machines."""
     port: int | None = None
@@ -32,11 +32,11 @@ class Demo(ModelOptions):
             raise InvalidInput(
                 f"expected gradio for the page, but {error}; pip install 'discrete-distribution-network[demo]'"
             ) from error
-        from discrete_distribution_network.cli.demo import load_demo
+        from discrete_distribution_network.cli.demo import load_demos
         from discrete_distribution_network.signals import Interrupted
 
-        demo = load_demo(self.model, self.device)
+        demos = load_demos(self.model, self.device)
         try:
-            serve(demo, self.host, self.port, self.browser, self.allow)
+            serve(demos, self.host, self.port, self.browser, self.allow)
         except Interrupted as end:
             leave(128 + end.signum)
