@@ -31,7 +31,7 @@ SAMPLES, LEAST = 400, 100
 LEARNT = 2000
 """Most training images that features are learnt from."""
 
-SIDE = 32
+SIDE = 64
 """Images are compared at no more than this side."""
 
 WIDTH, DIM, STEPS, BATCH, RATE = 16, 64, 200, 16, 3e-3
@@ -59,8 +59,8 @@ def choose_temperatures(
 
     Args:
         ddn: the network of the prior; one that is conditioned on images keeps the temperatures.
-        images: of the training set, in [0, 1], to learn features from.
-        held_out: images of the training set that neither was fitted to.
+        images: of the training set, in [0, 1], to learn features from, as `first_images` gives them.
+        held_out: images of the training set that neither was fitted to, likewise.
         seed: of all random numbers.
     """
     if len(held_out) < LEAST or ddn.cond_channels:
@@ -71,14 +71,16 @@ def choose_temperatures(
         seeded(mix_seed(seed, STEPS))
         count = min(SAMPLES, len(held_out))
         samples = {
-            power: torch.cat([part.cpu() for part in drawn(ddn, count, seed=seed, prior=prior, temperature=own)])
+            power: torch.cat(
+                [_square(part.cpu()) for part in drawn(ddn, count, seed=seed, prior=prior, temperature=own)]
+            )
             for power, own in at.items()
         }
         # autocast would keep its first copies of weights that are trained
         with torch.autocast(device.type, enabled=False):
-            net = rotation_features(_square(images), device)
-            real = _features(net, _square(held_out[:SAMPLES]))
-            figures = {power: compare(_features(net, _square(own)), real) for power, own in samples.items()}
+            net = rotation_features(images, device)
+            real = _features(net, held_out[:SAMPLES])
+            figures = {power: compare(_features(net, own), real) for power, own in samples.items()}
     nearest = min(figures, key=lambda power: figures[power].distance)
     least = LEAST_PRECISION * figures[nearest].precision
     precise = [power for power in figures if figures[power].precision >= least]
@@ -125,7 +127,7 @@ def _square(images: Images) -> Images:
 
 
 def first_images(dataset: Any, ddn: DDN, limit: int, max_bad_images: int = 0) -> Images:
-    """The first images of a data set, in [0, 1]."""
+    """The centre squares of the first images of a data set, in [0, 1], at no more than `SIDE` pixels a side."""
     batches = in_order(dataset, ddn, 100, limit=limit, max_bad_images=max_bad_images)
-    none = torch.zeros(0, ddn.channels, *ddn.image_size)
-    return torch.cat([none, *(batch.images for batch in batches)])
+    none = _square(torch.zeros(0, ddn.channels, *ddn.image_size))
+    return torch.cat([none, *(_square(batch.images) for batch in batches)])

@@ -61,7 +61,7 @@ def test_the_same_seed_chooses_the_same_and_random_numbers_go_on():
 def test_by_class_not_square_and_in_colour(settings):
     ddn = small_ddn(**settings).eval()
     prior = Prior(ddn, dim=8, num_classes=settings.get("num_classes"))
-    images = torch.rand(120, ddn.channels, *ddn.image_size)
+    images = first_images(torch.rand(120, ddn.channels, *ddn.image_size), ddn, 120)
     assert choose_temperatures(ddn, prior, images, images, seed=0)
     assert len(prior.temperatures["diversity"]) == ddn.num_levels
 
@@ -89,6 +89,13 @@ def test_first_images_are_those_of_the_data_set():
     ddn = small_ddn()
     assert torch.equal(first_images(digits(30), ddn, 20), digits(30)[:20] / 255)
     assert len(first_images(digits(30), ddn, 200)) == 30
+
+
+def test_images_are_compared_as_squares_that_are_not_large():
+    wide, tall = small_ddn(image_size=(16, 24)), small_ddn(image_size=(256, 128))
+    images = torch.rand(2, 1, 16, 24)
+    torch.testing.assert_close(first_images(images, wide, 2), images[..., 4:20])
+    assert first_images(torch.rand(2, 1, 256, 128), tall, 2).shape == (2, 1, 64, 64)
 
 
 def test_precision_and_recall():
