@@ -39,8 +39,8 @@ from discrete_distribution_network.viz.pictures import grid, loss_curve, reconst
 from discrete_distribution_network.viz.tree import tree_picture
 
 NETWORK = (
-    "size", "channels", "dim", "dim_max", "codebook_size", "levels", "patches", "res_blocks", "decoder", "by_class",
-    "cond",
+    "size", "channels", "preset", "dim", "dim_max", "codebook_size", "levels", "patches", "res_blocks", "decoder",
+    "by_class", "cond",
 )  # fmt: skip
 """Options of the network, which a resumed training cannot change."""
 
@@ -213,7 +213,7 @@ def _finish(trainer: Trainer, split: Split, out: Path, config: TrainConfig) -> N
 
 def with_preset(config: TrainConfig) -> TrainConfig:
     """The options with network options that are None taken from the preset for images of this size."""
-    arguments = preset(config.size, config.channels)
+    arguments = preset(config.size, config.channels, config.preset)
     defaults = {
         "dim": arguments["dim"],
         "dim_max": arguments["dim_max"],

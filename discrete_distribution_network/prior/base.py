@@ -42,7 +42,7 @@ WEIGHTS, CONFIG = "prior.safetensors", "prior.json"
 Levels = list[tuple[Tensor, Tensor]]
 """Of each level of a walk: the features that its sampler saw, and its codes."""
 
-PATCH_TEMPERATURES = (0.1, 0.6)
+PATCH_TEMPERATURES = {"grey": (0.1, 0.6), "colour": (0.1, 0.01)}
 """For codes of patches at the two lowest resolutions, which decide shapes, and at the higher ones (docs/log.md)."""
 
 
@@ -50,10 +50,10 @@ def temperatures(ddn: Network) -> list[float]:
     """Sampling temperature of each level for a prior whose own are not chosen: 1 where one code holds for the image.
 
     A prior that was fitted for minutes overrates unlikely shapes, and a wrong patch is not corrected by later levels;
-    the first codes, which choose the kind of image, it predicts well. Tuned on training images, for the preset at
-    32x32.
+    the first codes, which choose the kind of image, it predicts well. Tuned on training images, for the presets at
+    32x32 in grey and at 64x64 in colour.
     """
-    low, high = PATCH_TEMPERATURES
+    low, high = PATCH_TEMPERATURES["grey" if ddn.channels == 1 else "colour"]
     return [
         1.0 if sampler.patch_size is None else low if resolution < 2 else high
         for resolution, stage in enumerate(cast("Iterator[Stage]", ddn.stages))

@@ -1,15 +1,15 @@
 """Preset networks for a size of images: levels and patches of each resolution.
 
-`DDN(**preset(32, channels=1))` is the network of `ddn train`. Four levels of K = 256 choose for the whole image. From
-8x8 on each patch chooses for itself: one pass of a level then gives one byte per patch, and every patch trains the
-level's nodes (docs/log.md has the figures). Sides that halve evenly, such as 32, 48 and 64, divide best into patches; a
-side like 37 hardly divides, which leaves fewer bytes.
+`DDN(**preset(64))` is the network of `ddn train`. Four levels of K = 256 choose for the whole image. From 8x8 on each
+patch chooses for itself: one pass of a level then gives one byte per patch, and every patch trains the level's nodes
+(docs/log.md has the figures). Images in colour get smaller patches, so more bytes, than grey ones. Sides that halve
+evenly, such as 32, 48 and 64, divide best into patches; a side like 37 hardly divides, which leaves fewer bytes.
 """
 
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import Any
+from typing import Any, Literal, NamedTuple
 
 from discrete_distribution_network.model.network_config import resolutions
 from discrete_distribution_network.training.recipes import Recipe
@@ -20,25 +20,42 @@ CODEBOOK_SIZE = 256
 DIM, DIM_MAX = 16, 64
 """Channels at full resolution, and the most at any; twice as many take twice the time, without gain after minutes."""
 
-DECODER_DIM = 16
-"""Channels of the decoder."""
 
-PATCHES_PER_SIDE = (1, 2, 2, 4, 8)
-"""Patches along a side, from the smallest resolution on; the last number holds for all larger ones."""
+class Layout(NamedTuple):
+    """Where the codes lie, from the smallest resolution on; the last number of each holds for all larger resolutions.
 
-LEVELS = (4, 3, 4, 2, 1)
-"""Levels of each resolution, from the smallest on; the last number holds for all larger ones."""
+    Attributes:
+        patches: along a side.
+        levels: of each resolution.
+        decoder_dim: channels of the decoder.
+    """
+
+    patches: tuple[int, ...]
+    levels: tuple[int, ...]
+    decoder_dim: int
 
 
-def preset(image_size: int | Sequence[int], channels: int = 3) -> dict[str, Any]:
+GREY = Layout((1, 2, 2, 4, 8), (4, 3, 4, 2, 1), 16)
+COLOUR = {
+    "minutes": Layout((1, 2, 4, 8, 8), (4, 3, 3, 2, 1), 32),
+    "hours": Layout((1, 2, 4, 8, 16), (4, 3, 3, 2, 2), 32),
+}
+"""By the time of training; 256 and 704 bytes at 64x64."""
+
+
+def preset(
+    image_size: int | Sequence[int], channels: int = 3, trained_for: Literal["minutes", "hours"] = "minutes"
+) -> dict[str, Any]:
     """Arguments of `DDN` for images of this size.
 
     Args:
         image_size: side of the square images, or (height, width).
         channels: of the images.
+        trained_for: images in colour get more codes for hours; grey ones have the same network.
     """
     size = (image_size, image_size) if isinstance(image_size, int) else (image_size[0], image_size[1])
     sizes = resolutions(size)
+    layout = GREY if channels == 1 else COLOUR[trained_for]
     return {
         "dim": DIM,
         "dim_max": DIM_MAX,
@@ -46,9 +63,9 @@ def preset(image_size: int | Sequence[int], channels: int = 3) -> dict[str, Any]
         "channels": channels,
         "codebook_size": CODEBOOK_SIZE,
         "num_resnet_blocks": 1,
-        "levels_per_resolution": levels_for(len(sizes)),
-        "patch_size": patches_for(sizes),
-        "decoder_dim": DECODER_DIM,
+        "levels_per_resolution": held(layout.levels, len(sizes)),
+        "patch_size": patches_for(sizes, layout.patches),
+        "decoder_dim": layout.decoder_dim,
     }
 
 
@@ -82,18 +99,17 @@ def recipe(config: Any = None) -> dict[str, Any]:
     }
 
 
-def levels_for(count: int) -> list[int]:
-    """Levels at each of `count` resolutions, smallest first."""
-    return [LEVELS[min(place, len(LEVELS) - 1)] for place in range(count)]
+def held(numbers: Sequence[int], count: int) -> list[int]:
+    """The first `count` of these numbers, the last of which holds for all that are lacking."""
+    return [numbers[min(place, len(numbers) - 1)] for place in range(count)]
 
 
-def patches_for(sizes: Sequence[tuple[int, int]]) -> list[int | None]:
+def patches_for(sizes: Sequence[tuple[int, int]], per_side: Sequence[int]) -> list[int | None]:
     """The patch size at each resolution, smallest first; None where one code is chosen for the whole image.
 
-    A patch divides its resolution, with a number of patches per side as near as possible to `PATCHES_PER_SIDE`.
+    A patch divides its resolution, with a number of patches along a side as near as possible to that of `per_side`.
     """
-    targets = [PATCHES_PER_SIDE[min(place, len(PATCHES_PER_SIDE) - 1)] for place in range(len(sizes))]
-    return [_patch(size, target) for size, target in zip(sizes, targets, strict=True)]
+    return [_patch(size, target) for size, target in zip(sizes, held(per_side, len(sizes)), strict=True)]
 
 
 def _patch(size: tuple[int, int], target: int) -> int | None:

@@ -372,7 +372,8 @@ def test_each_level_has_its_temperature():
 
 
 def test_patches_are_drawn_colder_than_the_image():
-    assert temperatures(DDN(**preset(32))) == [1.0] * 4 + [0.1] * 3 + [0.6] * 6
+    assert temperatures(DDN(**preset(32, channels=1))) == [1.0] * 4 + [0.1] * 3 + [0.6] * 6
+    assert temperatures(DDN(**preset(64, channels=3))) == [1.0] * 4 + [0.1] * 3 + [0.01] * 6
     assert temperatures(small_ddn()) == [1.0] * small_ddn().num_levels
     again = small_ddn(recurrence=3, levels_per_resolution=[0, 2], patch_size=[None, 4])
     assert len(temperatures(again)) == again.num_levels == 6

@@ -1,4 +1,5 @@
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
@@ -12,11 +13,9 @@ from discrete_distribution_network.training.presets import patches_for, preset, 
 from discrete_distribution_network.training.recipes import Recipe
 
 
-def test_an_image_of_32_pixels_is_64_bytes() -> None:
+def test_whole_images_come_first_so_that_the_tree_can_be_drawn() -> None:
     with torch.device("meta"):
-        ddn = DDN(**preset(32, channels=1))
-    assert ddn.bits_per_image == 8 * 64
-    assert ddn.codes_per_level[:4] == [1, 1, 1, 1]  # whole images first, so that the tree can be drawn
+        assert DDN(**preset(32, channels=1)).codes_per_level[:4] == [1, 1, 1, 1]
 
 
 @pytest.mark.parametrize("size", [4, 7, 28, 30, 37, 62, 64, 100, 128, 256, (24, 40), (64, 48), (1, 9)])
@@ -42,11 +41,21 @@ def test_a_preset_network_encodes_and_decodes() -> None:
     torch.testing.assert_close(ddn.decode(ddn.encode(images)), ddn.reconstruct(images))
 
 
+@pytest.mark.parametrize(
+    ("arguments", "count"),
+    [((32, 1), 64), ((32, 3), 192), ((64, 1), 128), ((64, 3), 256), ((64, 3, "hours"), 704), ((64, 1, "hours"), 128)],
+)
+def test_bytes_of_an_image(arguments: Any, count: int) -> None:
+    with torch.device("meta"):
+        assert DDN(**preset(*arguments)).bits_per_image == 8 * count
+
+
 def test_patches() -> None:
-    assert patches_for(resolutions((32, 32))) == [None, 4, 8, 8]
-    assert patches_for(resolutions((256, 256))) == [None, 4, 8, 8, 8, 16, 32]
-    assert patches_for(resolutions((28, 28))) == [None, None, 7, 7]
-    assert patches_for(resolutions((37, 37))) == [None, None, 5, None, None]  # what does not divide is not cut
+    per_side = (1, 2, 2, 4, 8)
+    assert patches_for(resolutions((32, 32)), per_side) == [None, 4, 8, 8]
+    assert patches_for(resolutions((256, 256)), per_side) == [None, 4, 8, 8, 8, 16, 32]
+    assert patches_for(resolutions((28, 28)), per_side) == [None, None, 7, 7]
+    assert patches_for(resolutions((37, 37)), per_side) == [None, None, 5, None, None]  # 37 is prime
 
 
 def test_a_run_keeps_what_its_preset_was() -> None:
