@@ -1,75 +1,102 @@
-"""What the preset of each size takes: memory and time of a training step, bytes of an image.
+"""What the presets of each size take: memory and time of a training, bytes of an image.
 
-    python benchmarks/presets.py
+    python benchmarks/presets.py                          # 32 to 256 pixels
+    python benchmarks/presets.py --sizes 64 --preset hours
 
-A few steps of `ddn train`'s recipe (batches of 64) on random colour images, each size in a process of its own; the peak
-is that of the process, with Python and PyTorch (about 500 MiB). Writes `benchmarks/results/presets.json`.
+A short training as `ddn train` does it, with decoder and prior (batches of 64), on random colour images, each size in a
+process of its own; the peak memory is that of the process, with Python and PyTorch (about 500 MiB). Writes
+`benchmarks/results/presets.json`.
 """
 
 from __future__ import annotations
 
+import argparse
 import json
 import resource
 import subprocess
 import sys
 import tempfile
+import time
 from pathlib import Path
-from statistics import median
 
 import torch
 from guided_sampler import ROOT, machine
+from quality import read, write
 
-from discrete_distribution_network import DDN, Trainer
-from discrete_distribution_network.training.presets import preset, recipe
-from discrete_distribution_network.training.report import read_metrics
+from discrete_distribution_network.cli.config import TrainConfig
+from discrete_distribution_network.cli.train import network, trainer_for
+from discrete_distribution_network.data.datasets import Split
 
 RESULTS = ROOT / "benchmarks" / "results" / "presets.json"
 SIZES = (32, 64, 128, 256)
-STEPS, NEVER = 5, 10**9
+STEPS, SECOND_STAGE, NEVER = 8, 0.5, 10**9
 
 
-def measure(size: int) -> dict[str, float]:
+class Noise(torch.utils.data.Dataset[torch.Tensor]):
+    """Random images; enough of them for the choice of temperatures."""
+
+    def __init__(self, size: int):
+        self.size = size
+
+    def __len__(self) -> int:
+        return 2000
+
+    def __getitem__(self, place: int) -> torch.Tensor:
+        if not 0 <= place < len(self):
+            raise IndexError(place)
+        generator = torch.Generator().manual_seed(place)
+        return torch.randint(0, 256, (3, self.size, self.size), dtype=torch.uint8, generator=generator)
+
+
+def measure(size: int, preset: str) -> dict[str, float | str]:
     torch.set_num_threads(2)
-    ddn = DDN(**preset(size))
-    settings = recipe()
-    images = torch.randint(0, 256, (settings["batch_size"] * STEPS, 3, size, size), dtype=torch.uint8)
+    config = TrainConfig(
+        size=(size, size),
+        preset=preset,
+        steps=STEPS,
+        second_stage=SECOND_STAGE,
+        device="cpu",
+        checkpoint_every=NEVER,
+        evaluate_every=NEVER,
+        pictures_every=NEVER,
+    )
+    ddn = network(config)
     with tempfile.TemporaryDirectory() as folder:
-        trainer = Trainer(
-            ddn,
-            dataset=images,
-            num_train_steps=STEPS,
-            **settings,
-            accelerate_kwargs={"cpu": True},
-            results_folder=folder,
-            checkpoints_folder=Path(folder) / "checkpoints",
-            checkpoint_every=NEVER,
-            save_results_every=NEVER,
-            log_every=1,
-            progress=False,
-        )
+        trainer = trainer_for(config, ddn, Split(Noise(size), None), Path(folder))
+        started = time.perf_counter()
         trainer()
-        speeds = [line["images_per_second"] for line in read_metrics(Path(folder)) if "images_per_second" in line]
+        seconds = time.perf_counter() - started
+    first, prior = trainer.network_progress, trainer.result.prior
     return {
         "size": size,
-        "parameters": sum(parameter.numel() for parameter in ddn.parameters()),
+        "preset": preset,
+        "parameters": sum(map(torch.numel, ddn.parameters())),
+        "parameters_of_prior": sum(map(torch.numel, prior.parameters())),
         "levels": ddn.num_levels,
         "bytes": ddn.bits_per_image / 8,
-        "images_per_second": median(speeds[1:]),
+        "images_per_second": first.images / first.seconds,
+        "seconds": seconds,
         "peak_memory_mib": resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024,
     }
 
 
 def main() -> None:
-    if len(sys.argv) > 1:
-        print(json.dumps(measure(int(sys.argv[1]))))
+    arguments = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    arguments.add_argument("--sizes", nargs="+", type=int, default=SIZES)
+    arguments.add_argument("--preset", choices=("minutes", "hours"), default="minutes")
+    arguments.add_argument("--one", action="store_true", help="measure the first size in this process and print it")
+    given = arguments.parse_args()
+    if given.one:
+        print(json.dumps(measure(given.sizes[0], given.preset)))
         return
-    found = []
-    for size in SIZES:
-        done = subprocess.run([sys.executable, __file__, str(size)], check=True, capture_output=True, text=True)
-        found.append(json.loads(done.stdout.splitlines()[-1]))
-        print(found[-1], flush=True)
-    results = {"sizes": found, "machine": machine(), "torch": torch.__version__}
-    RESULTS.write_text(json.dumps(results, indent=2) + "\n", encoding="utf-8")
+    for size in given.sizes:
+        command = [sys.executable, __file__, "--one", "--sizes", str(size), "--preset", given.preset]
+        done = subprocess.run(command, check=True, capture_output=True, text=True)
+        results = read(RESULTS)
+        found = json.loads(done.stdout.splitlines()[-1])
+        results["runs"][f"{given.preset}-{size}"] = found | {"machine": machine(), "torch": torch.__version__}
+        write(results, RESULTS)
+        print(found, flush=True)
 
 
 if __name__ == "__main__":

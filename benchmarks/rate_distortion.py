@@ -62,6 +62,18 @@ def figures_of(images: Tensor, back: Tensor) -> dict[str, float]:
     return {"error": error, "PSNR": psnr(error), "MS-SSIM": float(ms_ssim(images, back).mean())}
 
 
+def border_ratio(ddn: DDN, images: Tensor, back: Tensor) -> dict[str, float]:
+    """The squared error of pixels beside borders of the last level's patches, over that of all others."""
+    patch = ddn.samplers[-1].patch_size
+    if patch is None or patch < 3:
+        return {}
+    error = (images - back).square().mean((0, 1))
+    beside = [torch.arange(side) % patch for side in ddn.image_size]
+    rows, columns = ((place == 0) | (place == patch - 1) for place in beside)
+    at = rows[:, None] | columns
+    return {"error beside borders of patches": float(error[at].mean() / error[~at].mean())}
+
+
 SCALES = (0.0448, 0.2856, 0.3001)
 """Exponents of the first three of five scales (Wang, Simoncelli and Bovik, 2003): small images have room for three."""
 
@@ -121,6 +133,7 @@ def ours(ddn: DDN, prior: EntropyModel | None, images: Tensor) -> list[dict[str,
                     "bytes": packed + len(single) - len(Reader(single)[0]),
                     "bytes without header": packed,
                     **figures_of(subset, back),
+                    **(border_ratio(ddn, subset, back) if levels == ddn.num_levels else {}),
                     "encoded a second": len(subset) / (encoded - started),
                     "decoded a second": len(subset) / (decoded - encoded),
                 }
