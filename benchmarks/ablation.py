@@ -27,11 +27,10 @@ from typing import Any
 import numpy as np
 import torch
 from guided_sampler import ROOT, machine
-from quality import DRAWN, as_bytes, classifier, data, distance, features
+from quality import DRAWN, as_bytes, classifier, data, distance, features, steps_alone
 from torch import Tensor, nn
 
 from discrete_distribution_network import DDN
-from discrete_distribution_network.cli.config import TrainConfig
 from discrete_distribution_network.cli.train import trainer_for
 from discrete_distribution_network.data.datasets import Pixels, Split
 from discrete_distribution_network.evaluation.metrics import usage_by_level
@@ -42,7 +41,6 @@ from discrete_distribution_network.model.walk import Selection, Walk
 from discrete_distribution_network.training.presets import preset
 
 RESULTS = ROOT / "benchmarks" / "results" / "ablation.json"
-NEVER = 10**9
 WHOLE = {"levels_per_resolution": [12, 16, 20, 16], "patch_size": None}
 """As many bits as the preset, each choice for the whole image."""
 
@@ -200,17 +198,7 @@ def run(name: str, minutes: float, seed: int) -> dict[str, Any]:
     net, _ = classifier()
     images, test = (np.load(data() / f"{part}.npy") for part in ("train", "test"))
     torch.manual_seed(seed)
-    config = TrainConfig(
-        size=(32, 32),
-        channels=1,
-        minutes=minutes,
-        seed=seed,
-        device="cpu",
-        checkpoint_every=NEVER,
-        evaluate_every=NEVER,
-        pictures_every=NEVER,
-        **options,
-    )
+    config = steps_alone(size=(32, 32), channels=1, minutes=minutes, seed=seed, **options)
     with tempfile.TemporaryDirectory() as folder:
         trainer = trainer_for(config, make(), Split(Pixels(torch.from_numpy(images)), None), Path(folder))
         trainer.loop.config = replace(trainer.config, progress=False)

@@ -13,17 +13,15 @@ import argparse
 from pathlib import Path
 
 import torch
-import torch.nn.functional as F
 from torch import Tensor
 
-from discrete_distribution_network.cli.config import TEMPERATURE
-from discrete_distribution_network.cli.guide import known_part
+from discrete_distribution_network.cli.commands.guide import Guide
+from discrete_distribution_network.cli.guide import Shown, colorize, inpaint, superres
 from discrete_distribution_network.cli.images import encode_dataset
 from discrete_distribution_network.cli.runs import load_model, model_folder
 from discrete_distribution_network.data.loader import in_order
 from discrete_distribution_network.data.sources import open_data
-from discrete_distribution_network.guidance.conditions import Colorize, ColorStrokes, Inpaint, Match, SuperResolve, grey
-from discrete_distribution_network.model.tensors import resize
+from discrete_distribution_network.guidance.conditions import ColorStrokes, Match
 from discrete_distribution_network.viz.pictures import grid, reconstructions, save_picture
 from discrete_distribution_network.viz.tree import tree_picture
 
@@ -66,19 +64,18 @@ def main() -> None:
         rows.append(ddn.guide(both, IMAGES, 1, torch.Generator().manual_seed(0), beams=BEAMS).images)
     save_picture(grid(torch.stack([*rows, last], 1).flatten(0, 1), STEPS + 2), given.out / "interpolation.png")
 
-    small, half = resize(images, (16, 16)), known_part("right", ddn.image_size)
-    mask = strokes(images)
+    options, mask = Guide(), strokes(images)
     kinds = {
-        "colours": (Colorize(grey(images)), grey(images).expand_as(images)),
-        "missing-half": (Inpaint(images, half), torch.where(half > 0, images, torch.full_like(images, 0.5))),
-        "few-pixels": (SuperResolve(small), F.interpolate(small, ddn.image_size, mode="nearest")),
-        "strokes": (ColorStrokes(images, mask), torch.where(mask > 0, images, torch.full_like(images, 0.5))),
+        "colours": colorize(options, ddn, images, ()),
+        "missing-half": inpaint(options, ddn, images, ()),
+        "few-pixels": superres(options, ddn, images, ()),
+        "strokes": Shown(ColorStrokes(images, mask), torch.where(mask > 0, images, torch.full_like(images, 0.5))),
     }
     for name, (condition, shown) in kinds.items():
         columns = [shown]
         for seed in range(RESULTS):
             generator = torch.Generator().manual_seed(seed)
-            guided = ddn.guide([condition], len(images), 1, generator, beams=BEAMS, temperature=TEMPERATURE)
+            guided = ddn.guide([condition], len(images), 1, generator, beams=BEAMS, temperature=options.temperature)
             columns.append(guided.images)
         save_picture(
             grid(torch.stack([*columns, images], 1).flatten(0, 1), 2 * (RESULTS + 2)), given.out / f"{name}.png"

@@ -21,15 +21,14 @@ from pathlib import Path
 
 import torch
 from guided_sampler import ROOT, machine
-from quality import read, write
+from quality import read, steps_alone, write
 
-from discrete_distribution_network.cli.config import TrainConfig
 from discrete_distribution_network.cli.train import network, trainer_for
 from discrete_distribution_network.data.datasets import Split
 
 RESULTS = ROOT / "benchmarks" / "results" / "presets.json"
 SIZES = (32, 64, 128, 256)
-STEPS, SECOND_STAGE, NEVER = 8, 0.5, 10**9
+STEPS, SECOND_STAGE = 8, 0.5
 
 
 class Noise(torch.utils.data.Dataset[torch.Tensor]):
@@ -50,16 +49,7 @@ class Noise(torch.utils.data.Dataset[torch.Tensor]):
 
 def measure(size: int, preset: str) -> dict[str, float | str]:
     torch.set_num_threads(2)
-    config = TrainConfig(
-        size=(size, size),
-        preset=preset,
-        steps=STEPS,
-        second_stage=SECOND_STAGE,
-        device="cpu",
-        checkpoint_every=NEVER,
-        evaluate_every=NEVER,
-        pictures_every=NEVER,
-    )
+    config = steps_alone(size=(size, size), preset=preset, steps=STEPS, second_stage=SECOND_STAGE)
     ddn = network(config)
     with tempfile.TemporaryDirectory() as folder:
         trainer = trainer_for(config, ddn, Split(Noise(size), None), Path(folder))

@@ -31,6 +31,7 @@ from guided_sampler import machine
 from PIL import Image, ImageDraw, ImageFont
 from torch import Tensor
 
+from discrete_distribution_network.cli.config import TrainConfig
 from discrete_distribution_network.data.loader import in_order
 from discrete_distribution_network.data.sources import open_data
 from discrete_distribution_network.evaluation.classifier import Classifier, accuracy, train_classifier
@@ -141,6 +142,12 @@ def compete(name: str, minutes: float, seed: int, drawn: int, images: Path) -> P
     print(f"{name}, {minutes:g} minutes", flush=True)
     subprocess.run([*command, *options, "--drawn", str(drawn)], check=True, env=variables | {"OMP_NUM_THREADS": "2"})
     return out
+
+
+def steps_alone(**options: Any) -> TrainConfig:
+    """Options of a training on the CPU that does nothing beside its steps: no checkpoints, evaluations or pictures."""
+    never = 10**9
+    return TrainConfig(device="cpu", checkpoint_every=never, evaluate_every=never, pictures_every=never, **options)
 
 
 def as_bytes(images: Tensor) -> np.ndarray:

@@ -13,8 +13,9 @@ from __future__ import annotations
 import argparse
 import json
 import shutil
+from functools import partial
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 import torch
 from quality import classifier
@@ -89,11 +90,7 @@ def clothes(ddn: DDN, split: Split, out: Path) -> str:
 
 def kernel_distances(ddn: DDN, split: Split) -> str:
     """Its distances in the features of ImageNet."""
-    net = imagenet()
-
-    def features(images: Any) -> torch.Tensor:
-        return features_of(net, images)
-
+    features = partial(features_of, imagenet())
     test = [batch.images for batch in in_order(split.test, ddn, 100)]
     found = sample_figures(
         features(drawn(ddn, SAMPLES)),

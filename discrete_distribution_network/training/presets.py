@@ -63,7 +63,7 @@ def preset(
         "channels": channels,
         "codebook_size": CODEBOOK_SIZE,
         "num_resnet_blocks": 1,
-        "levels_per_resolution": held(layout.levels, len(sizes)),
+        "levels_per_resolution": extended(layout.levels, len(sizes)),
         "patch_size": patches_for(sizes, layout.patches),
         "decoder_dim": layout.decoder_dim,
     }
@@ -99,7 +99,7 @@ def recipe(config: Any = None) -> dict[str, Any]:
     }
 
 
-def held(numbers: Sequence[int], count: int) -> list[int]:
+def extended(numbers: Sequence[int], count: int) -> list[int]:
     """The first `count` of these numbers, the last of which holds for all that are lacking."""
     return [numbers[min(place, len(numbers) - 1)] for place in range(count)]
 
@@ -109,7 +109,7 @@ def patches_for(sizes: Sequence[tuple[int, int]], per_side: Sequence[int]) -> li
 
     A patch divides its resolution, with a number of patches along a side as near as possible to that of `per_side`.
     """
-    return [_patch(size, target) for size, target in zip(sizes, held(per_side, len(sizes)), strict=True)]
+    return [_patch(size, target) for size, target in zip(sizes, extended(per_side, len(sizes)), strict=True)]
 
 
 def _patch(size: tuple[int, int], target: int) -> int | None:
