@@ -280,6 +280,7 @@ def machine() -> str:
     if cpuinfo.exists():
         lines = [line for line in cpuinfo.read_text().splitlines() if line.startswith("model name")]
         name = lines[0].split(":", 1)[1].strip() if lines else name
+        name += " with bfloat16" if "avx512_bf16" in cpuinfo.read_text() else " without bfloat16"
     return f"{name}, {os.cpu_count()} cores, Python {platform.python_version()}"
 
 

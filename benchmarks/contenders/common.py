@@ -166,6 +166,12 @@ def main(contender: Contender) -> None:
     (given.out / "figures.json").write_text(json.dumps(figures, indent=2) + "\n", encoding="utf-8")
 
 
+def autocast() -> torch.autocast:
+    """Autocast to bfloat16 where the processor multiplies it faster than float32, as our training does."""
+    fast: bool = getattr(torch.cpu, "_is_avx512_bf16_supported", lambda: False)()
+    return torch.autocast("cpu", torch.bfloat16, enabled=fast)
+
+
 class Average:
     """The exponential moving average of a module's parameters, for contenders whose library brings none."""
 

@@ -10,7 +10,7 @@ import time
 
 import torch
 import torch.nn.functional as F
-from common import Average, Clock, Contender, Data, main, rate
+from common import Average, Clock, Contender, Data, autocast, main, rate
 from diffusers import DDIMScheduler, DDPMScheduler, UNet2DModel
 
 STEPS = 50
@@ -41,7 +41,7 @@ class Diffusion(Contender):
             images, noise = 2 * batch - 1, torch.randn_like(batch)
             times = torch.randint(1000, (size,))
             noisy = noising.add_noise(images, noise, times).contiguous(memory_format=torch.channels_last)
-            with torch.autocast("cpu", torch.bfloat16):
+            with autocast():
                 predicted = self.model(noisy, times).sample
             loss = F.mse_loss(predicted.float(), noising.get_velocity(images, noise, times))
             optimizer.zero_grad()
@@ -61,7 +61,7 @@ class Diffusion(Contender):
         scheduler.set_timesteps(STEPS)
         images = torch.randn(count, *self.shape).contiguous(memory_format=torch.channels_last)
         for now in scheduler.timesteps:
-            with torch.autocast("cpu", torch.bfloat16):
+            with autocast():
                 predicted = self.model(images, now).sample
             images = scheduler.step(predicted.float(), now, images).prev_sample
         return (images + 1) / 2

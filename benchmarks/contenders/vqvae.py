@@ -11,7 +11,7 @@ from pathlib import Path
 
 import torch
 import torch.nn.functional as F
-from common import Average, Clock, Contender, Data, draw, main, rate, save
+from common import Average, Clock, Contender, Data, autocast, draw, main, rate, save
 from torch import Tensor, nn
 from vector_quantize_pytorch import VectorQuantize
 from x_transformers import AutoregressiveWrapper, Decoder, TransformerWrapper
@@ -100,7 +100,7 @@ class VQVAEWithPrior(Contender):
             if share >= 1:
                 break
             images = images.contiguous(memory_format=torch.channels_last)
-            with torch.autocast("cpu", torch.bfloat16):
+            with autocast():
                 output, _, commitment = self.model(images)
             loss = F.mse_loss(output.float(), images) + commitment.sum()
             optimizer.zero_grad()
@@ -120,10 +120,10 @@ class VQVAEWithPrior(Contender):
         for step, images in enumerate(data.batches(size, self.seen)):
             if clock.spent() >= 1:
                 break
-            with torch.no_grad(), torch.autocast("cpu", torch.bfloat16):
+            with torch.no_grad(), autocast():
                 codes = self.model(images)[1].reshape(size, self.codes)
             begin = torch.full((size, 1), CODEBOOK)
-            with torch.autocast("cpu", torch.bfloat16):
+            with autocast():
                 loss = self.prior(torch.cat((begin, codes), 1))
             optimizer.zero_grad()
             loss.backward()
@@ -139,7 +139,7 @@ class VQVAEWithPrior(Contender):
 
     def _sample(self, count: int, temperature: float) -> Tensor:
         begin = torch.full((count, 1), CODEBOOK)
-        with torch.autocast("cpu", torch.bfloat16):
+        with autocast():
             codes = self.prior.generate(
                 begin, self.codes, cache_kv=True, temperature=temperature, filter_logits_fn=lambda logits: logits
             )
