@@ -13,7 +13,7 @@ NAME = ROOT.name
 
 COLUMN = [
     "errors", "random_state", "signals", "io", "model", "data", "guidance", "prior", "ddn", "conditioning", "viz",
-    "evaluation", "training", "codec", "demo", "cli",
+    "evaluation", "training", "codec", "export", "demo", "cli",
 ]  # fmt: skip
 """From the top down."""
 

@@ -33,9 +33,9 @@ NAME_BYTES = 200
 """Longest file name that is kept, in bytes; file systems take 255."""
 
 
-def load_codec(folder: Path, device: str, beams: int = 1, rate: float = 0.0) -> ImageCodec:
-    """The codec of the model in a folder; it range codes if the model has an entropy model."""
-    return ImageCodec(load_model(folder, device), beams=beams, rate=rate)
+def load_codec(folder: Path, device: str, beams: int = 1, rate: float = 0.0, uniform: bool = False) -> ImageCodec:
+    """The codec of the model in a folder; it range codes if the model has an entropy model, unless `uniform`."""
+    return ImageCodec(load_model(folder, device), None if uniform else "own", beams=beams, rate=rate)
 
 
 @contextmanager

@@ -2,14 +2,13 @@
 
 from __future__ import annotations
 
-import json
 from pathlib import Path
 
 from discrete_distribution_network.cli.images import load_images
 from discrete_distribution_network.cli.runs import (
-    CARD,
     CLASSIFIER,
     EXAMPLE,
+    class_names,
     classifier_of,
     load_model,
     model_folder,
@@ -30,7 +29,5 @@ def load_demo(model: Path, device: str) -> Demo:
     folder = model_folder(model)
     ddn = load_model(folder, device)
     net = classifier_of(ddn, folder) if (folder / CLASSIFIER).is_file() else None
-    card = folder / CARD
-    classes = json.loads(card.read_text(encoding="utf-8"))["classes"] if card.is_file() else None
     example = load_images([folder / EXAMPLE], ddn)[1][0] if (folder / EXAMPLE).is_file() else None
-    return Demo(ddn, net, classes, example)
+    return Demo(ddn, net, class_names(folder), example)

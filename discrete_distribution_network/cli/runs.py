@@ -155,3 +155,9 @@ def training_images(run: Path | None, dataset: str | None, ddn: DDN) -> Any:
 
 CARD, EXAMPLE = "classes.json", "example.png"
 """Beside an included model: the names of its classes, and an image to begin with."""
+
+
+def class_names(folder: Path) -> list[str] | None:
+    """The names of the classes of an included model; None where they are not known."""
+    card = folder / CARD
+    return json.loads(card.read_text(encoding="utf-8"))["classes"] if card.is_file() else None

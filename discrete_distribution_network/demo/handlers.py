@@ -24,7 +24,7 @@ from discrete_distribution_network.data.loader import in_unit_range
 from discrete_distribution_network.ddn import DDN
 from discrete_distribution_network.demo.files import own_folder
 from discrete_distribution_network.demo.uploads import MAX_DECODED_PIXELS, check_picture, flatten
-from discrete_distribution_network.demo.walking import Codes, Walker
+from discrete_distribution_network.demo.walking import Choice, Codes, Walker
 from discrete_distribution_network.errors import InvalidInput, require
 from discrete_distribution_network.evaluation.classifier import Classifier as Net
 from discrete_distribution_network.evaluation.metrics import psnr
@@ -45,6 +45,11 @@ ROLLOUTS = 16
 """Rollouts of images that are guided by the classifier."""
 SIDE = 320
 """Pixels of a side at which one image is shown."""
+SHOWN = 16
+"""Candidates that are shown unless all are asked for."""
+LIKELIEST, FINISHED, ALL = "the likeliest", "the likeliest, each finished by the prior", "all"
+COLUMNS = {LIKELIEST: 4, FINISHED: 4, ALL: 16}
+"""Views of the candidates at a place in the tree, and how many stand in a row."""
 MISSING, STROKES, COLOURING = "what is missing", "colours", "nothing: colour the grey picture"
 """What the paint of the image editor can mean; the last for models of colour images."""
 
@@ -76,7 +81,6 @@ class Demo:
         known = self.by_class or (None if net is None else net.head.out_features)
         self.classes = classes or [str(number) for number in range(known or 0)]
         self.example = ddn.reconstruct(ddn.sample(1))[0].clamp(0, 1) if example is None else example
-        self.columns = 16
         self._decoding = threading.Lock()
 
     def labels(self, count: int, name: str | None) -> Int[Tensor, " count"] | None:
@@ -93,8 +97,12 @@ class Demo:
         label = self.classes.index(name) if name in self.classes else None
         return Walker(self.ddn, label)
 
-    def place(self, codes: Codes, name: str | None) -> tuple[Any, ...]:
-        """What is shown at a place in the tree: codes, candidates, image, description, codes as text."""
+    def place(self, codes: Codes, name: str | None, view: str = LIKELIEST) -> tuple[Any, ...]:
+        """What is shown at a place in the tree: codes, candidates, image, description, codes as text.
+
+        Args:
+            view: of the candidates, one of `COLUMNS`.
+        """
         walker = self.walker(name)
         image, text = to_pil(self.enlarged(walker.image(codes))), walker.written(codes)
         total = sum(self.ddn.codes_per_level)
@@ -105,28 +113,34 @@ class Demo:
         if choice.patch is not None:
             where += f", patch {choice.patch + 1} of {self.ddn.codes_per_level[choice.level]}"
         where = f"**{where}.** {len(codes)} of {total} codes are chosen. Click a candidate."
-        images = choice.images
         if choice.chances is not None:
-            order = choice.chances.argsort(descending=True)
-            where += f" They are sorted by probability: the first has {float(choice.chances[order[0]]):.1%}."
-            images = images[order]
-        return codes, grid(images.clamp(0, 1), self.columns), image, where, text
+            where += f" They are sorted by probability: the first has {float(choice.chances.max()):.1%}."
+        images = self._pictures(walker, codes, choice, view)
+        return codes, grid(images.clamp(0, 1), COLUMNS[view]), image, where, text
 
-    def clicked(self, codes: Codes, name: str | None, at: Sequence[int]) -> tuple[Any, ...]:
+    def _pictures(self, walker: Walker, codes: Codes, choice: Choice, view: str) -> Tensor:
+        """What is shown of the candidates, in the order of `_order`."""
+        order = _order(choice, view)
+        if view == FINISHED:
+            return torch.stack([walker.image(walker.finish((*codes, code), seed=0)) for code in order])
+        return choice.images[order] if view == ALL else choice.candidates[order]
+
+    def clicked(self, codes: Codes, name: str | None, at: Sequence[int], view: str = LIKELIEST) -> tuple[Any, ...]:
         """The place after a click on the picture of candidates at pixel (x, y)."""
         walker = self.walker(name)
         if walker.done(codes):
-            return self.place(codes, name)
+            return self.place(codes, name, view)
         choice = walker.choice(codes)
-        count = len(choice.images)
-        columns = min(self.columns, count)
-        cell = (grid(choice.images[:columns], columns).width - MARGIN) / columns
+        order = _order(choice, view)
+        columns = min(COLUMNS[view], len(order))
+        size = (
+            self.ddn.image_size if view == FINISHED else (choice.images if view == ALL else choice.candidates).shape[2:]
+        )
+        cell = (grid(torch.zeros(columns, 1, *size), columns).width - MARGIN) / columns
         index = int((at[1] - MARGIN) // cell) * columns + min(columns - 1, int((at[0] - MARGIN) // cell))
-        if not 0 <= index < count:
-            return self.place(codes, name)
-        if choice.chances is not None:
-            index = int(choice.chances.argsort(descending=True)[index])
-        return self.place((*codes, index), name)
+        if not 0 <= index < len(order):
+            return self.place(codes, name, view)
+        return self.place((*codes, order[index]), name, view)
 
     # images
 
@@ -307,3 +321,10 @@ def curves(lines: list[dict[str, Any]]) -> Any:
     for axes in (loss, use):
         axes.grid(alpha=0.3)
     return figure
+
+
+def _order(choice: Choice, view: str) -> list[int]:
+    """The codes of the candidates that are shown, the likeliest first."""
+    chances = choice.chances
+    order = list(range(len(choice.candidates))) if chances is None else chances.argsort(descending=True).tolist()
+    return order if view == ALL else order[:SHOWN]

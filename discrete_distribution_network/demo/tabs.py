@@ -9,6 +9,8 @@ from PIL import Image
 
 from discrete_distribution_network.demo.handlers import (
     COLOURING,
+    COLUMNS,
+    LIKELIEST,
     MAX_BEAMS,
     MAX_GUIDED,
     MAX_IMAGES,
@@ -40,6 +42,7 @@ def walk_tab(demo: Demo) -> None:
     with gr.Row():
         with gr.Column(scale=3):
             where = gr.Markdown(min_height=60)  # two lines, so that the picture below stays under the mouse
+            view = gr.Radio([*COLUMNS], value=LIKELIEST, label="Candidates")
             candidates = _picture("Candidates", "candidates", show_label=False, type="pil")
         with gr.Column(scale=1):
             gr.Markdown("The image so far")
@@ -55,28 +58,37 @@ def walk_tab(demo: Demo) -> None:
             paste = gr.Button("Go to this code")
     shown = [codes, candidates, image, where, text]
 
-    def click(codes: Codes, name: str, event: gr.SelectData) -> tuple[Any, ...]:
-        return demo.clicked(tuple(codes), name, event.index)
+    def click(codes: Codes, name: str, view: str, event: gr.SelectData) -> tuple[Any, ...]:
+        return demo.clicked(tuple(codes), name, event.index, view)
 
-    def follow(path: str | None, name: str) -> tuple[Any, ...]:
-        return demo.place((), name) if path is None else demo.place(demo.walker(name).follow(demo.fitted(path)), name)
+    def follow(path: str | None, name: str, view: str) -> tuple[Any, ...]:
+        codes = () if path is None else demo.walker(name).follow(demo.fitted(path))
+        return demo.place(codes, name, view)
 
-    def take(codes: Codes, name: str) -> tuple[Any, ...]:
+    def take(codes: Codes, name: str, view: str) -> tuple[Any, ...]:
         walker = demo.walker(name)
         if walker.done(codes):
-            return demo.place(codes, name)
+            return demo.place(codes, name, view)
         chances = walker.choice(codes).chances
-        return demo.place((*codes, 0 if chances is None else int(chances.argmax())), name)
+        return demo.place((*codes, 0 if chances is None else int(chances.argmax())), name, view)
+
+    def draw(codes: Codes, name: str, view: str) -> tuple[Any, ...]:
+        return demo.place(demo.walker(name).finish(codes), name, view)
+
+    def go(text: str, name: str, view: str) -> tuple[Any, ...]:
+        return demo.place(demo.walker(name).parse(text), name, view)
 
     quick: dict[str, Any] = {"show_progress": "hidden", "outputs": shown, "concurrency_id": "walk"}
-    gr.on([again.click, name.change], lambda name: demo.place((), name), name, **quick)
-    candidates.select(click, [codes, name], **quick)
-    back.click(lambda codes, name: demo.place(tuple(codes)[:-1], name), [codes, name], **quick)
-    likely.click(take, [codes, name], **quick)
-    rest.click(lambda codes, name: demo.place(demo.walker(name).finish(codes), name), [codes, name], **quick)
-    upload.upload(follow, [upload, name], **quick)
-    paste.click(lambda text, name: demo.place(demo.walker(name).parse(text), name), [text, name], **quick)
-    gr.on(None, lambda name: demo.place((), name), name, **quick)
+    here = [codes, name, view]
+    gr.on([again.click, name.change], lambda name, view: demo.place((), name, view), [name, view], **quick)
+    view.change(lambda codes, name, view: demo.place(tuple(codes), name, view), here, **quick)
+    candidates.select(click, here, **quick)
+    back.click(lambda codes, name, view: demo.place(tuple(codes)[:-1], name, view), here, **quick)
+    likely.click(take, here, **quick)
+    rest.click(draw, here, **quick)
+    upload.upload(follow, [upload, name, view], **quick)
+    paste.click(go, [text, name, view], **quick)
+    gr.on(None, lambda name, view: demo.place((), name, view), [name, view], **quick)
 
 
 def sample_tab(demo: Demo) -> None:

@@ -31,12 +31,14 @@ class Choice(NamedTuple):
 
     Attributes:
         level, patch: of the choice; patch is None at a level with one code for the whole image.
+        candidates: all K, (K, C, p, p) of a patch, else as `images`.
         images: the image so far with each of the K candidates in place, (K, C, h, w).
         chances: probabilities of the candidates by the prior, (K,); None without one.
     """
 
     level: int
     patch: int | None
+    candidates: Tensor
     images: Tensor
     chances: Tensor | None
 
@@ -72,11 +74,11 @@ class Walker:
         self.ddn.walk(look, 1, level + 1, self._labels(self.ddn))
         sampler = look.sampler
         patch = None if sampler.patch_size is None else made
-        images = look.candidates(patch).nodes(0, sampler.codebook_size)[0]
+        candidates = images = look.candidates(patch).nodes(0, sampler.codebook_size)[0]
         if patch is not None:
-            images = self._in_place(look, codes[self.starts[level] :], images)
+            images = self._in_place(look, codes[self.starts[level] :], candidates)
         chances = look.part.scores[made].softmax(0) if look.part.scores else None
-        return Choice(level, patch, images, chances)
+        return Choice(level, patch, candidates, images, chances)
 
     def _in_place(self, look: _Look, made: Codes, images: Tensor) -> Tensor:
         """The image so far (K, C, h, w) with each of the candidates (K, C, p, p) as its next patch."""

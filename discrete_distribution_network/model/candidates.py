@@ -240,6 +240,7 @@ def squared_distances(
 
 def cheapest_path(batch: int, codebook_size: int, channels: int, dim: int, pixels: int) -> Literal["gram", "direct"]:
     """The path with fewer multiply-adds; the small constants stand for the memory that each path moves."""
+    batch = _concrete(batch)
     shared, per_sample = _quadratic_costs(batch, channels, dim)
     gram = batch * dim * (dim + channels) * pixels + codebook_size * min(shared, per_sample)
     direct = batch * codebook_size * channels * pixels * (dim + 12)
@@ -268,7 +269,7 @@ def gram_distances(
 def _from_gram(gram: Tensor, cross: Tensor, weight: Tensor, error: Tensor | None) -> Tensor:
     """<W_k^T W_k, gram> - 2 <W_k, cross> + |error|^2."""
     batch, channels, dim = cross.shape
-    shared, per_sample = _quadratic_costs(batch, channels, dim)
+    shared, per_sample = _quadratic_costs(_concrete(batch), channels, dim)
     share_heads = shared < per_sample
     per_node = dim * dim if share_heads else batch * channels * dim
     squares = []
@@ -347,7 +348,13 @@ def _chunks(weight: Float[Tensor, "nodes channels dim"], size: int) -> Sequence[
 
 def nodes_at_once(device: torch.device, numbers_per_node: int) -> int:
     """Most nodes in a chunk."""
+    numbers_per_node = _concrete(numbers_per_node)
     return max(1, (CPU_SCRATCH if device.type == "cpu" else GPU_SCRATCH) // max(1, numbers_per_node))
+
+
+def _concrete(number: int) -> int:
+    """The number; 1 where it is symbolic, as the batch of an exported program is, which takes one path for all."""
+    return number if isinstance(number, int) else 1
 
 
 def check_target(target: Tensor, mask: Tensor | None, expected: tuple[int, ...]) -> None:

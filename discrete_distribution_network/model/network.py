@@ -153,13 +153,14 @@ class Network(nn.Module):
             labels: classes (B,), for a network with `num_classes`; None for no class, as -1 for one sample.
             cond: condition images (B, cond_channels, H, W), for a network with `cond_channels`; None for none.
         """
-        require_integer(batch_size, "batch_size")
+        if not torch.compiler.is_compiling():  # the batch of an exported program is symbolic
+            require_integer(batch_size, "batch_size")
         levels = self._checked_levels(levels)
         image = self.start.new_zeros(batch_size, self.channels, *self.sizes[-1 if self.encoder is not None else 0])
         inputs = self._conditioning_inputs(batch_size, labels, cond)
         steps: list[SamplerOutput | Branches] = []
         for _ in range(self.recurrence):
-            features = to_autocast_dtype(self.start).expand(len(image), -1, -1, -1)
+            features = to_autocast_dtype(self.start).expand(image.shape[0], -1, -1, -1)
             skips: list[Tensor | None] = [None] * len(self.stages)
             if self.encoder is not None:
                 skips = list(self.encoder(image))

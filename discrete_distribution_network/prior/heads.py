@@ -115,14 +115,15 @@ class Prior(LearnedPrior):
         """See `AutoregressiveDistribution`."""
         head, (height, width) = self._heads()[level], self.grids[level]
         hidden = head.embed(features, state)
-        rows = hidden.new_zeros(len(hidden), *self.grids[level], self.dim)
-        codes = torch.zeros(rows.shape[:3], dtype=torch.long, device=rows.device)
+        beyond = torch.zeros_like(hidden[:, 0, 0])
+        codes: list[Tensor] = []
+        known: dict[tuple[int, int], Tensor] = {}  # embeddings of the codes so far
         for row in range(height):
             for column in range(width):
-                here = slice(row, row + 1), slice(column, column + 1)
-                codes[:, *here] = pick(head.scores(hidden[:, *here], shifted(rows, CAUSAL_CONTEXT, *here)).float())
-                rows[:, *here] = self.nodes[level](codes[:, *here]).to(rows.dtype)
-        return codes.reshape(len(codes), *self.code_shapes[level])
+                before = [known.get((row + down, column + across), beyond) for down, across in CAUSAL_CONTEXT]
+                codes.append(pick(head.scores(hidden[:, row, column], torch.cat(before, -1)).float()))
+                known[row, column] = self.nodes[level](codes[-1]).to(hidden.dtype)
+        return torch.stack(codes, 1).reshape(-1, *self.code_shapes[level])
 
     def follow(
         self, level: int, codes: Int[Tensor, "batch ..."], state: Float[Tensor, "batch dim rows columns"]
@@ -134,7 +135,7 @@ class Prior(LearnedPrior):
 
     def _embedded(self, level: int, codes: Tensor) -> Tensor:
         """Embeddings (B, rows, columns, dim) of a level's codes (B, ...)."""
-        return cast("Tensor", self.nodes[level](codes.reshape(len(codes), *self.grids[level])))
+        return cast("Tensor", self.nodes[level](codes.reshape(-1, *self.grids[level])))
 
     def bits_of(self, levels: Levels, labels: Int[Tensor, " batch"] | None = None) -> Float[Tensor, " levels"]:
         number, device = len(levels[0][1]), levels[0][1].device
@@ -142,30 +143,38 @@ class Prior(LearnedPrior):
         with_context = torch.rand(number, 1, 1, 1, device=device) >= fraction
         state, costs = self.begin(number, labels), []
         for level, (features, codes) in enumerate(levels):
-            head = self._heads()[level]
-            context = shifted(self._embedded(level, codes) * with_context, CAUSAL_CONTEXT) if codes.ndim > 1 else None
-            scores = head.scores(head.embed(features, state), context).flatten(0, -2)
+            scores = self.scores_given(level, features, state, codes, with_context).flatten(0, -2)
             costs.append(cross_entropy_bits(scores, codes.flatten(), number))
             state = self.follow(level, codes, state)
         return torch.stack(costs)
 
+    def scores_given(
+        self,
+        level: int,
+        features: Float[Tensor, "batch channels height width"],
+        state: Float[Tensor, "batch dim rows columns"],
+        codes: Int[Tensor, "batch ..."],
+        with_context: Tensor | float = 1.0,
+    ) -> Float[Tensor, "batch rows columns nodes"]:
+        """Logits of all places of a level at once, each given the codes before it, as `draw` asks for them.
+
+        Args:
+            codes: of the level; of the last place none is looked at.
+            with_context: 0 for images whose places do not depend on one another.
+        """
+        head = self._heads()[level]
+        context = shifted(self._embedded(level, codes) * with_context, CAUSAL_CONTEXT) if codes.ndim > 1 else None
+        return head.scores(head.embed(features, state), context)
+
 
 def shifted(
-    grid: Shaped[Tensor, "batch rows columns dim"],
-    steps: Sequence[tuple[int, int]],
-    rows: slice = slice(None),
-    columns: slice = slice(None),
-) -> Shaped[Tensor, "batch _ _ steps_dim"]:
-    """The values that lie these steps (down, across) from each place of a grid, side by side; zeros beyond the grid.
-
-    Args:
-        rows, columns: only the places in these.
-    """
-    down, across = range(grid.shape[1])[rows], range(grid.shape[2])[columns]
+    grid: Shaped[Tensor, "batch rows columns dim"], steps: Sequence[tuple[int, int]]
+) -> Shaped[Tensor, "batch rows columns steps_dim"]:
+    """The values that lie these steps (down, across) from each place of a grid, side by side; zeros beyond the grid."""
+    rows, columns = grid.shape[1:3]
     padded = F.pad(grid, (0, 0, 1, 1, 1, 1))
-    return torch.cat(
-        [padded[:, down[0] + 1 + i : down[-1] + 2 + i, across[0] + 1 + j : across[-1] + 2 + j] for i, j in steps], -1
-    )
+    parts = [padded[:, 1 + down : 1 + down + rows, 1 + across : 1 + across + columns] for down, across in steps]
+    return torch.cat(parts, -1)
 
 
 class Head(nn.Module):
@@ -206,7 +215,7 @@ class Head(nn.Module):
         with torch.no_grad():  # the features are the network's, which a prior does not change
             rows, columns = self.grid
             averages = self.standardise(self._averages(features))
-            averages = averages.reshape(len(features), -1, rows, self.side, columns, self.side)
+            averages = averages.reshape(features.shape[0], -1, rows, self.side, columns, self.side)
             averages = averages.permute(0, 2, 4, 1, 3, 5).flatten(3).to(self.look.weight.dtype)
         hidden = self.look(averages) + self.recall(state.movedim(1, -1) + self.place)
         return cast("Tensor", hidden + self.around(hidden if self.is_global else shifted(hidden, NEIGHBOURHOOD)))
@@ -222,9 +231,9 @@ class Head(nn.Module):
 
     def scores(
         self,
-        hidden: Float[Tensor, "batch rows columns dim"],
-        context: Float[Tensor, "batch rows columns context_dim"] | None = None,
-    ) -> Float[Tensor, "batch rows columns nodes"]:
+        hidden: Float[Tensor, "*places dim"],
+        context: Float[Tensor, "*places context_dim"] | None = None,
+    ) -> Float[Tensor, "*places nodes"]:
         """Scores of the nodes, given the embeddings of the codes in the `CAUSAL_CONTEXT` of each place, if known."""
         if self.before is not None and context is not None:
             hidden = hidden + self.before(context)

@@ -9,6 +9,7 @@ from discrete_distribution_network.cli.commands.decode import Decode
 from discrete_distribution_network.cli.commands.demo import Demo
 from discrete_distribution_network.cli.commands.encode import Encode
 from discrete_distribution_network.cli.commands.evaluate import Evaluate
+from discrete_distribution_network.cli.commands.export import Export
 from discrete_distribution_network.cli.commands.guide import Guide
 from discrete_distribution_network.cli.commands.info import Info
 from discrete_distribution_network.cli.commands.interpolate import Interpolate
@@ -34,6 +35,7 @@ COMMANDS = {
     "neighbours": Neighbours,
     "cluster": Cluster,
     "evaluate": Evaluate,
+    "export": Export,
     "demo": Demo,
     "info": Info,
 }

@@ -29,12 +29,14 @@ class Encode(ModelOptions):
     """Beam width: better images in the same bytes; cost grows roughly linearly."""
     rate: float = 0.0
     """Rate penalty, in mean squared error a bit; needs an entropy model (ddn prior --kind codes). Smaller files."""
+    uniform: bool = False
+    """Pack the codes uniformly although the model has an entropy model: larger files, which the static page opens."""
 
     def run(self) -> None:
         from discrete_distribution_network.cli.codes import load_codec, standard_input, write_codes
         from discrete_distribution_network.cli.runs import model_folder
 
-        codec = load_codec(model_folder(self.model), self.device, self.beams, self.rate)
+        codec = load_codec(model_folder(self.model), self.device, self.beams, self.rate, self.uniform)
         with standard_input(self.files) as files:
             out = sys.stdout.buffer if str(self.out) == "-" else self.out
             if summary := write_codes(codec, files, out, self.tile, self.levels):
