@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import hashlib
 import json
+import tempfile
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -21,7 +22,7 @@ from torch import Tensor
 
 from discrete_distribution_network.ddn import DDN
 from discrete_distribution_network.errors import DDNError, InvalidInput, require
-from discrete_distribution_network.export.programs import PROGRAMS, Program, check, exported, frozen, programs
+from discrete_distribution_network.export.programs import PROGRAMS, Program, check, exported, exported_programs, frozen
 from discrete_distribution_network.io import atomic_folder
 from discrete_distribution_network.model.code_distribution import chosen_temperature
 from discrete_distribution_network.model.fingerprint import fingerprints
@@ -39,6 +40,9 @@ ALIGNMENT = 64
 
 LEAST_EQUAL, MOST_DIFFERENCE = 0.999, 1e-4
 """Of codes, and of all numbers (those above 1 relatively), between a graph and its model."""
+
+LEAST_EQUAL_INPAINTED = 0.99
+"""The same for `inpaint`: where two candidates are equally near, rounding decides, and all later codes follow."""
 
 
 class ExportError(DDNError):
@@ -82,15 +86,15 @@ def export(
     check(ddn, names)
     ddn = frozen(ddn)
     images = ddn.sample(64, generator=torch.Generator().manual_seed(0)) if images is None else images
+    made = {name: PROGRAMS[name](ddn) for name in names}
+    about = describe(ddn, made, classes)
     deviations: dict[str, Deviation] = {}
 
     def fill(staging: Path) -> None:
         weights = Weights(staging / WEIGHTS_FILE)
-        made = {name: PROGRAMS[name](ddn) for name in names}
         for name, program in made.items():
             _write_graph(program, staging / f"{name}.onnx", weights)
         weights.write()
-        about = describe(ddn, made, classes)
         (staging / MODEL_FILE).write_text(json.dumps(about, indent=2) + "\n", encoding="utf-8")
         for name, program in made.items():
             deviations[name] = compare(program, staging / f"{name}.onnx", images)
@@ -111,7 +115,7 @@ def export_programs(ddn: DDN, folder: str | Path, names: Sequence[str] = tuple(P
         InvalidInput: the model cannot be exported.
         OutputError: the disk is full or cannot be written.
     """
-    found = programs(ddn, names)
+    found = exported_programs(ddn, names)
 
     def fill(staging: Path) -> None:
         for name, program in found.items():
@@ -188,19 +192,43 @@ def _onnx() -> tuple[Any, Any]:
 
 def _write_graph(program: Program, path: Path, weights: Weights) -> None:
     ir, _ = _onnx()
-    made = torch.onnx.export(
-        exported(program), dynamo=True, opset_version=OPSET, output_names=program.outputs(), verbose=False
-    )
-    assert made is not None
-    model = made.model
-    for node in model.graph.all_nodes():
-        node.metadata_props.clear()  # the stack of each call
-        node.doc_string = None
+    model = _simplified(ir, _exported_model(program), path)
     for value in list(model.graph.initializers.values()):
         array = value.const_value.numpy()
         if array.nbytes >= LEAST_SHARED:
             _store(ir, model.graph, value, array, weights)
     ir.save(model, path)
+
+
+def _exported_model(program: Program) -> Any:
+    """An ONNX model of a program, by PyTorch's exporter."""
+    made = torch.onnx.export(
+        exported(program),
+        dynamo=True,
+        opset_version=OPSET,
+        output_names=program.outputs(),
+        optimize=False,  # onnxruntime does that in seconds, and the exporter in minutes
+        verbose=False,
+    )
+    assert made is not None
+    for node in made.model.graph.all_nodes():
+        node.metadata_props.clear()  # the stack of each call
+        node.doc_string = None
+    return made.model
+
+
+def _simplified(ir: Any, model: Any, path: Path) -> Any:
+    """The model after onnxruntime's optimisations that use operators of ONNX alone."""
+    _, onnxruntime = _onnx()
+    with tempfile.TemporaryDirectory(dir=path.parent) as folder:
+        before, after = Path(folder, "before.onnx"), Path(folder, "after.onnx")
+        ir.save(model, before)
+        options = onnxruntime.SessionOptions()
+        options.graph_optimization_level = onnxruntime.GraphOptimizationLevel.ORT_ENABLE_BASIC
+        options.optimized_model_filepath = str(after)
+        options.log_severity_level = 3  # unused constants are what is removed here
+        onnxruntime.InferenceSession(before, options, providers=["CPUExecutionProvider"])
+        return ir.load(after)
 
 
 def _store(ir: Any, graph: Any, value: Any, array: np.ndarray, weights: Weights) -> None:
@@ -279,9 +307,10 @@ def _inputs(program: Program, images: Tensor) -> dict[str, Tensor]:
 
 
 def _require_close(name: str, deviation: Deviation) -> None:
-    if deviation.equal < LEAST_EQUAL or not deviation.difference <= MOST_DIFFERENCE:
+    least = LEAST_EQUAL_INPAINTED if name == "inpaint" else LEAST_EQUAL
+    if deviation.equal < least or not deviation.difference <= MOST_DIFFERENCE:
         raise ExportError(
-            f"expected a graph {name} that gives {LEAST_EQUAL:.1%} of the model's codes and its images within "
+            f"expected a graph {name} that gives {least:.1%} of the model's codes and its images within "
             f"{MOST_DIFFERENCE}, got {deviation.equal:.2%} and {deviation.difference:.2g}; report the model and the "
             "versions of torch, onnxscript and onnxruntime"
         )

@@ -321,7 +321,7 @@ PROGRAMS: dict[str, type[Program]] = {
 }
 
 
-def programs(ddn: DDN, names: Sequence[str] = tuple(PROGRAMS)) -> dict[str, ExportedProgram]:
+def exported_programs(ddn: DDN, names: Sequence[str] = tuple(PROGRAMS)) -> dict[str, ExportedProgram]:
     """`torch.export` programs of a model.
 
     Args:

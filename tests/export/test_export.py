@@ -10,7 +10,7 @@ from small import small_ddn
 
 from discrete_distribution_network.cli import main as cli
 from discrete_distribution_network.errors import InvalidInput
-from discrete_distribution_network.export import PROGRAMS, export, export_programs, files, programs
+from discrete_distribution_network.export import PROGRAMS, export, export_programs, exported_programs, files
 from discrete_distribution_network.export.files import MODEL_FILE, WEIGHTS_FILE, ExportError
 from discrete_distribution_network.prior.heads import Prior
 
@@ -163,7 +163,7 @@ def test_torch_programs(tmp_path):
     image, *levels = torch.export.load(tmp_path / "decode.pt2").module()(codes)
     assert torch.allclose(image, ddn.decode(codes), atol=1e-5)
     assert len(levels) == ddn.num_levels
-    assert list(programs(ddn, ["encode"])) == ["encode"]
+    assert list(exported_programs(ddn, ["encode"])) == ["encode"]
 
 
 def test_what_cannot_be_exported_says_so(tmp_path, monkeypatch):
