@@ -269,7 +269,7 @@ def compare(program: Program, path: Path, images: Float[Tensor, "batch channels 
     inputs = _inputs(program, images)
     expected = program(*inputs.values())
     session = onnxruntime.InferenceSession(path, providers=["CPUExecutionProvider"])
-    found = session.run(None, {name: value.numpy() for name, value in inputs.items()})
+    found = session.run(program.outputs(), {name: value.numpy() for name, value in inputs.items()})
     equal, difference = 1.0, 0.0
     same = torch.ones(len(images), dtype=torch.bool)
     for own, other in zip(map(torch.from_numpy, found), expected, strict=True):

@@ -1,7 +1,7 @@
 """What a model is used for, as functions of tensors alone, which PyTorch's exporters turn into graphs.
 
     encode       images -> codes
-    decode       codes -> image, and the image at every level
+    decode       codes -> image, and the image at every level before the last
     sample       uniform noise, codes that are known -> codes, image
     inpaint      images, mask, uniform noise -> codes, image
     candidates   codes -> of every level what all K candidates are made of, and their logits by the prior
@@ -230,14 +230,14 @@ class Decode(Program):
     inputs = ("codes",)
 
     def outputs(self) -> list[str]:
-        return ["image", *(f"level_{level}" for level in range(self.ddn.num_levels))]
+        return ["image", *(f"level_{level}" for level in range(self.ddn.num_levels - 1))]
 
     def labels(self) -> bool:
         return self.ddn.num_classes is not None
 
     def forward(self, codes: Codes, labels: Labels | None = None) -> tuple[Tensor, ...]:
         walk = self.ddn.walk(FixedCodes(self.ddn.split_codes(codes)), codes.shape[0], None, labels)
-        return (self.ddn.finish(walk), *walk.outputs)
+        return (self.ddn.finish(walk), *walk.outputs[:-1])
 
 
 class Sample(Program):
