@@ -291,7 +291,7 @@ class CandidatesOf(Program):
     def forward(self, codes: Codes, labels: Labels | None = None) -> tuple[Tensor, ...]:
         found: list[Tensor] = []
         by_level = self.ddn.split_codes(codes)
-        state = self.prior.begin(codes.shape[0], self.own_labels(labels, codes))
+        state: Any = self.prior.begin(codes.shape[0], self.own_labels(labels, codes))
 
         def select(level: int, sampler: GuidedSampler, features: Tensor, residual: Tensor | None) -> SamplerOutput:
             nonlocal state
