@@ -3,7 +3,7 @@
     python benchmarks/export.py                     # every included model, 1,000 test images
     python benchmarks/export.py --page web/dist     # the page, once it is built, in chromium
 
-Writes `benchmarks/results/export.json`. Needs the data sets (Debian's dataset-fashion-mnist, `benchmarks/data.py
+Writes `benchmarks/results/export.json` and, of the page, pictures in `docs/web/`. Needs the data sets (Debian's dataset-fashion-mnist, `benchmarks/data.py
 emoji`) or, for the page, playwright and chromium.
 """
 
@@ -32,6 +32,7 @@ from discrete_distribution_network.io.pretrained import RELEASED
 
 ROOT = Path(__file__).resolve().parent.parent
 RESULTS = ROOT / "benchmarks" / "results" / "export.json"
+SHOTS = ROOT / "docs" / "web"
 IMAGES, CLICKS = 1000, 15
 
 
@@ -82,31 +83,40 @@ def page(folder: Path) -> dict[str, float]:
         figures = {"first samples": time.monotonic() - started}
         drawing = []
         for _ in range(5):
-            before = page.evaluate("document.querySelector('.pictures canvas').toDataURL()")
+            page.wait_for_function("document.getElementById('message').textContent.includes('samples in')")
             started = time.monotonic()
             page.click("text=Draw others")
-            page.wait_for_function("b => document.querySelector('.pictures canvas').toDataURL() !== b", arg=before)
+            page.wait_for_selector("text=Drawing")
+            page.wait_for_function("document.getElementById('message').textContent.includes('samples in')")
             drawing.append(time.monotonic() - started)
         figures["16 samples, median"] = statistics.median(drawing)
+        SHOTS.mkdir(exist_ok=True)
+        page.screenshot(path=SHOTS / "sample.png")
         page.click("#tab-walk")
         page.wait_for_selector(".pictures button")
         clicks = []
         for _ in range(CLICKS):
             page.wait_for_function("document.getElementById('message').textContent === ''")
-            page.evaluate("""window.seen = new Promise(done => new MutationObserver(() => done(performance.now()))
-                .observe(document.querySelector('main .pictures'), { childList: true }))""")
+            page.evaluate("""() => { window.seen = new Promise(done =>
+                new MutationObserver(() => done(performance.now()))
+                .observe(document.querySelector('main .pictures'), { childList: true })) }""")
             clicks.append(
                 page.evaluate("""() => { const now = performance.now();
                 document.querySelector('.pictures button').click(); return window.seen.then(end => end - now) }""")
             )
         figures["a click in the tree, median"] = statistics.median(clicks) / 1000
+        page.check("input[type=checkbox]")
+        page.wait_for_timeout(3000)
+        page.screenshot(path=SHOTS / "walk.png")
         for tab in ("reconstruct", "inpaint"):
             page.click(f"#tab-{tab}")
             page.wait_for_selector("figure canvas")
             page.wait_for_function("document.getElementById('message').textContent === ''")
+            page.screenshot(path=SHOTS / f"{tab}.png")
         page.click("text=Erase the right half")
         page.click("text=Fill in")
         page.wait_for_selector("main .pictures canvas")
+        page.screenshot(path=SHOTS / "inpaint.png")
         browser.close()
     server.shutdown()
     return figures | {"megabytes, all tabs": Counting.sent / 1e6}
@@ -117,7 +127,11 @@ def main() -> None:
     arguments.add_argument("--page", type=Path, help="the built page")
     given = arguments.parse_args()
     results = json.loads(RESULTS.read_text(encoding="utf-8")) if RESULTS.is_file() else {}
-    part = {"graphs": graphs()} if given.page is None else {"page": page(given.page)}
+    if given.page is None:
+        part = {"graphs": graphs()}
+    else:
+        name = sorted(path.name for path in (given.page / "models").iterdir())[0]  # the page opens it first
+        part = {"page": results.get("page", {}) | {name: page(given.page)}}
     results |= part | {"machine": machine(), "torch": torch.__version__}
     RESULTS.write_text(json.dumps(results, indent=2) + "\n", encoding="utf-8")
     print(json.dumps(results, indent=2))

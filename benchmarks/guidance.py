@@ -29,7 +29,6 @@ from guided_sampler import machine
 from torch import Tensor
 
 from discrete_distribution_network import DDN
-from discrete_distribution_network.cli.config import TEMPERATURE
 from discrete_distribution_network.cli.guide import known_part
 from discrete_distribution_network.cli.runs import load_model, model_folder
 from discrete_distribution_network.data.datasets import Split
@@ -40,6 +39,7 @@ from discrete_distribution_network.evaluation.classifier import accuracy, train_
 from discrete_distribution_network.evaluation.frechet import frechet_distance, statistics
 from discrete_distribution_network.evaluation.metrics import psnr
 from discrete_distribution_network.guidance.conditions import Inpaint, SuperResolve
+from discrete_distribution_network.guidance.config import TEMPERATURE
 from discrete_distribution_network.guidance.scorers import Classifier
 from discrete_distribution_network.io.safetensors_file import load_strictly, read_tensors, write_tensors
 from discrete_distribution_network.prior.base import LearnedPrior, temperatures

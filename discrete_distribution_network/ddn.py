@@ -13,13 +13,14 @@ from torch import Tensor
 
 from discrete_distribution_network.errors import InvalidInput, is_number, require, require_integer, shown
 from discrete_distribution_network.guidance.conditions import Condition, Match, ScoreFn
-from discrete_distribution_network.guidance.config import GuidanceConfig, Request
+from discrete_distribution_network.guidance.config import TEMPERATURE, GuidanceConfig, Request
 from discrete_distribution_network.guidance.guidance import Guided, as_conditions, guided_walk
 from discrete_distribution_network.model.code_distribution import (
     Aim,
     CodeDistribution,
     Own,
     Temperature,
+    at_most,
     check_prior,
     check_temperature,
     chosen_temperature,
@@ -219,7 +220,7 @@ class DDN(
         beams: int = 1,
         prior: CodeDistribution | Own | None = "own",
         proposals: int = 128,
-        temperature: Temperature = 0.7,
+        temperature: Temperature | Aim | None = None,
         rollouts: int = 0,
         labels: Labels | None = None,
         cond: CondImages | None = None,
@@ -235,7 +236,7 @@ class DDN(
             prior: proposes the candidates of each choice, and chooses where no condition applies, so that images look
                 like the data there too. "own" is the model's `prior`; None for none.
             proposals: the number of candidates that the prior proposes.
-            temperature: of the prior; see `sample`.
+            temperature: of the prior; see `sample`. By default its own, but at most 0.7.
             rollouts: the number of finished images that black boxes score at first; at each later level at which one
                 holds, half as many that continue the best so far. 0: they score the candidates of each level. Linear
                 conditions guide the walks either way.
@@ -246,6 +247,8 @@ class DDN(
             InvalidInput: a condition does not fit, or gives no scores; the message names it.
         """
         prior = self.resolved(prior)
+        own_temperature = chosen_temperature(prior, temperature)
+        temperature = at_most(own_temperature, TEMPERATURE) if temperature is None else own_temperature
         check_temperature(temperature, self.num_levels)
         own = as_conditions(conditions)
         require(len(own) >= 1, "at least one condition", shown(conditions))

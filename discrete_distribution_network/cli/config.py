@@ -19,9 +19,6 @@ from discrete_distribution_network.errors import InvalidInput
 from discrete_distribution_network.io.atomic_file import write_text
 from discrete_distribution_network.training.recipes import Recipe
 
-TEMPERATURE = 0.7
-"""Temperature of the prior that proposes candidates to `ddn guide`; `prior.temperatures` has those of `ddn sample`."""
-
 
 def _integers(values: list[str]) -> tuple[int, ...] | None:
     """A list of integers from its arguments, which are all up to the next option."""

@@ -85,7 +85,7 @@ def export(
     """
     check(ddn, names)
     ddn = frozen(ddn)
-    images = ddn.sample(64, generator=torch.Generator().manual_seed(0)) if images is None else images
+    images = ddn.sample(64, generator=torch.Generator().manual_seed(0)).clamp(0, 1) if images is None else images
     made = {name: PROGRAMS[name](ddn) for name in names}
     about = describe(ddn, made, classes)
     deviations: dict[str, Deviation] = {}

@@ -15,6 +15,9 @@ from discrete_distribution_network.model.code_distribution import CodeDistributi
 from discrete_distribution_network.model.network import Network
 from discrete_distribution_network.model.walk import Selection, Walk
 
+TEMPERATURE = 0.7
+"""Of a prior that guides; lower where its own is lower."""
+
 
 @dataclass(frozen=True, eq=False)
 class GuidanceConfig:
@@ -37,7 +40,7 @@ class GuidanceConfig:
     generator: torch.Generator | None = None
     prior: CodeDistribution | None = None
     proposals: int = 128
-    temperature: Temperature = 0.7
+    temperature: Temperature = TEMPERATURE
     prior_labels: Integer[Tensor, " batch"] | None = None
     rollouts: int = 0
 

@@ -100,6 +100,13 @@ def scaled(temperature: Temperature, factor: float) -> Temperature:
     return factor * temperature
 
 
+def at_most(temperature: Temperature, highest: float) -> Temperature:
+    """The temperature of each level, lowered to this where it is above."""
+    if isinstance(temperature, Sequence):
+        return [min(value, highest) for value in temperature]
+    return min(temperature, highest)
+
+
 def at_level(temperature: Temperature, level: int) -> float:
     """The temperature of a level."""
     return temperature[level] if isinstance(temperature, Sequence) else temperature

@@ -139,6 +139,7 @@ def test_samples_are_of_their_seed_and_are_saved_as_python_saves_them(page, ddn)
     page.click("text=Draw others")
     page.wait_for_function("before => document.querySelector('.pictures canvas').toDataURL() !== before", arg=first)
     page.fill("input[type=number]", "1")
+    page.keyboard.press("Enter")
     page.wait_for_function("before => document.querySelector('.pictures canvas').toDataURL() === before", arg=first)
 
 
@@ -180,7 +181,7 @@ def test_bad_input_is_told_in_a_sentence_and_the_page_lives_on(page, ddn, tmp_pa
     else:
         changed = bytearray(data)
         changed[7] = 1  # the method
-        check = len(data) - 5 - 4
+        check = int.from_bytes(data[5:7], "little") - 4
         changed[check : check + 4] = zlib.crc32(changed[:check]).to_bytes(4, "little")
         path.write_bytes(changed)
         expected = "range-coded"

@@ -68,7 +68,7 @@ async function show(): Promise<void> {
       page.model = await Model.open(name);
       page.chosen = null;
     }
-    await TABS[tab].tab(page, own, codes);
+    return TABS[tab].tab(page, own, codes);
   }, "Loading the model.");
 }
 

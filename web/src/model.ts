@@ -140,9 +140,10 @@ export class Model {
    *
    * @param known codes of each image; -1 where one is drawn
    * @param temperature factor of the model's own temperatures
+   * @param first images of this seed that are passed over
    */
-  async sample(known: number[][], seed: number, temperature: number, label: number): Promise<Sampled> {
-    const feeds = { noise: this.noise(known.length, seed), known: integers(known), ...this.shared(temperature) };
+  async sample(known: number[][], seed: number, temperature: number, label: number, first = 0): Promise<Sampled> {
+    const feeds = { noise: this.noise(known.length, seed, first), known: integers(known), ...this.shared(temperature) };
     const { codes, image } = await this.run("sample", { ...feeds, ...this.labels(known.length, label) }, ["codes", "image"]);
     return { codes: rows(codes), pictures: pictures(image) };
   }
@@ -209,8 +210,9 @@ export class Model {
     return { labels: { data: new BigInt64Array(count).fill(BigInt(label)), shape: [count] } };
   }
 
-  private noise(count: number, seed: number): Value {
+  private noise(count: number, seed: number, first = 0): Value {
     const next = random(seed);
+    for (let passed = 0; passed < first * this.codes; passed++) next();
     return { data: Float32Array.from({ length: count * this.codes }, next), shape: [count, this.codes] };
   }
 }

@@ -36,7 +36,8 @@ async function open(url: string, { folder, weights: path, runtime: binary }: Ord
     ort.env.wasm.wasmBinary = data;
   });
   const [graph, data] = await Promise.all([gunzipped(url), weights.get(folder)!, runtime]);
-  return ort.InferenceSession.create(graph, { externalData: [{ path, data }] });
+  // `ddn export` has simplified the graph
+  return ort.InferenceSession.create(graph, { graphOptimizationLevel: "disabled", externalData: [{ path, data }] });
 }
 
 self.onmessage = async ({ data: order }: MessageEvent<Order>) => {

@@ -4,11 +4,10 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Literal
 
 import tyro
 
-from discrete_distribution_network.cli.config import TEMPERATURE
 from discrete_distribution_network.cli.options import ModelOptions
 
 
@@ -55,8 +54,8 @@ class Guide(ModelOptions):
     """Score all candidates, even if the model has a prior that could propose some."""
     proposals: int = 128
     """Number of candidates that the prior proposes at each choice."""
-    temperature: float = TEMPERATURE
-    """Temperature of the prior."""
+    temperature: float | Literal["fidelity", "diversity"] | None = None
+    """Temperature of the prior, or what its own are chosen for; those for fidelity, but at most 0.7, if not given."""
     seed: int | None = None
     """Random seed; a new one each time if not given."""
 

@@ -7,9 +7,9 @@ import type { Sampled } from "../model";
 import { canvasOf } from "../pictures";
 import { classChoice } from "./shared";
 
-const COUNT = 16;
+const [COUNT, AT_ONCE] = [16, 4];
 
-export async function sample(page: Page, place: HTMLElement): Promise<void> {
+export async function sample(page: Page, place: HTMLElement): Promise<string> {
   const { model } = page;
   const seed = make("input", { type: "number", value: 1, min: 0, step: 1 });
   const temperature = make("input", { type: "range", min: 0, max: 2, step: 0.1, value: 1 });
@@ -19,13 +19,20 @@ export async function sample(page: Page, place: HTMLElement): Promise<void> {
 
   async function draw(): Promise<string> {
     const started = performance.now();
-    const known = Array.from({ length: COUNT }, () => Array<number>(model.codes).fill(-1));
-    drawn = await model.sample(known, seed.valueAsNumber || 0, temperature.valueAsNumber, Number(label.value));
-    const buttons = drawn.pictures.map((picture, index) =>
-      make("button", { click: () => choose(index), "aria-pressed": "false" }, canvasOf(picture, `Sample ${index + 1}`)),
-    );
-    pictures.replaceChildren(...buttons);
-    choose(0);
+    const known = Array.from({ length: AT_ONCE }, () => Array<number>(model.codes).fill(-1));
+    const found: Sampled = { codes: [], pictures: [] };
+    drawn = found;
+    for (let first = 0; first < COUNT; first += AT_ONCE) {
+      const part = await model.sample(known, seed.valueAsNumber || 0, temperature.valueAsNumber, Number(label.value), first);
+      found.codes.push(...part.codes);
+      found.pictures.push(...part.pictures);
+      const buttons = part.pictures.map((picture, index) =>
+        make("button", { click: () => choose(first + index), "aria-pressed": "false" }, canvasOf(picture, `Sample ${first + index + 1}`)),
+      );
+      if (first) pictures.append(...buttons);
+      else pictures.replaceChildren(...buttons);
+      if (!first) choose(0);
+    }
     return `${COUNT} samples in ${((performance.now() - started) / 1000).toFixed(1)} s. The marked one is used in the other tabs.`;
   }
 
@@ -55,5 +62,5 @@ export async function sample(page: Page, place: HTMLElement): Promise<void> {
     ),
     pictures,
   );
-  await draw();
+  return draw();
 }

@@ -52,7 +52,7 @@ export async function walk(page: Page, place: HTMLElement, linked: number[] | nu
     const now = model.place(Math.min(codes.length, model.codes - 1));
     const whole = done ? model.levels : now.level;
     context.imageSmoothingEnabled = whole < model.levels;
-    if (whole) context.drawImage(canvasOf((await model.decode([codes.slice(0, model.codesOf(whole))], whole))[0]), 0, 0, width, height);
+    if (whole) context.drawImage(await decoded(codes.slice(0, model.codesOf(whole)), whole), 0, 0, width, height);
     if (done || !now.patch) return;
     const part = canvasOf((await model.decode([codes], now.level + 1))[0]);
     const [h, w] = [part.height / now.rows, part.width / now.columns];
@@ -62,6 +62,14 @@ export async function walk(page: Page, place: HTMLElement, linked: number[] | nu
       const [scaleY, scaleX] = [height / part.height, width / part.width];
       context.drawImage(part, x, y, w, h, x * scaleX, y * scaleY, w * scaleX, h * scaleY);
     }
+  }
+
+  let kept = { codes: "", picture: image };
+
+  /** The picture of whole levels; the last one is kept, since choices of patches do not change it. */
+  async function decoded(own: number[], levels: number): Promise<HTMLCanvasElement> {
+    if (kept.codes !== own.join()) kept = { codes: own.join(), picture: canvasOf((await model.decode([own], levels))[0]) };
+    return kept.picture;
   }
 
   async function showCandidates(): Promise<void> {
