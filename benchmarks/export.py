@@ -3,8 +3,8 @@
     python benchmarks/export.py                     # every included model, 1,000 test images
     python benchmarks/export.py --page web/dist     # the page, once it is built, in chromium
 
-Writes `benchmarks/results/export.json` and, of the page, pictures in `docs/web/`. Needs the data sets (Debian's dataset-fashion-mnist, `benchmarks/data.py
-emoji`) or, for the page, playwright and chromium.
+Writes `benchmarks/results/export.json` and, of the page, pictures in `docs/web/`. Needs the data sets (Debian's
+dataset-fashion-mnist, `benchmarks/data.py emoji`) or, for the page, playwright and chromium.
 """
 
 from __future__ import annotations

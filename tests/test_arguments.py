@@ -245,7 +245,7 @@ def test_numbers_are_finite_and_in_range():
     for wrong in (nan, inf, -0.5, True, "1", None, [1.0], [1.0, nan, 1.0, 1.0, 1.0, 1.0], torch.ones(6)):
         if wrong is not None:  # the prior's own
             refused(lambda wrong=wrong: ddn.sample(2, prior=prior, temperature=wrong), "temperature")
-        refused(lambda wrong=wrong: ddn.guide(Match(IMAGES), prior=prior, temperature=wrong), "temperature")
+            refused(lambda wrong=wrong: ddn.guide(Match(IMAGES), prior=prior, temperature=wrong), "temperature")
     for wrong in (nan, 0, 1.1, -1, True, "1"):
         refused(lambda wrong=wrong: ddn.sample(2, prior=prior, top_p=wrong), "top_p")
     for wrong in (nan, inf, True, "2", None):
@@ -330,6 +330,11 @@ def test_a_temperature_for_each_level_guides():
     assert set(drawn([0.7] * (levels - 1) + [0]).unique().tolist()) == {3}
     assert set(drawn((0.7,) * levels).unique().tolist()) == {3, 7}
     refused(lambda: drawn([0.7] * (levels - 1)), f"or {levels}, one for each level")
+    # by default the prior's own, but at most 0.7
+    assert torch.equal(drawn(None), drawn(0.7))
+    prior.temperatures = {"fidelity": [1.0] * (levels - 1) + [0.0], "diversity": [1.0] * levels}
+    assert torch.equal(drawn(None), drawn([0.7] * (levels - 1) + [0]))
+    assert torch.equal(drawn("diversity"), drawn(1.0))
 
 
 def test_batches_that_differ_are_told_with_their_own_numbers():
