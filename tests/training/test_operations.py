@@ -164,7 +164,8 @@ def test_a_step_waits_for_the_device_once(tmp_path, monkeypatch):
     assert waits.number == len(ready)
 
 
-@pytest.mark.parametrize(("muon", "most"), [(None, 3800), (0.02, 5000)])  # 7,610 before they were brought down
+# 7,866 before they were brought down; where bfloat16 is emulated there are some 400 more than elsewhere
+@pytest.mark.parametrize(("muon", "most"), [(None, 3930), (0.02, 5200)])
 def test_a_step_of_the_preset_is_few_operations(tmp_path, muon, most):
     arguments = {**preset(32, channels=1), "decoder_dim": 0}
     settings = {**recipe(), "batch_size": 4, "mixed_precision": "bf16", "muon_learning_rate": muon}
