@@ -38,6 +38,9 @@ LEAST_SHARED = 1 << 10
 ALIGNMENT = 64
 """Tensors begin at multiples of so many bytes."""
 
+COMPARED_AT_ONCE = 50
+"""Images in a batch of a comparison."""
+
 LEAST_EQUAL, MOST_DIFFERENCE = 0.999, 1e-4
 """Of codes, and of all numbers (those above 1 relatively), between a graph and its model."""
 
@@ -266,13 +269,22 @@ def _store(ir: Any, graph: Any, value: Any, array: np.ndarray, weights: Weights)
 def compare(program: Program, path: Path, images: Float[Tensor, "batch channels height width"]) -> Deviation:
     """A graph against its program, on images and on noise."""
     _, onnxruntime = _onnx()
-    inputs = _inputs(program, images)
-    expected = program(*inputs.values())
     session = onnxruntime.InferenceSession(path, providers=["CPUExecutionProvider"])
-    found = session.run(program.outputs(), {name: value.numpy() for name, value in inputs.items()})
+    equal, difference = 0.0, 0.0
+    for part in images.split(COMPARED_AT_ONCE):
+        inputs = _inputs(program, part)
+        expected = program(*inputs.values())
+        found = session.run(program.outputs(), {name: value.numpy() for name, value in inputs.items()})
+        own = _deviation(list(map(torch.from_numpy, found)), expected, len(part))
+        equal, difference = equal + own.equal * len(part) / len(images), max(difference, own.difference)
+    return Deviation(equal, difference)
+
+
+def _deviation(found: Sequence[Tensor], expected: Sequence[Tensor], batch: int) -> Deviation:
+    """Of the outputs for a batch; images are compared where all codes are equal."""
     equal, difference = 1.0, 0.0
-    same = torch.ones(len(images), dtype=torch.bool)
-    for own, other in zip(map(torch.from_numpy, found), expected, strict=True):
+    same = torch.ones(batch, dtype=torch.bool)
+    for own, other in zip(found, expected, strict=True):
         if not own.is_floating_point():
             equal, same = float((own == other).float().mean()), (own == other).all(1)
             continue
