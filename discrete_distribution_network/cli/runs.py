@@ -23,6 +23,7 @@ from discrete_distribution_network.io.atomic_folder import MANIFEST
 from discrete_distribution_network.io.pretrained import MODEL, released
 from discrete_distribution_network.io.run_folder import CHECKPOINTS, CONFIG
 from discrete_distribution_network.io.safetensors_file import Shapes, load_checked, safetensors_bytes
+from discrete_distribution_network.prior.companions import number_of_classes
 from discrete_distribution_network.training.checkpoints import Checkpoints
 
 
@@ -86,15 +87,10 @@ def load_model(folder: Path, device: str, alone: bool = False) -> DDN:
 
 def labels_for(ddn: DDN, count: int, label: int | None) -> Int[Tensor, " count"] | None:
     """Classes of `count` samples: `label`, or all in turn if None; None if neither network nor prior has classes."""
-    classes = number_of_classes(ddn)
+    classes = number_of_classes(ddn, ddn.prior)
     if classes is None:
         return None
     return torch.arange(count) % classes if label is None else torch.full((count,), label)
-
-
-def number_of_classes(ddn: DDN) -> int | None:
-    """Number of classes that the network or its prior is conditioned on."""
-    return ddn.num_classes or getattr(ddn.prior, "num_classes", None)
 
 
 CLASSIFIER = "classifier.safetensors"

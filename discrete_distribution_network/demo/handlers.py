@@ -34,6 +34,7 @@ from discrete_distribution_network.io.atomic_file import write_bytes
 from discrete_distribution_network.io.run_folder import CONFIG, RUNS
 from discrete_distribution_network.model.code_distribution import chosen_temperature, scaled, takes_labels
 from discrete_distribution_network.model.tensors import resize
+from discrete_distribution_network.prior.companions import number_of_classes
 from discrete_distribution_network.training.report import read_metrics
 from discrete_distribution_network.viz.pictures import MARGIN, grid, to_pil
 from discrete_distribution_network.viz.tree import whole_levels
@@ -77,7 +78,7 @@ class Demo:
         require(ddn.cond_channels == 0, "a model without conditioning images", f"cond_channels={ddn.cond_channels}")
         self.ddn, self.net, self.runs = ddn, net, runs
         self.codec = ImageCodec(ddn)
-        self.by_class = ddn.num_classes or getattr(ddn.prior, "num_classes", None)
+        self.by_class = number_of_classes(ddn, ddn.prior)
         known = self.by_class or (None if net is None else net.head.out_features)
         self.classes = classes or [str(number) for number in range(known or 0)]
         self.example = ddn.reconstruct(ddn.sample(1))[0].clamp(0, 1) if example is None else example

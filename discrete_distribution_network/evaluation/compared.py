@@ -12,6 +12,7 @@ from discrete_distribution_network.conditioning import conditioning_inputs
 from discrete_distribution_network.data.loader import in_order
 from discrete_distribution_network.ddn import DDN
 from discrete_distribution_network.model.code_distribution import Aim, CodeDistribution, Own, Temperature
+from discrete_distribution_network.prior.companions import number_of_classes
 
 BATCH = 100
 """Images in a batch."""
@@ -49,7 +50,7 @@ def drawn(
         prior, temperature: see `DDN.sample`.
     """
     generator = torch.Generator().manual_seed(seed)
-    classes = ddn.num_classes or getattr(ddn.resolved(prior), "num_classes", None)
+    classes = number_of_classes(ddn, ddn.resolved(prior))
     for done in range(0, count, batch_size):
         numbers = torch.arange(done, min(done + batch_size, count))
         labels = None if classes is None else numbers % classes

@@ -26,6 +26,7 @@ from discrete_distribution_network.export.programs import PROGRAMS, Program, che
 from discrete_distribution_network.io import atomic_folder
 from discrete_distribution_network.model.code_distribution import chosen_temperature
 from discrete_distribution_network.model.fingerprint import fingerprints
+from discrete_distribution_network.prior.companions import number_of_classes
 
 OPSET = 20
 """Version of the ONNX operators."""
@@ -131,7 +132,7 @@ def describe(ddn: DDN, made: Mapping[str, Program], classes: Sequence[str] = ())
     """The content of `model.json`."""
     prior = ddn.prior
     aims = getattr(prior, "temperatures", {"fidelity": [1.0] * ddn.num_levels})
-    number = ddn.num_classes or getattr(prior, "num_classes", None)
+    number = number_of_classes(ddn, prior)
     require(not classes or len(classes) == number, f"the names of {number} classes", f"{len(classes)} names")
     return {
         "format": FORMAT,
@@ -148,11 +149,7 @@ def describe(ddn: DDN, made: Mapping[str, Program], classes: Sequence[str] = ())
         "classes": list(classes) or ([str(index) for index in range(number)] if number else []),
         "fingerprints": [own.hex() for own in fingerprints(ddn)],
         "graphs": {
-            name: {
-                "inputs": [*program.inputs, *(["labels"] if program.labels() else [])],
-                "outputs": program.outputs(),
-            }
-            for name, program in made.items()
+            name: {"inputs": program.input_names(), "outputs": program.outputs()} for name, program in made.items()
         },
     }
 
@@ -298,7 +295,7 @@ def _deviation(found: Sequence[Tensor], expected: Sequence[Tensor], batch: int) 
 def _inputs(program: Program, images: Tensor) -> dict[str, Tensor]:
     """Inputs of a program for a comparison."""
     ddn, batch = program.ddn, len(images)
-    labels = torch.arange(batch) % (ddn.num_classes or getattr(ddn.prior, "num_classes", None) or 1)
+    labels = torch.arange(batch) % (number_of_classes(ddn, ddn.prior) or 1)
     codes = ddn.encode(images, labels=ddn.accepted_labels(labels))
     temperatures = chosen_temperature(ddn.prior, None)
     if not isinstance(temperatures, Sequence):
@@ -314,8 +311,7 @@ def _inputs(program: Program, images: Tensor) -> dict[str, Tensor]:
         "temperatures": torch.tensor(temperatures),
         "labels": labels,
     }
-    names = [*program.inputs, *(["labels"] if program.labels() else [])]
-    return {name: values[name] for name in names}
+    return {name: values[name] for name in program.input_names()}
 
 
 def _require_close(name: str, deviation: Deviation) -> None:

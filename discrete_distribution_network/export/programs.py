@@ -25,6 +25,7 @@ from torch.export import Dim, ExportedProgram
 
 from discrete_distribution_network.ddn import DDN
 from discrete_distribution_network.errors import InvalidInput, require
+from discrete_distribution_network.guidance.config import GuidanceConfig
 from discrete_distribution_network.model.candidates import LinearCandidates
 from discrete_distribution_network.model.code_distribution import CodeDistribution, draw_codes, takes_labels
 from discrete_distribution_network.model.guided_sampler import GuidedSampler, SamplerOutput
@@ -35,7 +36,7 @@ from discrete_distribution_network.prior.companions import prior_labels
 from discrete_distribution_network.prior.counts import Frequencies
 from discrete_distribution_network.prior.heads import CAUSAL_CONTEXT, Head, Prior
 
-PROPOSALS = 128
+PROPOSALS = GuidanceConfig.proposals
 """Nodes among which `inpaint` chooses where pixels are known: the likeliest by the prior, as many as in `DDN.guide`."""
 
 LEAST_TEMPERATURE = 1e-4
@@ -173,6 +174,8 @@ class Program(nn.Module):
     """
 
     inputs: ClassVar[tuple[str, ...]]
+    by_prior: ClassVar[bool] = True
+    """Whether the prior is used, so that its classes count."""
 
     def __init__(self, ddn: DDN):
         super().__init__()
@@ -184,24 +187,25 @@ class Program(nn.Module):
         """Their names."""
         return ["codes", "image"]
 
-    def labels(self) -> bool:
-        """Whether it takes labels."""
-        return self.ddn.num_classes is not None or takes_labels(self.ddn.prior)
+    def input_names(self) -> list[str]:
+        """Names of its inputs: `inputs`, and labels where there are classes."""
+        by_class = self.ddn.num_classes is not None or (self.by_prior and takes_labels(self.ddn.prior))
+        return [*self.inputs, *(["labels"] if by_class else [])]
 
     def example(self, batch: int) -> tuple[Tensor, ...]:
         """Inputs of this many images."""
         ddn, codes = self.ddn, sum(self.ddn.codes_per_level)
-        shapes = {
+        numbers = {
             "images": (batch, ddn.channels, *ddn.image_size),
             "mask": (batch, 1, *ddn.image_size),
             "noise": (batch, codes),
             "temperatures": (ddn.num_levels,),
         }
-        given = [
-            torch.ones(shapes[name]) if name in shapes else torch.zeros(batch, codes, dtype=torch.long)  # codes
-            for name in self.inputs
-        ]
-        return (*given, *([torch.zeros(batch, dtype=torch.long)] if self.labels() else []))
+        integers = {"codes": (batch, codes), "known": (batch, codes), "labels": (batch,)}
+        return tuple(
+            torch.ones(numbers[name]) if name in numbers else torch.zeros(integers[name], dtype=torch.long)
+            for name in self.input_names()
+        )
 
     def walk(self, select: NoiseSampling, labels: Labels | None) -> Walk:
         return self.ddn.walk(select, select.noise.shape[0], None, self.ddn.accepted_labels(labels))
@@ -213,12 +217,10 @@ class Program(nn.Module):
 
 class Encode(Program):
     inputs = ("images",)
+    by_prior = False
 
     def outputs(self) -> list[str]:
         return ["codes"]
-
-    def labels(self) -> bool:
-        return self.ddn.num_classes is not None
 
     def forward(self, images: Images, labels: Labels | None = None) -> tuple[Tensor]:
         return (self.ddn.encode(images, labels=labels),)
@@ -228,12 +230,10 @@ class Decode(Program):
     """Codes of a level change only the images of this one and later ones, so those of the first few may be given."""
 
     inputs = ("codes",)
+    by_prior = False
 
     def outputs(self) -> list[str]:
         return ["image", *(f"level_{level}" for level in range(self.ddn.num_levels - 1))]
-
-    def labels(self) -> bool:
-        return self.ddn.num_classes is not None
 
     def forward(self, codes: Codes, labels: Labels | None = None) -> tuple[Tensor, ...]:
         walk = self.ddn.walk(FixedCodes(self.ddn.split_codes(codes)), codes.shape[0], None, labels)
@@ -348,8 +348,7 @@ def exported(program: Program) -> ExportedProgram:
     """A program with a dynamic batch."""
     batch = Dim("batch", min=1)
     inputs = program.example(3)  # a batch of 1 would be taken for a constant
-    names = [*program.inputs, *(["labels"] if program.labels() else [])]
-    shapes = {name: {} if name == "temperatures" else {0: batch} for name in names}
+    shapes = {name: {} if name == "temperatures" else {0: batch} for name in program.input_names()}
     with torch.no_grad():
         return torch.export.export(program.eval(), inputs, dynamic_shapes=shapes, strict=False)
 

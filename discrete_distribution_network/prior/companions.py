@@ -85,3 +85,8 @@ def prior_labels(prior: CodeDistribution | None, labels: Tensor | None, walks: i
     if not takes_labels(prior):
         return None
     return torch.full((walks,), -1) if labels is None and isinstance(prior, LearnedPrior) else labels
+
+
+def number_of_classes(network: Network, prior: CodeDistribution | None) -> int | None:
+    """Number of classes that the network or a prior of its codes is conditioned on; None without classes."""
+    return network.num_classes or getattr(prior, "num_classes", None)

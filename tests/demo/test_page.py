@@ -2,7 +2,6 @@
 
 import io
 import json
-import shutil
 import socket
 import urllib.error
 import urllib.request
@@ -10,6 +9,7 @@ import urllib.request
 import numpy as np
 import pytest
 import torch
+from browser import a_browser, playwright  # noqa: F401
 from PIL import Image
 from small import digits, small_ddn
 
@@ -20,10 +20,6 @@ from discrete_distribution_network.prior.heads import Prior
 from discrete_distribution_network.viz.pictures import grid
 
 gradio = pytest.importorskip("gradio")
-playwright = pytest.importorskip("playwright.sync_api")
-CHROMIUM = shutil.which("chromium") or shutil.which("chromium-browser")
-if CHROMIUM is None:
-    pytest.skip("no chromium: apt-get install chromium", allow_module_level=True)
 
 SECONDS = 30_000
 
@@ -77,14 +73,6 @@ def address_of_two(demo):
     app, url, _ = serve({"grey": demo, "colour": Demo(colour)}, prevent_thread_lock=True, quiet=True)
     yield url
     app.blocks.close()
-
-
-@pytest.fixture(scope="module")
-def browser():
-    with playwright.sync_playwright() as tools:
-        browser = tools.chromium.launch(executable_path=CHROMIUM, args=["--no-sandbox"])
-        yield browser
-        browser.close()
 
 
 @pytest.fixture

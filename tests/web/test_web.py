@@ -11,6 +11,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
+from browser import a_browser  # noqa: F401
 from PIL import Image
 from small import small_ddn
 
@@ -19,11 +20,9 @@ from discrete_distribution_network.export import export
 from discrete_distribution_network.prior.heads import Prior
 
 pytest.importorskip("onnxruntime")
-playwright = pytest.importorskip("playwright.sync_api")
-CHROMIUM = shutil.which("chromium") or shutil.which("chromium-browser")
 NPM = shutil.which("npm")
-if CHROMIUM is None or NPM is None:
-    pytest.skip("no chromium or no npm: apt-get install chromium npm", allow_module_level=True)
+if NPM is None:
+    pytest.skip("no npm: apt-get install npm", allow_module_level=True)
 
 WEB = Path(__file__).parents[2] / "web"
 SECONDS = 60_000
@@ -65,14 +64,6 @@ def address(ddn, tmp_path_factory):
 class Quiet(http.server.SimpleHTTPRequestHandler):
     def log_message(self, *_):
         pass
-
-
-@pytest.fixture(scope="module")
-def browser():
-    with playwright.sync_playwright() as tools:
-        browser = tools.chromium.launch(executable_path=CHROMIUM, args=["--no-sandbox"])
-        yield browser
-        browser.close()
 
 
 @pytest.fixture

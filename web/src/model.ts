@@ -104,11 +104,6 @@ export class Model {
     return this.about.code_shapes.length;
   }
 
-  /** Download and prepare a graph before it is used. */
-  async prepare(graph: string): Promise<void> {
-    await this.run(graph, {}, []);
-  }
-
   /** Codes of the first levels. */
   codesOf(levels: number): number {
     return this.layout.levels.slice(0, levels).reduce((sum, level) => sum + level.codes, 0);

@@ -49,7 +49,7 @@ self.onmessage = async ({ data: order }: MessageEvent<Order>) => {
         data instanceof BigInt64Array ? new ort.Tensor("int64", data, shape) : new ort.Tensor("float32", data, shape),
       ]),
     );
-    const found = order.fetches.length ? await run.run(feeds, order.fetches) : {};
+    const found = await run.run(feeds, order.fetches);
     const values = Object.fromEntries(
       Object.entries(found).map(([name, tensor]) => [
         name,

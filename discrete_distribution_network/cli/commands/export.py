@@ -25,14 +25,15 @@ class Export:
     """Also write programs of torch.export (.pt2)."""
 
     def run(self) -> None:
-        from discrete_distribution_network.cli.runs import class_names, load_model, model_folder, number_of_classes
+        from discrete_distribution_network.cli.runs import class_names, load_model, model_folder
         from discrete_distribution_network.export import PROGRAMS, export, export_programs
+        from discrete_distribution_network.prior.companions import number_of_classes
 
         folder = model_folder(self.run_folder)
         ddn = load_model(folder, "cpu")
         ddn = (ddn.half() if self.half else ddn).float()
         names = self.only or tuple(PROGRAMS)
-        classes = class_names(folder) or () if number_of_classes(ddn) else ()
+        classes = class_names(folder) or () if number_of_classes(ddn, ddn.prior) else ()
         print("A graph takes about a minute.", flush=True)
         deviations = export(ddn, self.out, names, classes=classes)
         for name, (equal, difference) in deviations.items():
