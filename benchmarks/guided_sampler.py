@@ -63,20 +63,34 @@ def worker() -> None:
         answer({"times": times, "peak": resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024})
 
 
-def build(package, B, D, C, size, K, options=None):
+def build(package, B, D, C, size, K, options=None, device="cpu", precision="float32", backend=None):
+    """A function that makes one step.
+
+    Args:
+        precision: float32, tf32 or bf16 (autocast).
+        backend: of `torch.compile`; None for eager.
+    """
     import torch
 
     torch.manual_seed(0)
+    torch.compiler.reset()  # else the ninth case is beyond the limit of recompilations, and runs as it is
+    torch.set_float32_matmul_precision("high" if precision == "tf32" else "highest")
+    torch.backends.cudnn.allow_tf32 = precision == "tf32"
     options = dict(options or {})
-    residual = torch.randn(B, C, size, size) if options.pop("residual", False) else None
-    sampler = package.GuidedSampler(dim=D, dim_query=C, codebook_size=K, **options)
-    features = torch.randn(B, D, size, size, requires_grad=True)
-    query = torch.randn(B, C, size, size)
+    residual = torch.randn(B, C, size, size, device=device) if options.pop("residual", False) else None
+    sampler = package.GuidedSampler(dim=D, dim_query=C, codebook_size=K, **options).to(device)
+    features = torch.randn(B, D, size, size, device=device, requires_grad=True)
+    query = torch.randn(B, C, size, size, device=device)
+    called = sampler if backend is None else torch.compile(sampler, backend=backend)
 
     def step():
         for tensor in (features, *sampler.parameters()):
             tensor.grad = None
-        sampler(features, query, residual=residual).commit_loss.backward()
+        with torch.autocast(device, torch.bfloat16, enabled=precision == "bf16"):
+            loss = called(features, query, residual=residual).commit_loss
+        loss.backward()
+        if device != "cpu":
+            torch.cuda.synchronize()
 
     return step
 
@@ -89,7 +103,7 @@ def answer(value) -> None:
 
 
 class Worker:
-    def __init__(self, python: Path | str, path: Path | None):
+    def __init__(self, python: Path | str, path: Path | str | None):
         environment = {key: value for key, value in os.environ.items() if key != "PYTHONPATH"}
         environment |= {"OMP_NUM_THREADS": "2", "PYTHONWARNINGS": "ignore"}
         if path is not None:

@@ -6,7 +6,6 @@ code takes log2 K bits; with an `EntropyModel` likely codes take fewer (`range_c
 
 from __future__ import annotations
 
-import hashlib
 import math
 import operator
 from collections.abc import Iterator, Sequence
@@ -171,7 +170,7 @@ class ImageCodec:
                 f"expected the entropy model that the file was range coded with, got prior={self.prior}; give it"
             )
         own_fingerprints = self._fingerprints()
-        files = [self._with_prior(own) if header.method == RANGE else own for own in own_fingerprints]
+        files = [self._range_fingerprint(own) if header.method == RANGE else own for own in own_fingerprints]
         if header.model not in files:
             # a model whose weights are all exact in float16 may be the rounded copy of the one that wrote the file
             saved = "" if len(own_fingerprints) > 1 else ", or the one that this one was before it was saved in float16"
@@ -309,11 +308,11 @@ class ImageCodec:
 
     def _method(self) -> tuple[int, bytes]:
         """The method of coding, and the fingerprint of the model and the prior that decode it."""
-        return (UNIFORM, self.fingerprint) if self.prior is None else (RANGE, self._with_prior(self.fingerprint))
+        return (UNIFORM, self.fingerprint) if self.prior is None else (RANGE, self._range_fingerprint(self.fingerprint))
 
-    def _with_prior(self, model: bytes) -> bytes:
+    def _range_fingerprint(self, model: bytes) -> bytes:
         assert self.prior is not None
-        return hashlib.sha256(model + self.prior.fingerprint).digest()[:8]
+        return self.prior.fingerprint_with(model)
 
     def _pack(self, codes: Tensor, header: Header) -> list[bytes]:
         """Codes (images * tiles, number of codes) as the bytes of each image."""

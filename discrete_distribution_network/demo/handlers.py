@@ -98,8 +98,16 @@ class Demo:
         label = self.classes.index(name) if name in self.classes else None
         return Walker(self.ddn, label)
 
+    def likeliest(self, codes: Codes, name: str | None) -> Codes:
+        """These codes and the likeliest next one; the first of equals."""
+        walker = self.walker(name)
+        if walker.done(codes):
+            return codes
+        chances = walker.choice(codes).chances
+        return (*codes, 0 if chances is None else int(chances.argmax()))
+
     def place(self, codes: Codes, name: str | None, view: str = LIKELIEST) -> tuple[Any, ...]:
-        """What is shown at a place in the tree: codes, candidates, image, description, codes as text.
+        """What is shown at a place in the tree: candidates, image, description, codes as text.
 
         Args:
             view: of the candidates, one of `COLUMNS`.
@@ -108,7 +116,7 @@ class Demo:
         image, text = to_pil(self.enlarged(walker.image(codes))), walker.written(codes)
         total = sum(self.ddn.codes_per_level)
         if walker.done(codes):
-            return codes, None, image, f"**All {total} codes are chosen**: {self.ddn.bits_per_image / 8:g} bytes.", text
+            return None, image, f"**All {total} codes are chosen**: {self.ddn.bits_per_image / 8:g} bytes.", text
         choice = walker.choice(codes)
         where = f"Level {choice.level + 1} of {self.ddn.num_levels}"
         if choice.patch is not None:
@@ -117,7 +125,7 @@ class Demo:
         if choice.chances is not None:
             where += f" They are sorted by probability: the first has {float(choice.chances.max()):.1%}."
         images = self._pictures(walker, codes, choice, view)
-        return codes, grid(images.clamp(0, 1), COLUMNS[view]), image, where, text
+        return grid(images.clamp(0, 1), COLUMNS[view]), image, where, text
 
     def _pictures(self, walker: Walker, codes: Codes, choice: Choice, view: str) -> Tensor:
         """What is shown of the candidates, in the order of `_order`."""
@@ -126,11 +134,11 @@ class Demo:
             return torch.stack([walker.image(walker.finish((*codes, code), seed=0)) for code in order])
         return choice.images[order] if view == ALL else choice.candidates[order]
 
-    def clicked(self, codes: Codes, name: str | None, at: Sequence[int], view: str = LIKELIEST) -> tuple[Any, ...]:
-        """The place after a click on the picture of candidates at pixel (x, y)."""
+    def clicked(self, codes: Codes, name: str | None, at: Sequence[int], view: str = LIKELIEST) -> Codes:
+        """The codes after a click on the picture of candidates at pixel (x, y)."""
         walker = self.walker(name)
         if walker.done(codes):
-            return self.place(codes, name, view)
+            return codes
         choice = walker.choice(codes)
         order = _order(choice, view)
         columns = min(COLUMNS[view], len(order))
@@ -139,9 +147,7 @@ class Demo:
         )
         cell = (grid(torch.zeros(columns, 1, *size), columns).width - MARGIN) / columns
         index = int((at[1] - MARGIN) // cell) * columns + min(columns - 1, int((at[0] - MARGIN) // cell))
-        if not 0 <= index < len(order):
-            return self.place(codes, name, view)
-        return self.place((*codes, order[index]), name, view)
+        return (*codes, order[index]) if 0 <= index < len(order) else codes
 
     # images
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import time
 from collections.abc import Mapping, Sequence
 from typing import Any
@@ -30,6 +31,13 @@ TABS = {
 }
 
 
+MODEL_OF_LINK = """() => {
+    const names = NAMES;
+    return names.find((name) => encodeURIComponent(name) === location.hash.slice(1).split("/")[0]) ?? names[0];
+}"""
+"""Run where the page is opened: the model of a link to a place in its tree, see `tabs.OPEN_LINK`."""
+
+
 class Blocks(gr.Blocks):
     """gradio's page, where an error becomes a sentence for its visitor, and the page goes on."""
 
@@ -47,8 +55,10 @@ def page(demos: Mapping[str, Demo]) -> gr.Blocks:
         if len(demos) == 1:
             _tabs(*demos.values())
         else:
-            chosen = gr.Dropdown(list(demos), value=next(iter(demos)), label="Model", elem_id="model")
+            names = list(demos)
+            chosen = gr.Dropdown(names, value=names[0], label="Model", elem_id="model")
             gr.render(chosen)(lambda name: _tabs(demos[name]))
+            blocks.load(None, outputs=chosen, js=MODEL_OF_LINK.replace("NAMES", json.dumps(names)))
     blocks.state_session_capacity = VISITORS
     return blocks.queue(max_size=WAITING, default_concurrency_limit=AT_ONCE, api_open=False)
 

@@ -22,11 +22,43 @@ from discrete_distribution_network.demo.handlers import (
 )
 from discrete_distribution_network.demo.uploads import open_editor
 from discrete_distribution_network.demo.walking import Codes
+from discrete_distribution_network.errors import InvalidInput
 from discrete_distribution_network.model.code_distribution import takes_labels
 from discrete_distribution_network.viz.pictures import to_pil
 
 PAINT = ("#ff0000", "#ffd030", "#30a040", "#2060c0", "#804020", "#ffffff", "#808080", "#000000")
 """Colours of the brush of the image editor."""
+
+
+ANY = "any"
+"""Of the classes, at a walk through the tree."""
+
+MODEL = """(document.querySelector("#model input")?.value ?? "")"""
+"""The name of the model that is shown."""
+
+OPEN_LINK = f"""() => {{
+    document.onkeydown = (event) => {{
+        const id = {{ ArrowLeft: "walk-back", ArrowRight: "walk-forward" }}[event.key];
+        const elsewhere = event.target.closest("input, textarea, [role=tablist], [role=listbox]");
+        const button = document.getElementById(id);
+        if (!button?.offsetParent || elsewhere || event.ctrlKey || event.metaKey || event.altKey) return;
+        event.preventDefault();
+        button.click();
+    }};
+    try {{
+        const [model, name, codes] = location.hash.slice(1).split("/").map(decodeURIComponent);
+        if (codes && model === {MODEL}) return [codes.replaceAll(".", " "), name];
+    }} catch {{}}
+    return ["", ""];
+}}"""
+"""Run where the tab is opened: listens to keys, and gives codes and class of a link, #model/class/code.code..."""
+
+KEEP_LINK = f"""(text, name) => {{
+    const codes = (text.match(/\\d+/g) ?? []).join(".");
+    if (!codes && !location.hash) return;
+    history.replaceState(null, "", "#" + [{MODEL}, name, codes].map(encodeURIComponent).join("/"));
+}}"""
+"""Run where the code changes: the address of the page holds it."""
 
 
 def _classes(demo: Demo, visible: bool, every: str) -> gr.Dropdown:
@@ -37,8 +69,50 @@ def _picture(label: str, name: str, **more: Any) -> gr.Image:
     return gr.Image(label=label, interactive=False, format="png", elem_id=name, **more)
 
 
+class _Moves:
+    """Moves through the tree: each gives the new codes, the furthest ones, and what is shown there."""
+
+    def __init__(self, demo: Demo):
+        self.demo = demo
+
+    def place(self, codes: Codes, furthest: Codes, name: str, view: str) -> tuple[Any, ...]:
+        codes, furthest = tuple(codes), tuple(furthest)
+        ahead = furthest if furthest[: len(codes)] == codes else codes
+        return (codes, ahead, *self.demo.place(codes, name, view))
+
+    def click(self, codes: Codes, furthest: Codes, name: str, view: str, event: gr.SelectData) -> tuple[Any, ...]:
+        return self.place(self.demo.clicked(tuple(codes), name, event.index, view), furthest, name, view)
+
+    def follow(self, path: str | None, name: str, view: str) -> tuple[Any, ...]:
+        return self.place(() if path is None else self.demo.walker(name).follow(self.demo.fitted(path)), (), name, view)
+
+    def back(self, codes: Codes, furthest: Codes, name: str, view: str) -> tuple[Any, ...]:
+        return self.place(codes[:-1], furthest, name, view)
+
+    def forward(self, codes: Codes, furthest: Codes, name: str, view: str) -> tuple[Any, ...]:
+        codes = tuple(codes)
+        if len(furthest) > len(codes):
+            return self.place(furthest[: len(codes) + 1], furthest, name, view)
+        return self.place(self.demo.likeliest(codes, name), furthest, name, view)
+
+    def draw(self, codes: Codes, furthest: Codes, name: str, view: str) -> tuple[Any, ...]:
+        return self.place(self.demo.walker(name).finish(codes), furthest, name, view)
+
+    def go(self, text: str, name: str, view: str) -> tuple[Any, ...]:
+        return self.place(self.demo.walker(name).parse(text), (), name, view)
+
+    def open_link(self, text: str, name: str) -> tuple[Any, ...]:
+        try:
+            shown = self.go(text, name, LIKELIEST)
+        except InvalidInput as error:
+            gr.Warning(str(error))
+            shown = self.go("", name, LIKELIEST)
+        return (*shown, name if name in self.demo.classes else ANY)
+
+
 def walk_tab(demo: Demo) -> None:
     codes = gr.State(())
+    furthest = gr.State(())  # the codes that were gone back from begin with `codes`
     with gr.Row():
         with gr.Column(scale=3):
             where = gr.Markdown(min_height=60)  # two lines, so that the picture below stays under the mouse
@@ -47,48 +121,36 @@ def walk_tab(demo: Demo) -> None:
         with gr.Column(scale=1):
             gr.Markdown("The image so far")
             image = _picture("The image so far", "so-far", show_label=False)
-            name = _classes(demo, demo.by_class is not None, "any")
+            name = _classes(demo, demo.by_class is not None, ANY)
             with gr.Row():
-                back = gr.Button("Back")
-                again = gr.Button("Begin again")
-            likely = gr.Button("Take the likeliest" if demo.ddn.prior is not None else "Take the first")
+                back = gr.Button("← Back", elem_id="walk-back")
+                forward = gr.Button("Forward →", elem_id="walk-forward")
+            again = gr.Button("Begin again")
             rest = gr.Button("Draw the rest")
             upload = gr.UploadButton("Follow an image", type="filepath", elem_id="follow")
             text = gr.Textbox(label="Code", lines=3, buttons=["copy"], elem_id="code")
             paste = gr.Button("Go to this code")
-    shown = [codes, candidates, image, where, text]
-
-    def click(codes: Codes, name: str, view: str, event: gr.SelectData) -> tuple[Any, ...]:
-        return demo.clicked(tuple(codes), name, event.index, view)
-
-    def follow(path: str | None, name: str, view: str) -> tuple[Any, ...]:
-        codes = () if path is None else demo.walker(name).follow(demo.fitted(path))
-        return demo.place(codes, name, view)
-
-    def take(codes: Codes, name: str, view: str) -> tuple[Any, ...]:
-        walker = demo.walker(name)
-        if walker.done(codes):
-            return demo.place(codes, name, view)
-        chances = walker.choice(codes).chances
-        return demo.place((*codes, 0 if chances is None else int(chances.argmax())), name, view)
-
-    def draw(codes: Codes, name: str, view: str) -> tuple[Any, ...]:
-        return demo.place(demo.walker(name).finish(codes), name, view)
-
-    def go(text: str, name: str, view: str) -> tuple[Any, ...]:
-        return demo.place(demo.walker(name).parse(text), name, view)
+            gr.Markdown(
+                "Keys: ← and → go back and forth, where nothing was chosen yet to the likeliest candidate. "
+                "The address of this page holds the code."
+            )
+    shown, moves = [codes, furthest, candidates, image, where, text], _Moves(demo)
 
     quick: dict[str, Any] = {"show_progress": "hidden", "outputs": shown, "concurrency_id": "walk"}
-    here = [codes, name, view]
-    gr.on([again.click, name.change], lambda name, view: demo.place((), name, view), [name, view], **quick)
-    view.change(lambda codes, name, view: demo.place(tuple(codes), name, view), here, **quick)
-    candidates.select(click, here, **quick)
-    back.click(lambda codes, name, view: demo.place(tuple(codes)[:-1], name, view), here, **quick)
-    likely.click(take, here, **quick)
-    rest.click(draw, here, **quick)
-    upload.upload(follow, [upload, name, view], **quick)
-    paste.click(go, [text, name, view], **quick)
-    gr.on(None, lambda name, view: demo.place((), name, view), [name, view], **quick)
+    quick["concurrency_limit"] = 1  # one step after the other
+    here = [codes, furthest, name, view]
+    gr.on([again.click, name.input], lambda name, view: moves.place((), (), name, view), [name, view], **quick)
+    view.change(moves.place, here, **quick)
+    candidates.select(moves.click, here, **quick)
+    back.click(moves.back, here, **quick)
+    forward.click(moves.forward, here, **quick)
+    rest.click(moves.draw, here, **quick)
+    upload.upload(moves.follow, [upload, name, view], **quick)
+    paste.click(moves.go, [text, name, view], **quick)
+    codes.change(None, [text, name], js=KEEP_LINK)
+    # without a trigger it is run where the tab is opened, and where an input changes: these two never do
+    link = [gr.Textbox(visible=False), gr.Textbox(visible=False)]
+    gr.on(None, moves.open_link, link, js=OPEN_LINK, **{**quick, "outputs": [*shown, name]})
 
 
 def sample_tab(demo: Demo) -> None:

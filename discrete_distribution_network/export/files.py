@@ -3,6 +3,7 @@
 model.json       shapes, temperatures, classes and fingerprint of the model; inputs and outputs of each graph
 NAME.onnx        a graph for each of `programs.PROGRAMS`
 weights.bin      the weights of all graphs, each stored once; those that are exact in float16 take two bytes
+code_prior.safetensors    the entropy model, by which `.ddn` files are range coded, where the model has one
 manifest.json    checksums
 """
 
@@ -19,6 +20,7 @@ import numpy as np
 import torch
 from jaxtyping import Float
 from torch import Tensor
+from torch.export import ExportedProgram
 
 from discrete_distribution_network.ddn import DDN
 from discrete_distribution_network.errors import DDNError, InvalidInput, require
@@ -27,6 +29,7 @@ from discrete_distribution_network.io import atomic_folder
 from discrete_distribution_network.model.code_distribution import chosen_temperature
 from discrete_distribution_network.model.fingerprint import fingerprints
 from discrete_distribution_network.prior.companions import number_of_classes
+from discrete_distribution_network.prior.entropy_model import ENTROPY_MODEL
 
 OPSET = 20
 """Version of the ONNX operators."""
@@ -72,6 +75,7 @@ def export(
     *,
     classes: Sequence[str] = (),
     images: Float[Tensor, "batch channels height width"] | None = None,
+    torch_programs: bool = False,
 ) -> dict[str, Deviation]:
     """Write ONNX graphs of a model into a folder, and compare what they compute with the model.
 
@@ -81,6 +85,7 @@ def export(
         names: of `PROGRAMS`.
         classes: their names, for a model by class.
         images: to compare with; 64 that the model draws if None.
+        torch_programs: also write what `export_programs` writes.
 
     Raises:
         InvalidInput: the model cannot be exported, or the extra `onnx` is not installed.
@@ -97,15 +102,21 @@ def export(
     def fill(staging: Path) -> None:
         weights = Weights(staging / WEIGHTS_FILE)
         for name, program in made.items():
-            _write_graph(program, staging / f"{name}.onnx", weights)
+            found = exported(program)
+            if torch_programs:
+                torch.export.save(found, staging / f"{name}.pt2")
+            _write_graph(found, program.outputs(), staging / f"{name}.onnx", weights)
         weights.write()
         (staging / MODEL_FILE).write_text(json.dumps(about, indent=2) + "\n", encoding="utf-8")
+        if ddn.entropy_model is not None:
+            ddn.entropy_model.save(staging)
         for name, program in made.items():
             deviations[name] = compare(program, staging / f"{name}.onnx", images)
             _require_close(name, deviations[name])
 
-    graphs = [f"{name}.onnx" for name in names]
-    atomic_folder.update(Path(folder), fill, [*graphs, WEIGHTS_FILE, MODEL_FILE])
+    graphs = [f"{name}.{kind}" for name in names for kind in (["onnx", "pt2"] if torch_programs else ["onnx"])]
+    others = [WEIGHTS_FILE, MODEL_FILE, *([ENTROPY_MODEL] if about["entropy_model"] else [])]
+    atomic_folder.update(Path(folder), fill, [*graphs, *others])
     return deviations
 
 
@@ -132,7 +143,7 @@ def describe(ddn: DDN, made: Mapping[str, Program], classes: Sequence[str] = ())
     """The content of `model.json`."""
     prior = ddn.prior
     aims = getattr(prior, "temperatures", {"fidelity": [1.0] * ddn.num_levels})
-    number = number_of_classes(ddn, prior)
+    number, entropy_model, own = number_of_classes(ddn, prior), ddn.entropy_model, fingerprints(ddn)
     require(not classes or len(classes) == number, f"the names of {number} classes", f"{len(classes)} names")
     return {
         "format": FORMAT,
@@ -147,7 +158,13 @@ def describe(ddn: DDN, made: Mapping[str, Program], classes: Sequence[str] = ())
         "has_prior": prior is not None,
         "temperatures": aims,
         "classes": list(classes) or ([str(index) for index in range(number)] if number else []),
-        "fingerprints": [own.hex() for own in fingerprints(ddn)],
+        "fingerprints": [model.hex() for model in own],
+        "entropy_model": None
+        if entropy_model is None
+        else {
+            "weights": ENTROPY_MODEL,
+            "fingerprints": [entropy_model.fingerprint_with(model).hex() for model in own],
+        },
         "graphs": {
             name: {"inputs": program.input_names(), "outputs": program.outputs()} for name, program in made.items()
         },
@@ -190,9 +207,9 @@ def _onnx() -> tuple[Any, Any]:
     return onnx_ir, onnxruntime
 
 
-def _write_graph(program: Program, path: Path, weights: Weights) -> None:
+def _write_graph(program: ExportedProgram, outputs: list[str], path: Path, weights: Weights) -> None:
     ir, _ = _onnx()
-    model = _simplified(ir, _exported_model(program), path)
+    model = _simplified(ir, _onnx_model(program, outputs), path)
     for value in list(model.graph.initializers.values()):
         array = value.const_value.numpy()
         if array.nbytes >= LEAST_SHARED:
@@ -200,13 +217,13 @@ def _write_graph(program: Program, path: Path, weights: Weights) -> None:
     ir.save(model, path)
 
 
-def _exported_model(program: Program) -> Any:
+def _onnx_model(program: ExportedProgram, outputs: list[str]) -> Any:
     """An ONNX model of a program, by PyTorch's exporter."""
     made = torch.onnx.export(
-        exported(program),
+        program,
         dynamo=True,
         opset_version=OPSET,
-        output_names=program.outputs(),
+        output_names=outputs,
         optimize=False,  # onnxruntime does that in seconds, and the exporter in minutes
         verbose=False,
     )

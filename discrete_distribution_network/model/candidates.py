@@ -17,7 +17,7 @@ from __future__ import annotations
 
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Iterator, Sequence
-from typing import Any, Literal
+from typing import Any, Literal, NamedTuple
 
 import torch
 import torch.nn.functional as F
@@ -238,18 +238,35 @@ def squared_distances(
     return direct_distances(features, weight, error, offset)
 
 
-def cheapest_path(batch: int, codebook_size: int, channels: int, dim: int, pixels: int) -> Literal["gram", "direct"]:
-    """The path with fewer multiply-adds; the small constants stand for the memory that each path moves."""
+class MoveCosts(NamedTuple):
+    """What moving a value through memory costs, in multiply-adds; fitted on a CPU (`benchmarks/gpu.py` fits anew).
+
+    Attributes:
+        candidate: one value of a candidate.
+        head: one value of a head, or of its square.
+    """
+
+    candidate: int = 12
+    head: int = 16
+
+
+COSTS = MoveCosts()
+
+
+def cheapest_path(
+    batch: int, codebook_size: int, channels: int, dim: int, pixels: int, costs: MoveCosts = COSTS
+) -> Literal["gram", "direct"]:
+    """The path of lower cost: multiply-adds, and values moved."""
     batch = _concrete(batch)
-    shared, per_sample = _quadratic_costs(batch, channels, dim)
-    gram = batch * dim * (dim + channels) * pixels + codebook_size * min(shared, per_sample)
-    direct = batch * codebook_size * channels * pixels * (dim + 12)
+    gram = batch * dim * (dim + channels) * pixels
+    gram += codebook_size * min(_quadratic_costs(batch, channels, dim, costs.head))
+    direct = batch * codebook_size * channels * pixels * (dim + costs.candidate)
     return "gram" if gram < direct else "direct"
 
 
-def _quadratic_costs(batch: int, channels: int, dim: int) -> tuple[int, int]:
+def _quadratic_costs(batch: int, channels: int, dim: int, head: int = COSTS.head) -> tuple[int, int]:
     """Cost per node of <W^T W, G>: with W^T W computed once for the batch, or W G W^T for each sample."""
-    return dim * dim * (channels + batch + 16), batch * channels * dim * (dim + 16)
+    return dim * dim * (channels + batch + head), batch * channels * dim * (dim + head)
 
 
 def gram_distances(

@@ -114,7 +114,8 @@ def at_level(temperature: Temperature, level: int) -> float:
 
 def check_prior(prior: object) -> None:
     """Raise `InvalidInput` unless it has the methods of a `CodeDistribution`."""
-    require(isinstance(prior, CodeDistribution), "a prior with methods begin, logits and follow", shown(prior))
+    if not isinstance(prior, CodeDistribution):  # what is shown of a module cannot be part of a compiled graph
+        raise InvalidInput(f"expected a prior with methods begin, logits and follow, got {shown(prior)}")
 
 
 def takes_labels(prior: CodeDistribution | None) -> bool:

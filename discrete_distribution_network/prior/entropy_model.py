@@ -222,6 +222,10 @@ class EntropyModel(nn.Module):
             checksum.update(tensor.numpy().tobytes())
         return checksum.digest()[:8]
 
+    def fingerprint_with(self, model: bytes) -> bytes:
+        """The fingerprint in files that are range coded, given that of the network: 8 bytes for both."""
+        return hashlib.sha256(model + self.fingerprint).digest()[:8]
+
     def save(self, folder: str | Path) -> None:
         """Write `code_prior.safetensors` into the folder of its model.
 

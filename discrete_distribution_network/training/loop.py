@@ -60,7 +60,8 @@ class Loop:
         report.total = config.num_train_steps if config.max_minutes is None else 60 * config.max_minutes
         report.done = self._done
         report.progress = config.progress and self.accelerator.is_local_main_process
-        with Signals() as self.signals, report, own_random_state(self.processes.device):
+        answering, random_state = self.processes.answering(), own_random_state(self.processes.device)
+        with answering, Signals() as self.signals, report, random_state:
             self._begin()
             return self._train()
 
@@ -164,7 +165,8 @@ class Loop:
 
         It is the one wait for the device in a step.
         """
-        noted = losses.new_tensor([self.signals.received or 0, time.monotonic() - self.started])
+        noted = torch.tensor([self.signals.received or 0, time.monotonic() - self.started])
+        noted = noted.to(losses, non_blocking=True)
         everyone = self.processes.gather_tensor(torch.cat((losses, norm[None], noted, counts.float())))
         sums = [sum(column) for column in zip(*everyone, strict=True)]
         *means, mean_norm, _, seconds = (own / self.processes.number for own in sums[: len(losses) + 3])

@@ -5,7 +5,8 @@ from __future__ import annotations
 import atexit
 import gc
 import os
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from datetime import timedelta
 from pathlib import Path
 from typing import Any, Literal, get_args
@@ -133,6 +134,23 @@ class Processes:
         self.rank, self.number = accelerator.process_index, accelerator.num_processes
         self.device = accelerator.device
         self.is_main = accelerator.is_main_process
+
+    @contextmanager
+    def answering(self) -> Iterator[None]:
+        """Within it, another process that ended or does not answer is a `DDNError`, with gloo.
+
+        With NCCL the watchdog of PyTorch ends this process by itself.
+        """
+        try:
+            yield
+        except RuntimeError as error:
+            if self.number == 1 or not (isinstance(error, torch.distributed.DistError) or "gloo" in str(error)):
+                raise
+            raise DDNError(
+                f"expected all {self.number} processes to answer, but process {self.rank} lost another one "
+                f"({str(error).splitlines()[0]:.200}); see the error of that one, start all of them again, and go on "
+                "from the last checkpoint (--resume, or resume=True)"
+            ) from error
 
     def broadcast(self, tensors: Sequence[Tensor]) -> None:
         """Give every process the values of the first one, in place."""

@@ -116,7 +116,8 @@ class Trainer:
 
     Raises:
         InvalidInput: from the constructor: a setting is out of range, or a folder holds files.
-        DDNError: from the call: the loss or the gradient is not finite; that step changed no weight.
+        DDNError: from the call: the loss or the gradient is not finite, and that step changed no weight; or another
+            process has ended, or did not answer for `timeout` seconds (with gloo; NCCL ends the process by itself).
         OutputError: from the call: a file cannot be written; the error names it, and older checkpoints stay.
         Interrupted: from the call: SIGTERM or Ctrl-C, after a checkpoint is saved. It is a SystemExit with code
             128 + signal.

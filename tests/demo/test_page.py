@@ -136,9 +136,11 @@ def test_walking_the_tree(page, demo):
     wait_for_code(page, 1)
     first = int(code(page))
     assert first == int(demo.walker(None).choice(()).chances.argmax())
-    button(page, "Take the likeliest")
+    button(page, "Forward →")
     wait_for_code(page, 2)
-    button(page, "Back")
+    second = code(page)
+    assert demo.walker(None).parse(second) == demo.likeliest((first,), None)
+    button(page, "← Back")
     wait_for_code(page, 1)
     assert int(code(page)) == first
     button(page, "Draw the rest")
@@ -156,6 +158,41 @@ def test_walking_the_tree(page, demo):
     page.locator("#code textarea").fill("nonsense")
     button(page, "Go to this code")
     error(page, "numbers and bars")
+
+
+def test_keys_go_back_and_forth_and_the_link_holds_the_code(page, browser, demo):
+    box = page.locator("#candidates img").bounding_box()
+    page.mouse.click(box["x"] + box["width"] - 5, box["y"] + box["height"] - 5)  # the last, which is not the likeliest
+    wait_for_code(page, 1)
+    chosen = code(page)
+    assert demo.walker(None).parse(chosen) != demo.likeliest((), None)
+    page.keyboard.press("ArrowLeft")
+    wait_for_code(page, 0)
+    page.keyboard.press("ArrowRight")
+    wait_for_code(page, 1)
+    assert code(page) == chosen
+    page.keyboard.press("ArrowLeft")
+    wait_for_code(page, 0)
+    changed(page, "candidates", lambda: page.get_by_label("all", exact=True).check())  # what lies ahead is kept
+    page.locator("body").click(position={"x": 2, "y": 2})
+    page.keyboard.press("ArrowRight")
+    wait_for_code(page, 1)
+    assert code(page) == chosen
+    page.keyboard.press("ArrowRight")
+    wait_for_code(page, 2)
+    page.wait_for_function("location.hash.split('.').length === 2")
+    codes, link = code(page), page.url
+    other = browser.new_page()
+    other.set_default_timeout(SECONDS)
+    other.goto(link)
+    other.wait_for_selector("#candidates img")
+    wait_for_code(other, 2)
+    assert code(other) == codes
+    other.close()
+    other = browser.new_page()
+    other.goto(f"{link}.99999.%E0")  # cut or edited
+    other.wait_for_selector("#candidates img")
+    other.close()
 
 
 def test_following_an_image(page, demo, tmp_path):
@@ -321,4 +358,11 @@ def test_a_model_is_chosen_at_the_top(browser, address_of_two):
     button(page, "Draw")
     page.wait_for_selector("#samples img")
     assert picture(page, "samples").mode == "RGB"
+    page.wait_for_function("location.hash.startsWith('#colour/')")
+    other = browser.new_page()
+    other.set_default_timeout(SECONDS)
+    other.goto(page.url)
+    other.get_by_text(colour).wait_for()
+    wait_for_code(other, 6)
+    other.close()
     page.close()

@@ -12,6 +12,7 @@ from discrete_distribution_network.cli import main as cli
 from discrete_distribution_network.errors import InvalidInput
 from discrete_distribution_network.export import PROGRAMS, export, export_programs, exported_programs, files
 from discrete_distribution_network.export.files import MODEL_FILE, WEIGHTS_FILE, ExportError
+from discrete_distribution_network.io import atomic_folder
 from discrete_distribution_network.prior.heads import Prior
 
 onnxruntime = pytest.importorskip("onnxruntime")
@@ -192,6 +193,6 @@ def test_the_command(tmp_path, capsys):
     told = capsys.readouterr().out
     assert "encode: 100.00% of codes equal" in told
     assert "1 graphs" in told
-    assert (tmp_path / "out" / "encode.pt2").is_file()
+    atomic_folder.verify(tmp_path / "out", ["encode.onnx", "encode.pt2", WEIGHTS_FILE, MODEL_FILE])
     with pytest.raises(SystemExit):
         cli.main(["export", str(tmp_path / "model"), "-o", str(tmp_path / "out"), "--only", "nothing"])

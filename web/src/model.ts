@@ -1,6 +1,7 @@
 // A model that `ddn export` has written: its uses, as functions of plain arrays.
 
 import type { Layout } from "./codeFile";
+import { EntropyModel } from "./entropyModel";
 
 export interface Value {
   data: Float32Array | BigInt64Array;
@@ -34,6 +35,7 @@ interface About {
   temperatures: { fidelity: number[]; diversity: number[] };
   classes: string[];
   fingerprints: string[];
+  entropy_model: { weights: string; fingerprints: string[] } | null;
   graphs: Record<string, { inputs: string[]; outputs: string[] }>;
 }
 
@@ -90,7 +92,7 @@ export class Model {
     }));
     this.codes = levels.reduce((sum, level) => sum + level.codes, 0);
     const [height, width] = about.image_size;
-    this.layout = { channels: about.channels, height, width, levels, fingerprints: about.fingerprints };
+    this.layout = { channels: about.channels, height, width, levels, fingerprints: about.fingerprints, rangeFingerprints: about.entropy_model?.fingerprints ?? [] };
   }
 
   static async open(name: string): Promise<Model> {
@@ -98,6 +100,21 @@ export class Model {
     const response = await fetch(`${folder}/model.json`);
     if (!response.ok) throw new Error(`Expected a model in ${folder}, got ${response.status}; export it again.`);
     return new Model(name, folder, await response.json());
+  }
+
+  private opened: EntropyModel | null = null;
+
+  /** The model by which files are range coded; null if there is none. */
+  async entropyModel(): Promise<EntropyModel | null> {
+    const { entropy_model: own, code_shapes } = this.about;
+    if (!own) return null;
+    if (!this.opened) {
+      const response = await fetch(`${this.folder}/${own.weights}`);
+      if (!response.ok) throw new Error(`Expected ${own.weights} in ${this.folder}, got ${response.status}; export the model again.`);
+      const grids = code_shapes.map(([rows, columns]): [number, number] => [rows ?? 1, columns ?? 1]);
+      this.opened = EntropyModel.of(await response.arrayBuffer(), this.layout, grids);
+    }
+    return this.opened;
   }
 
   get levels(): number {

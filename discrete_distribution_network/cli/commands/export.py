@@ -26,7 +26,7 @@ class Export:
 
     def run(self) -> None:
         from discrete_distribution_network.cli.runs import class_names, load_model, model_folder
-        from discrete_distribution_network.export import PROGRAMS, export, export_programs
+        from discrete_distribution_network.export import PROGRAMS, export
         from discrete_distribution_network.prior.companions import number_of_classes
 
         folder = model_folder(self.run_folder)
@@ -35,10 +35,8 @@ class Export:
         names = self.only or tuple(PROGRAMS)
         classes = class_names(folder) or () if number_of_classes(ddn, ddn.prior) else ()
         print("A graph takes about a minute.", flush=True)
-        deviations = export(ddn, self.out, names, classes=classes)
+        deviations = export(ddn, self.out, names, classes=classes, torch_programs=self.torch_programs)
         for name, (equal, difference) in deviations.items():
             print(f"{name}: {equal:.2%} of codes equal, largest difference {difference:.1g}")
-        if self.torch_programs:
-            export_programs(ddn, self.out, names)
         size = sum(path.stat().st_size for path in self.out.iterdir() if path.is_file())
         print(f"{len(names)} graphs, {size / 2**20:.1f} MiB, in {self.out}")

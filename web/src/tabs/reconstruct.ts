@@ -1,11 +1,11 @@
 // A picture and its reconstruction from the codes of the first levels; `.ddn` files.
 
-import { packedBytes, read, sizesOf, write } from "../codeFile";
-import { attempt, download, dropZone, labelled, make } from "../elements";
+import { levelsOf, packedBytes, read, sizesOf } from "../codeFile";
+import { attempt, dropZone, labelled, make } from "../elements";
 import type { Page } from "../main";
 import type { Picture } from "../model";
 import { fromFile, psnr, show } from "../pictures";
-import { chosenPicture } from "./shared";
+import { chosenPicture, saveCodes } from "./shared";
 
 const MOST_BYTES = 1 << 20;
 
@@ -26,7 +26,7 @@ export async function reconstruct(page: Page, place: HTMLElement): Promise<void>
   }
 
   async function update(): Promise<void> {
-    const count = Math.min(levels.valueAsNumber, levelsOf(codes.length));
+    const count = Math.min(levels.valueAsNumber, levelsOf(model.layout, codes.length).length);
     const [found] = await model.decode([codes.slice(0, model.codesOf(count))], count);
     show(after, found);
     const bytes = packedBytes(sizesOf(model.layout.levels.slice(0, count)));
@@ -37,21 +37,15 @@ export async function reconstruct(page: Page, place: HTMLElement): Promise<void>
     original.textContent = picture ? `original, ${picture.data.length} bytes` : "no original: opened from codes";
   }
 
-  function levelsOf(count: number): number {
-    let level = 0;
-    while (model.codesOf(level) < count) level++;
-    return level;
-  }
-
   async function openCodes(file: File): Promise<string> {
     if (file.size > MOST_BYTES) throw new Error(`Expected a .ddn file of at most ${MOST_BYTES >> 20} MiB, got ${(file.size / 2 ** 20).toFixed(1)} MiB; open a smaller one.`);
-    const images = read(new Uint8Array(await file.arrayBuffer()), model.layout);
-    [codes] = images;
+    const found = await read(new Uint8Array(await file.arrayBuffer()), model.layout, () => model.entropyModel());
+    codes = found.codes(0);
     picture = null;
     before.width = before.height = 0;
-    levels.valueAsNumber = levelsOf(codes.length);
+    levels.valueAsNumber = levelsOf(model.layout, codes.length).length;
     await update();
-    return images.length > 1 ? `The first of ${images.length} images.` : "";
+    return found.images > 1 ? `The first of ${found.images} images.` : "";
   }
 
   levels.addEventListener("input", () => attempt(update));
@@ -62,7 +56,7 @@ export async function reconstruct(page: Page, place: HTMLElement): Promise<void>
       "div",
       { class: "controls" },
       labelled("Levels", levels),
-      make("button", { click: () => download(write(model.layout, [codes]), "image.ddn") }, "Save as .ddn"),
+      make("button", { click: () => attempt(() => saveCodes(model, [codes], "image.ddn")) }, "Save as .ddn"),
       make("button", { click: () => page.open("walk", codes) }, "Walk to it"),
     ),
     make("div", { class: "columns" }, make("figure", {}, before, original), make("figure", {}, after, caption)),

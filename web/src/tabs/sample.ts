@@ -1,11 +1,10 @@
 // Images drawn by the prior.
 
-import { write } from "../codeFile";
-import { attempt, download, labelled, make } from "../elements";
+import { attempt, labelled, make } from "../elements";
 import type { Page } from "../main";
 import type { Sampled } from "../model";
 import { canvasOf } from "../pictures";
-import { classChoice } from "./shared";
+import { classChoice, saveCodes } from "./shared";
 
 const [COUNT, AT_ONCE] = [16, 4];
 
@@ -58,7 +57,7 @@ export async function sample(page: Page, place: HTMLElement): Promise<string> {
       labelled("Temperature", temperature),
       ...(model.about.classes.length ? [labelled("Class", label)] : []),
       make("button", { click: () => page.chosen && page.open("walk", page.chosen.codes) }, "Walk to the marked one"),
-      make("button", { click: () => download(write(model.layout, drawn.codes), "samples.ddn") }, "Save all as .ddn"),
+      make("button", { click: () => attempt(() => saveCodes(model, drawn.codes, "samples.ddn")) }, "Save all as .ddn"),
     ),
     pictures,
   );

@@ -1,6 +1,7 @@
 // What several tabs have.
 
-import { make } from "../elements";
+import { write } from "../codeFile";
+import { download, make } from "../elements";
 import type { Page } from "../main";
 import type { Model, Picture } from "../model";
 
@@ -17,4 +18,12 @@ export async function chosenPicture(page: Page): Promise<Picture> {
     page.chosen = { codes: codes[0], picture: pictures[0] };
   }
   return page.chosen.picture;
+}
+
+/** Save the codes of images as a file, as `ddn encode` writes it. */
+export async function saveCodes(model: Model, images: number[][], name: string): Promise<string> {
+  if (!images[0]?.length) throw new Error("Expected an image, got none; draw or open one first.");
+  const data = write(model.layout, images, await model.entropyModel());
+  download(data, name);
+  return `${name}: ${data.length} bytes.`;
 }
