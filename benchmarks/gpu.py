@@ -47,12 +47,16 @@ from itertools import product
 from pathlib import Path
 from typing import Any, NamedTuple
 
+import colour
 import guided_sampler
 import numpy as np
 import operations
 import quality
 import torch
-from guided_sampler import MAIN, PUBLISHED, ROOT, machine
+from contenders.common import BATCH, draw, save, to_unit
+from guided_sampler import GRID_DIMS, GRID_NODES, GRID_SIZES, MAIN, PUBLISHED, ROOT, machine
+from stepping import milliseconds, stepper, synchronize, together
+from stepping import training as random_training
 
 from discrete_distribution_network import DDN, Trainer
 from discrete_distribution_network.cli.config import TrainConfig
@@ -63,7 +67,7 @@ from discrete_distribution_network.model import candidates
 from discrete_distribution_network.model.candidates import MoveCosts, cheapest_path
 from discrete_distribution_network.prior.heads import Prior
 from discrete_distribution_network.signals import Interrupted
-from discrete_distribution_network.training.presets import preset, recipe
+from discrete_distribution_network.training.presets import preset
 
 WORK = ROOT / ".benchmark" / "gpu"
 PACKAGES, NEEDS, RESULTS = WORK / "packages", WORK / "needs", ROOT / "benchmarks" / "results" / "gpu.json"
@@ -88,6 +92,7 @@ GRAPHS = {"mode": "reduce-overhead"} if DEVICE == "cuda" else {"backend": "aot_e
 COMPILED = {} if DEVICE == "cuda" else {"backend": "aot_eager"}
 
 DATA = {"clothes": ("fashion-mnist", quality.Shape()), "emoji": ("emoji", quality.Shape((64, 64), 3))}
+"""Name and shape of the images of the two long trainings."""
 
 
 class Unfinished(Exception):
@@ -96,26 +101,6 @@ class Unfinished(Exception):
 
 def card() -> str:
     return torch.cuda.get_device_name() if DEVICE == "cuda" else f"CPU: {machine()}"
-
-
-def synchronize() -> None:
-    if DEVICE == "cuda":
-        torch.cuda.synchronize()
-
-
-def milliseconds(step: Callable[[], Any], seconds: float = 0.3, least: int = 5) -> float:
-    """The median of the times of a step."""
-    for _ in range(3):
-        step()
-    synchronize()
-    times: list[float] = []
-    started = time.perf_counter()
-    while len(times) < least or (time.perf_counter() - started < seconds and len(times) < 200):
-        before = time.perf_counter()
-        step()
-        synchronize()
-        times.append(1000 * (time.perf_counter() - before))
-    return statistics.median(times)
 
 
 # slices: functions of whether all is to be in small, and of the seconds there are
@@ -146,8 +131,8 @@ def level(small: bool, seconds: float) -> Any:
     ]
     if not small:
         cases += [
-            {"B": 8, "D": dim, "C": 3, "size": size, "K": k, "precision": "float32", "backend": None}
-            for dim, size, k in product((16, 64, 256), (4, 8, 16, 32, 64), (2, 10, 64, 512))
+            {**MAIN, "D": dim, "size": size, "K": k, "precision": "float32", "backend": None}
+            for dim, size, k in product(GRID_DIMS, GRID_SIZES, GRID_NODES)
         ]
     rows = []
     until = time.monotonic() + seconds - MARGIN
@@ -196,29 +181,17 @@ def paths(small: bool, seconds: float) -> Any:
 
 
 def trainer_of(
-    folder: Path, batch: int, side: int = 32, compiled: dict[str, str] | None = None, width: int = 1, **more: Any
+    folder: Path, batch: int, side: int = 32, compiled: dict[str, str] | None = None, width: int = 1, **settings: Any
 ) -> Trainer:
     """A training of the preset on random images; its results go into `folder`."""
-    torch.manual_seed(0)
     arguments = preset(side, channels=1 if side == 32 else 3)
-    arguments |= {"dim": width * arguments["dim"], "dim_max": width * arguments["dim_max"], "decoder_dim": 0}
+    arguments |= {"dim": width * arguments["dim"], "dim_max": width * arguments["dim_max"]}
     if side < 32:  # a rehearsal
         arguments["levels_per_resolution"] = 1
-    ddn = DDN(**arguments)
-    images = torch.randint(0, 256, (4 * batch, ddn.channels, side, side), dtype=torch.uint8)
-    settings: dict[str, Any] = {**recipe(), "batch_size": batch, "compile": compiled is not None}
-    folders = {"checkpoints_folder": folder / "checkpoints", "results_folder": folder / "results"}
-    made = Trainer(
-        ddn, dataset=images, num_train_steps=10**6, progress=False, overwrite=True, **settings, **folders, **more
-    )
+    made = random_training(arguments, batch, folder, compile=compiled is not None, **settings)
     if compiled is not None:
         made.optimisation.model.compile(**compiled)
     return made
-
-
-def stepper(made: Trainer) -> Callable[[], Any]:
-    batches = made.loader.batches()
-    return lambda: made.loop.step(batches)
 
 
 def smaller(small: bool) -> dict[str, int]:
@@ -322,87 +295,92 @@ def emoji(small: bool, seconds: float) -> Any:
 
 
 def trained(name: str, small: bool, seconds: float) -> Any:
+    """A training with the preset `hours`, resumed where the call before has left it, compared as a contender is."""
+    shape = DATA[name][1]
+    shape = shape._replace(image_size=(8, 8)) if small else shape
     with tempfile.TemporaryDirectory() as temporary:
-        return _trained(name, small, seconds, temporary)
+        data = random_images(shape, Path(temporary)) if small else unpacked(name)
+        folder = Path(temporary) / "run" if small else WORK / re.sub(r"\W+", "-", card()) / name
+        minutes, count = (0.05, 8) if small else (TRAINING_MINUTES, 10_000 if name == "clothes" else 1_000)
+        trainer = fitted(shape, data, folder, minutes, seconds)
+        figures = leave(trainer, data, folder, count)
+        shutil.rmtree(folder / CHECKPOINTS, ignore_errors=True)
+        if small:
+            return figures
+        try:
+            if name == "clothes":
+                return quality.measure(quality.stored_classifier(), folder, data)
+            return colour.measure(folder, data)
+        except Exception as error:  # the training is not lost for that
+            return figures | {"not judged": f"{type(error).__name__}: {error}"}
 
 
-def _trained(name: str, small: bool, seconds: float, temporary: str) -> Any:
-    """A training with the preset `hours`, resumed where the call before has left it; then 10,000 samples or fewer."""
-    _, shape = DATA[name]
-    if small:
-        shape = quality.Shape((8, 8), shape.channels)
-        images = {
-            part: np.random.default_rng(0).integers(0, 256, (300, shape.channels, 8, 8), dtype=np.uint8)
-            for part in ("train", "test")
-        }
-    else:
-        parts = sorted(WORK.glob(f"{name}.npz.*"))
-        if not parts:
-            raise SystemExit(f"expected {WORK / name}.npz.0, found none; run: python benchmarks/gpu.py --prepare")
-        with np.load(io.BytesIO(b"".join(part.read_bytes() for part in parts))) as stored:
-            images = dict(stored)
-    minutes, count = (0.05, 8) if small else (TRAINING_MINUTES, 10_000 if name == "clothes" else 1_000)
-    folder = Path(temporary) if small else WORK / re.sub(r"\W+", "-", card()) / name
+def random_images(shape: quality.Shape, folder: Path) -> Path:
+    generator = np.random.default_rng(0)
+    for part in ("train", "test"):
+        images = generator.integers(0, 256, (300, shape.channels, *shape.image_size), dtype=np.uint8)
+        np.save(folder / f"{part}.npy", images)
+    return folder
+
+
+def unpacked(name: str) -> Path:
+    """The folder of the images that `prepare` has packed."""
+    parts, folder = sorted(WORK.glob(f"{name}.npz.*")), WORK / "data" / name
+    if not parts:
+        raise SystemExit(f"expected {WORK / name}.npz.0, found none; run: python benchmarks/gpu.py --prepare")
+    folder.mkdir(parents=True, exist_ok=True)
+    with np.load(io.BytesIO(b"".join(part.read_bytes() for part in parts))) as stored:
+        for part, images in stored.items():
+            np.save(folder / f"{part}.npy", images)
+    return folder
+
+
+def fitted(shape: quality.Shape, data: Path, folder: Path, minutes: float, seconds: float) -> Trainer:
+    """A training at its end.
+
+    Raises:
+        Unfinished: it is not there yet, and saved.
+    """
     config = TrainConfig(
         size=shape.image_size, channels=shape.channels, minutes=minutes, preset="hours", out=folder, resume=True,
         device=DEVICE, checkpoint_every=500, evaluate_every=10**9, pictures_every=10**9,
     )  # fmt: skip
-    trainer = trainer_for(config, network(config), Split(Pixels(torch.from_numpy(images["train"])), None), folder)
-    reserve = 0 if small else 90  # seconds to draw and to compare
-    alarm = threading.Timer(max(1.0, seconds - reserve), os.kill, (os.getpid(), signal.SIGTERM))
+    images = Pixels(torch.from_numpy(np.load(data / "train.npy")))
+    trainer = trainer_for(config, network(config), Split(images, None), folder)
+    left = max(seconds - 90, seconds / 2)  # to draw and to compare
+    alarm = threading.Timer(left, os.kill, (os.getpid(), signal.SIGTERM))
     alarm.daemon = True
     alarm.start()
     try:
         trainer()
     except Interrupted:
         raise Unfinished({"minutes": trainer.seconds / 60, "step": trainer.step}) from None
-    alarm.cancel()
+    finally:
+        alarm.cancel()
+    return trainer
+
+
+@torch.no_grad()
+def leave(trainer: Trainer, data: Path, folder: Path, count: int) -> dict[str, Any]:
+    """Write what a contender leaves, for `quality.measure` and `colour.measure`; its figures."""
     ddn, first = trainer.result.eval(), trainer.network_progress
-    test = torch.from_numpy(images["test"])
-    with torch.no_grad():
-        parts = [ddn.reconstruct(batch.to(DEVICE)).clamp(0, 1).cpu() for batch in (test.float() / 255).split(250)]
-        started = time.monotonic()
-        samples = torch.cat([ddn.sample(min(250, count - done)).clamp(0, 1).cpu() for done in range(0, count, 250)])
-    figures: dict[str, Any] = {
+    test = to_unit(np.load(data / "test.npy"))
+    back = torch.cat([ddn.reconstruct(batch.to(DEVICE)).clamp(0, 1).cpu() for batch in test.split(BATCH)])
+    started = time.monotonic()
+    samples = draw(lambda number: ddn.sample(number).cpu(), count)
+    figures = {
         "minutes": trainer.seconds / 60,
         "steps": first.step,
         "training_images_per_second": first.images / first.seconds,
         "sampling_images_per_second": count / (time.monotonic() - started),
-        "error": float((torch.cat(parts) - test.float() / 255).square().mean()),
+        "error": float((back - test).square().mean()),
         "bits_by_prior": trainer.held_out_bits,
     }
-    np.save(folder / "samples.npy", quality.as_bytes(samples))
+    save(folder, "samples", samples)
+    save(folder, "reconstructions", back)
     quality.grid(samples[:100]).save(folder / "samples.png")
-    shutil.rmtree(folder / CHECKPOINTS, ignore_errors=True)
-    if small:
-        return figures
-    try:
-        return figures | judged(name, images, samples, torch.cat(parts))
-    except Exception as error:  # the training is not lost for that
-        return figures | {"not judged": f"{type(error).__name__}: {error}"}
-
-
-def judged(name: str, images: dict[str, np.ndarray], samples: torch.Tensor, back: torch.Tensor) -> dict[str, float]:
-    """Distances of samples and reconstructions to the test images, as in `quality.py` and `colour.py`."""
-    if name == "clothes":
-        net = quality.Classifier(1, 10)
-        quality.load_strictly(net, quality.read_tensors(quality.JUDGE), quality.JUDGE)
-        net.eval()
-        test, own, again = (
-            quality.features(net, x) for x in (images["test"], quality.as_bytes(samples), quality.as_bytes(back))
-        )
-        distances = {"distance": quality.distance(own, test), "distance_reconstructions": quality.distance(again, test)}
-        return distances | {"precision": quality.covered(own, test), "recall": quality.covered(test, own)}
-    from discrete_distribution_network.evaluation.imagenet import imagenet
-    from discrete_distribution_network.evaluation.sample_figures import features_of, sample_figures
-
-    net = imagenet()
-    train, test = (
-        features_of(net, list((torch.from_numpy(images[part]).float() / 255).split(500))) for part in ("train", "test")
-    )
-    return sample_figures(
-        features_of(net, [*samples.split(500)]), features_of(net, [*back.split(500)]), train, test
-    ).by_name()
+    (folder / "figures.json").write_text(json.dumps(figures, indent=2) + "\n", encoding="utf-8")
+    return figures
 
 
 def processes(small: bool, seconds: float) -> Any:
@@ -411,13 +389,8 @@ def processes(small: bool, seconds: float) -> Any:
     if torch.cuda.device_count() > 1:
         ways["NCCL, two cards"] = (2, "nccl", "0,1")
     for name, (number, backend, cards) in ways.items():
-        command = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc-per-node", str(number)]
-        command += [__file__, "--process", backend, *(["--smoke"] if small else [])]
-        cards_of = os.environ | {"CUDA_VISIBLE_DEVICES": cards}
-        done = subprocess.run(command, capture_output=True, text=True, env=cards_of, timeout=seconds)
-        if done.returncode:
-            raise RuntimeError(done.stderr[-2000:])
-        found = [json.loads(line) for line in done.stdout.splitlines() if line.startswith("{")]
+        arguments = ["--process", backend, *(["--smoke"] if small else [])]
+        found = together(number, __file__, arguments, seconds, CUDA_VISIBLE_DEVICES=cards)
         assert len({one["weights"] for one in found}) == 1, found  # equal bit for bit
         rows[name] = {"processes": len(found), "images_per_second": sum(one["images_per_second"] for one in found)}
     return rows

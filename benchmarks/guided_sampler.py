@@ -25,6 +25,7 @@ from pathlib import Path
 ROOT = Path(__file__).resolve().parent.parent
 PUBLISHED = "0.2.5"
 MAIN = {"B": 8, "D": 64, "C": 3, "size": 64}
+GRID_DIMS, GRID_SIZES, GRID_NODES = (16, 64, 256), (4, 8, 16, 32, 64), (2, 10, 64, 512)
 OPTIONS = {
     "straight-through": {"straight_through_distance_logits": True},
     "residual": {"residual": True},
@@ -213,11 +214,11 @@ def grid_table():
     workers = start_workers()
     rows = []
     print("\n| D | size | K=2 | K=10 | K=64 | K=512 |\n|---|---|---|---|---|---|")
-    for dim in (16, 64, 256):
-        for size in (4, 8, 16, 32, 64):
+    for dim in GRID_DIMS:
+        for size in GRID_SIZES:
             line = [
                 compare(workers, {"B": 8, "D": dim, "C": 3, "size": size, "K": nodes}, seconds=0.15)
-                for nodes in (2, 10, 64, 512)
+                for nodes in GRID_NODES
             ]
             rows += line
             print(f"| {dim} | {size}x{size} | " + " | ".join(f"{row['ratio']:.1f}x" for row in line) + " |", flush=True)

@@ -31,23 +31,11 @@ SIZES, WARMUP, BLOCK, PAIRS = (32, 64), 40, 60, 5
 
 def steps(batch_size: int, folder: Path) -> Any:
     """A function that makes one step of the training of the preset."""
-    from discrete_distribution_network.ddn import DDN
-    from discrete_distribution_network.training.presets import preset, recipe
-    from discrete_distribution_network.training.trainer import Trainer
+    from stepping import stepper, training  # of the version that is measured, see `run`
 
-    torch.manual_seed(0)
-    arguments = preset(32, channels=1)
-    arguments.pop("decoder_dim", None)  # another version has none, and it does not learn in these steps
-    settings = {
-        **recipe(),
-        "batch_size": batch_size,
-        "checkpoints_folder": folder / "a",
-        "results_folder": folder / "b",
-    }
-    images = torch.randint(0, 256, (4000, 1, 32, 32), dtype=torch.uint8)
-    trainer = Trainer(DDN(**arguments), dataset=images, num_train_steps=10**6, progress=False, **settings)
-    batches = trainer.loader.batches()
-    return lambda: trainer.loop.step(batches)
+    from discrete_distribution_network.training.presets import preset
+
+    return stepper(training(preset(32, channels=1), batch_size, folder, batches=4000 // batch_size))
 
 
 def counted(step: Any) -> tuple[int, int]:

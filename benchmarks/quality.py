@@ -99,17 +99,19 @@ def classifier() -> tuple[Classifier, float]:
     measured by two judges cannot be compared.
     """
     split = open_data("fashion-mnist", (32, 32), 1)
-    net = Classifier(1, 10)
-    if JUDGE.is_file():
-        load_strictly(net, read_tensors(JUDGE), JUDGE)
-    else:
-        net = train_classifier(split.train, Shape(), 10)
-        write_tensors(JUDGE, net.state_dict())
-    net.eval()
+    if not JUDGE.is_file():
+        write_tensors(JUDGE, train_classifier(split.train, Shape(), 10).state_dict())
+    net = stored_classifier()
     right = accuracy(net, split.test, Shape())
     if right < LEAST_ACCURACY:
         raise SystemExit(f"expected a classifier right on {LEAST_ACCURACY:.0%} of the test images, got {right:.1%}")
     return net, right
+
+
+def stored_classifier() -> Classifier:
+    net = Classifier(1, 10)
+    load_strictly(net, read_tensors(JUDGE), JUDGE)
+    return net.eval()
 
 
 def environment(name: str) -> Path:
@@ -165,9 +167,9 @@ def distance(one: Tensor, other: Tensor) -> float:
     return frechet_distance(a, b)
 
 
-def measure(net: Classifier, out: Path) -> dict[str, Any]:
-    folder = data()
-    test, samples = features(net, np.load(folder / "test.npy")), features(net, np.load(out / "samples.npy"))
+def measure(net: Classifier, out: Path, images: Path) -> dict[str, Any]:
+    """Figures of what a contender has left, against the test images in a folder."""
+    test, samples = features(net, np.load(images / "test.npy")), features(net, np.load(out / "samples.npy"))
     figures: dict[str, Any] = json.loads((out / "figures.json").read_text(encoding="utf-8"))
     figures |= {"distance": distance(samples, test)}
     figures |= {"precision": covered(samples, test), "recall": covered(test, samples)}
@@ -287,7 +289,7 @@ def main() -> None:
         about = {"contender": name, "budget": minutes, "seed": given.seed, "drawn": given.drawn}
         about |= {"date": date.today().isoformat(), "machine": machine()}
         results = read() | judge
-        results["runs"][label] = measure(net, out) | about
+        results["runs"][label] = measure(net, out, data()) | about
         write(results)
         if given.drawn == DRAWN and given.seed == 0:
             sheet(out, f"{name}-{minutes:g}")

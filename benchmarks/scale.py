@@ -19,15 +19,10 @@ import functools
 import http.server
 import io
 import json
-import os
-import statistics
-import subprocess
-import sys
 import tempfile
 import threading
 import time
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -37,11 +32,12 @@ from guided_sampler import ROOT, machine
 from PIL import Image
 from quality import read, write
 from scipy.optimize import nnls
+from stepping import milliseconds, stepper, together, training
 from torch.utils.flop_counter import FlopCounterMode
 
-from discrete_distribution_network import DDN, Trainer
+from discrete_distribution_network import DDN
 from discrete_distribution_network.data.loader import Loader
-from discrete_distribution_network.training.presets import preset, recipe
+from discrete_distribution_network.training.presets import preset
 
 RESULTS = ROOT / "benchmarks" / "results" / "scale.json"
 SIZES: dict[str, tuple[int, list[int], int, int, int]] = {
@@ -79,34 +75,16 @@ def network(side: int, levels: list[int], codebook_size: int, dim: int) -> dict[
     }  # fmt: skip
 
 
-@contextmanager
-def training(arguments: dict[str, Any], batch: int) -> Iterator[tuple[Trainer, Callable[[], Any]]]:
-    """A training on random images, without the decoder, which rests at first; and what makes its next step."""
-    torch.manual_seed(0)
-    ddn = DDN(**{**arguments, "decoder_dim": 0})
-    images = torch.randint(0, 256, (4 * batch, ddn.channels, *ddn.image_size), dtype=torch.uint8)
-    with tempfile.TemporaryDirectory() as folder:
-        folders = {"checkpoints_folder": f"{folder}/checkpoints", "results_folder": f"{folder}/results"}
-        settings: dict[str, Any] = {**recipe(), "batch_size": batch, **folders}
-        made = Trainer(ddn, dataset=images, num_train_steps=10**6, progress=False, overwrite=True, **settings)
-        batches = made.loader.batches()
-        yield made, lambda: made.loop.step(batches)
-
-
 def cost(arguments: dict[str, Any], batch: int) -> dict[str, Any]:
     """The milliseconds of a step, and the numbers on which they depend."""
-    with training(arguments, batch) as (made, step):
+    with tempfile.TemporaryDirectory() as folder:
+        made = training(arguments, batch, Path(folder))
+        step, ddn = stepper(made), made.ddn
         step()
         counter = FlopCounterMode(display=False)
         with counter:
             step()
-        times = []
-        started = time.perf_counter()
-        while len(times) < 5 or time.perf_counter() - started < 4:
-            before = time.perf_counter()
-            step()
-            times.append(1000 * (time.perf_counter() - before))
-        ddn = made.ddn
+        median = milliseconds(step, 4)
         values = sum(
             batch * sampler.dim * height * width
             for sampler, (height, width) in zip(ddn.samplers, ddn.level_sizes, strict=True)
@@ -116,8 +94,8 @@ def cost(arguments: dict[str, Any], batch: int) -> dict[str, Any]:
             "parameters": sum(map(torch.numel, ddn.parameters())),
             "flops": counter.get_total_flops(),
             "values": values,
-            "milliseconds": statistics.median(times),
-            "images_per_second": 1000 * batch / statistics.median(times),
+            "milliseconds": median,
+            "images_per_second": 1000 * batch / median,
         }
 
 
@@ -157,11 +135,10 @@ def steps() -> dict[str, Any]:
 # several processes
 
 
-def one_process(rank: int, number: int, port: int) -> None:
+def one_process() -> None:
     """Steps of one of several processes; prints images a second, and the bytes that it gives to the others."""
     torch.set_num_threads(1)
     sent = 0
-    reduce, gather = torch.distributed.all_reduce, torch.distributed.all_gather_into_tensor
 
     def counted(original: Callable[..., Any], position: int) -> Callable[..., Any]:
         @functools.wraps(original)
@@ -172,15 +149,13 @@ def one_process(rank: int, number: int, port: int) -> None:
 
         return call
 
-    names = {"RANK": rank, "LOCAL_RANK": rank, "WORLD_SIZE": number, "LOCAL_WORLD_SIZE": number, "MASTER_PORT": port}
-    os.environ |= {name: str(value) for name, value in names.items()} | {"MASTER_ADDR": "127.0.0.1"}
-    with training(preset(32, channels=1), 32) as (made, step):
+    with tempfile.TemporaryDirectory() as folder:
+        made = training(preset(32, channels=1), 32, Path(folder))
+        step = stepper(made)
         for _ in range(3):
             step()
-        torch.distributed.all_reduce = counted(reduce, 0)
-        gathers = torch.distributed.all_gather
-        torch.distributed.all_gather = counted(gathers, 1)
-        torch.distributed.all_gather_into_tensor = counted(gather, 1)
+        for name, position in (("all_reduce", 0), ("all_gather", 1), ("all_gather_into_tensor", 1)):
+            setattr(torch.distributed, name, counted(getattr(torch.distributed, name), position))
         before, count = time.perf_counter(), 20
         for _ in range(count):
             step()
@@ -208,16 +183,8 @@ def ring(gradients: float, gathered: float, number: int, bandwidth: float, laten
 
 def parallel() -> dict[str, Any]:
     measured = {}
-    for number, port in ((1, 29571), (2, 29572)):
-        command = [sys.executable, __file__, "--process"]
-        variables = os.environ | {"OMP_NUM_THREADS": "1"}
-        running = [
-            subprocess.Popen(
-                [*command, str(rank), str(number), str(port)], stdout=subprocess.PIPE, text=True, env=variables
-            )
-            for rank in range(number)
-        ]
-        found = [json.loads(one.communicate()[0].splitlines()[-1]) for one in running]
+    for number in (1, 2):
+        found = together(number, __file__, ["--process"], OMP_NUM_THREADS="1")
         measured[number] = {**found[0], "images_per_second": sum(one["images_per_second"] for one in found)}
     own = measured[2]
     gradients = 4 * own["parameters"]
@@ -336,11 +303,11 @@ PARTS = {"step": steps, "parallel": parallel, "data": streams}
 def main() -> None:
     arguments = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     arguments.add_argument("--only", nargs="+", choices=PARTS, default=list(PARTS))
-    arguments.add_argument("--process", nargs=3, type=int, help=argparse.SUPPRESS)
+    arguments.add_argument("--process", action="store_true", help=argparse.SUPPRESS)
     given = arguments.parse_args()
     torch.set_num_threads(2)
     if given.process:
-        one_process(*given.process)
+        one_process()
         return
     for name in given.only:
         results = read(RESULTS)

@@ -7,7 +7,7 @@ import socket
 import torch
 from torch.utils.data import Dataset
 
-from discrete_distribution_network import DDN, Trainer
+from discrete_distribution_network import DDN, Prior, Trainer
 from discrete_distribution_network.errors import DataError
 
 PROCESSES = multiprocessing.get_context("forkserver")
@@ -35,6 +35,17 @@ class Faulty(Dataset):
         if index % 20 == 3:
             raise DataError(f"expected an image, got file {index}")
         return digits()[index], index % 10
+
+
+def prefer(ddn, **arguments):
+    """Candidates that differ, and a prior that prefers some; `arguments` are those of the prior."""
+    with torch.no_grad():
+        for sampler in ddn.samplers:
+            sampler.keys.weight.normal_(0, 0.3)
+        ddn.prior = Prior(ddn, dim=8, **arguments).eval()
+        for parameter in ddn.prior.parameters():
+            parameter.add_(torch.randn_like(parameter) * 0.2)
+    return ddn
 
 
 SIZE = 16

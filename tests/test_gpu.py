@@ -5,7 +5,7 @@ import warnings
 import pytest
 import torch
 from accelerate.state import AcceleratorState
-from small import assert_equal, colour_ddn, digits, everything, pictures, small_ddn, train, trainer
+from small import assert_equal, colour_ddn, digits, everything, pictures, prefer, small_ddn, train, trainer
 
 from discrete_distribution_network import DDN, ImageCodec
 from discrete_distribution_network.prior.heads import Prior
@@ -23,14 +23,6 @@ def as_exact_as_a_cpu(monkeypatch):
     monkeypatch.setattr(torch.backends.cudnn, "allow_tf32", False)
     monkeypatch.setattr(torch.backends.cudnn, "deterministic", True)
     AcceleratorState._reset_state(reset_partial_state=True)
-
-
-def with_prior(ddn):
-    ddn.prior = Prior(ddn, dim=8).eval()
-    with torch.no_grad():
-        for parameter in ddn.prior.parameters():
-            parameter.add_(torch.randn_like(parameter) * 0.2)
-    return ddn
 
 
 def test_codes_and_images_are_those_of_a_cpu():
@@ -76,7 +68,7 @@ def test_a_network_with_decoder_and_prior_trains(tmp_path):
 
 
 def test_samples_follow_a_generator_on_the_device():
-    ddn = with_prior(colour_ddn()).to(DEVICE)
+    ddn = prefer(colour_ddn()).to(DEVICE)
     draws = [ddn.sample(4, generator=torch.Generator(DEVICE).manual_seed(seed)) for seed in (1, 1, 2)]
     assert draws[0].device.type == DEVICE
     assert torch.equal(draws[0], draws[1])

@@ -99,12 +99,9 @@ class Demo:
         return Walker(self.ddn, label)
 
     def likeliest(self, codes: Codes, name: str | None) -> Codes:
-        """These codes and the likeliest next one; the first of equals."""
+        """These codes and the likeliest next one, which is shown first."""
         walker = self.walker(name)
-        if walker.done(codes):
-            return codes
-        chances = walker.choice(codes).chances
-        return (*codes, 0 if chances is None else int(chances.argmax()))
+        return codes if walker.done(codes) else (*codes, _order(walker.choice(codes), LIKELIEST)[0])
 
     def place(self, codes: Codes, name: str | None, view: str = LIKELIEST) -> tuple[Any, ...]:
         """What is shown at a place in the tree: candidates, image, description, codes as text.

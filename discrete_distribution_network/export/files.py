@@ -114,9 +114,7 @@ def export(
             deviations[name] = compare(program, staging / f"{name}.onnx", images)
             _require_close(name, deviations[name])
 
-    graphs = [f"{name}.{kind}" for name in names for kind in (["onnx", "pt2"] if torch_programs else ["onnx"])]
-    others = [WEIGHTS_FILE, MODEL_FILE, *([ENTROPY_MODEL] if about["entropy_model"] else [])]
-    atomic_folder.update(Path(folder), fill, [*graphs, *others])
+    atomic_folder.update(Path(folder), fill)
     return deviations
 
 
@@ -136,7 +134,7 @@ def export_programs(ddn: DDN, folder: str | Path, names: Sequence[str] = tuple(P
         for name, program in found.items():
             torch.export.save(program, staging / f"{name}.pt2")
 
-    atomic_folder.update(Path(folder), fill, [f"{name}.pt2" for name in names])
+    atomic_folder.update(Path(folder), fill)
 
 
 def describe(ddn: DDN, made: Mapping[str, Program], classes: Sequence[str] = ()) -> dict[str, Any]:

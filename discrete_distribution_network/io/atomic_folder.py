@@ -53,8 +53,8 @@ def verify(folder: Path, names: Sequence[str] = ()) -> None:
             )
 
 
-def update(folder: Path, fill: Callable[[Path], None], names: list[str]) -> None:
-    """Replace files of a folder, or add them, with a manifest of `names`; other files stay.
+def update(folder: Path, fill: Callable[[Path], None], names: list[str] | None = None) -> None:
+    """Replace files of a folder, or add them, with a manifest of `names` (None: all of them); other files stay.
 
     A kill leaves the old files or, while the new ones are being renamed, a folder that `verify` refuses.
 

@@ -6,14 +6,13 @@ import sys
 import numpy as np
 import pytest
 import torch
-from small import small_ddn
+from small import prefer, small_ddn
 
 from discrete_distribution_network.cli import main as cli
 from discrete_distribution_network.errors import InvalidInput
 from discrete_distribution_network.export import PROGRAMS, export, export_programs, exported_programs, files
 from discrete_distribution_network.export.files import MODEL_FILE, WEIGHTS_FILE, ExportError
 from discrete_distribution_network.io import atomic_folder
-from discrete_distribution_network.prior.heads import Prior
 
 onnxruntime = pytest.importorskip("onnxruntime")
 
@@ -21,13 +20,9 @@ onnxruntime = pytest.importorskip("onnxruntime")
 def model(num_classes=None, prior=True):
     """Two levels of one code and two of four; candidates that differ, and a prior that prefers some."""
     ddn = small_ddn(channels=3, levels_per_resolution=2, patch_size=[None, 4], num_classes=num_classes)
-    with torch.no_grad():
-        for sampler in ddn.samplers:
-            sampler.keys.weight.normal_(0, 0.3)
-        if prior:
-            ddn.prior = Prior(ddn, dim=8, num_classes=num_classes).eval()
-            for parameter in ddn.prior.parameters():
-                parameter.add_(torch.randn_like(parameter) * 0.2)
+    prefer(ddn, num_classes=num_classes)
+    if not prior:
+        ddn.prior = None
     return ddn.half().float().eval()
 
 

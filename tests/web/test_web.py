@@ -15,13 +15,12 @@ import torch
 from browser import a_browser  # noqa: F401
 from filelock import FileLock
 from PIL import Image
-from small import small_ddn
+from small import prefer, small_ddn
 
 from discrete_distribution_network.codec import bitstream
 from discrete_distribution_network.codec.image_codec import ImageCodec
 from discrete_distribution_network.export import export
 from discrete_distribution_network.prior.entropy_model import EntropyModel
-from discrete_distribution_network.prior.heads import Prior
 
 pytest.importorskip("onnxruntime")
 NPM = shutil.which("npm")
@@ -34,12 +33,7 @@ SECONDS = 60_000
 
 def model(seed):
     ddn = small_ddn(image_size=16, channels=3, levels_per_resolution=[1, 1, 2], patch_size=[None, None, 8], seed=seed)
-    with torch.no_grad():
-        for sampler in ddn.samplers:
-            sampler.keys.weight.normal_(0, 0.3)
-        ddn.prior = Prior(ddn, dim=8).eval()
-        for parameter in ddn.prior.parameters():
-            parameter.add_(torch.randn_like(parameter) * 0.2)
+    prefer(ddn)
     ddn.entropy_model = EntropyModel.of(ddn, dim=8, hidden=16).exact()
     return ddn.half().float().eval()
 

@@ -61,19 +61,20 @@ export class EntropyModel {
    *
    * @returns all codes
    */
-  walk(levels: number, choose: (counts: number[][], level: number) => number[]): number[] {
+  walk(levels: number, choose: (counts: number[][]) => number[]): number[] {
     const dim = this.levels[0].nodes.length / this.levels[0].size;
     let state: Grid = { values: new Float64Array(dim), rows: 1, columns: 1 };
     const found: number[] = [];
-    for (const [index, level] of this.levels.slice(0, levels).entries()) {
+    for (const level of this.levels.slice(0, levels)) {
       state = resized(state, dim, level);
       const hidden = hiddenOf(level, state, dim);
-      const codes = choose(hidden.map((own) => countsOf(linearly(level.score, own))), index);
-      state.values.forEach((value, place) => {
-        const [where, d] = [Math.floor(place / dim), place % dim];
-        state.values[place] = value + level.nodes[codes[where] * dim + d];
-      });
-      hidden.forEach((own, where) => linearly(level.rest, own).forEach((value, d) => (state.values[where * dim + d] = quantized(state.values[where * dim + d] + value))));
+      const codes = choose(hidden.map((own) => countsOf(linearly(level.score, own))));
+      hidden.forEach((own, where) =>
+        linearly(level.rest, own).forEach((rest, d) => {
+          const place = where * dim + d;
+          state.values[place] = quantized(state.values[place] + level.nodes[codes[where] * dim + d] + rest);
+        }),
+      );
       found.push(...codes);
     }
     return found;

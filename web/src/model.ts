@@ -106,12 +106,12 @@ export class Model {
 
   /** The model by which files are range coded; null if there is none. */
   async entropyModel(): Promise<EntropyModel | null> {
-    const { entropy_model: own, code_shapes } = this.about;
+    const own = this.about.entropy_model;
     if (!own) return null;
     if (!this.opened) {
       const response = await fetch(`${this.folder}/${own.weights}`);
       if (!response.ok) throw new Error(`Expected ${own.weights} in ${this.folder}, got ${response.status}; export the model again.`);
-      const grids = code_shapes.map(([rows, columns]): [number, number] => [rows ?? 1, columns ?? 1]);
+      const grids = this.layout.levels.map((_, level) => this.grid(level));
       this.opened = EntropyModel.of(await response.arrayBuffer(), this.layout, grids);
     }
     return this.opened;
@@ -126,11 +126,17 @@ export class Model {
     return this.layout.levels.slice(0, levels).reduce((sum, level) => sum + level.codes, 0);
   }
 
+  /** Rows and columns of a level's codes. */
+  private grid(level: number): [number, number] {
+    const [rows = 1, columns = 1] = this.about.code_shapes[level];
+    return [rows, columns];
+  }
+
   /** The level of a code, and its patch. */
   place(index: number): Place {
     let level = 0;
     while (index >= this.layout.levels[level].codes) index -= this.layout.levels[level++].codes;
-    const [rows, columns] = this.about.code_shapes[level].length ? this.about.code_shapes[level] : [1, 1];
+    const [rows, columns] = this.grid(level);
     return { level, patch: index, rows, columns };
   }
 

@@ -21,10 +21,16 @@ export function packRange(model: EntropyModel, codes: number[], levels: number):
 
 /** The inverse of `packRange`; null for bytes that it never writes. */
 export function unpackRange(model: EntropyModel, data: Uint8Array, levels: number): number[] | null {
-  const decoder = new Decoder(data);
+  const [decoder, encoder] = [new Decoder(data), new Encoder()];
+  const decode = (counts: number[]) => {
+    const sums = cumulative(counts);
+    const code = decoder.decode(sums);
+    encoder.encode(code, sums);
+    return code;
+  };
   try {
-    const codes = model.walk(levels, (counts) => counts.map((own) => decoder.decode(cumulative(own))));
-    const again = packRange(model, codes, levels);
+    const codes = model.walk(levels, (counts) => counts.map(decode));
+    const again = encoder.bytes();
     return again.length === data.length && again.every((byte, place) => byte === data[place]) ? codes : null;
   } catch (error) {
     if (error instanceof RangeError) return null;
