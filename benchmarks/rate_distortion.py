@@ -7,7 +7,7 @@ Fashion-MNIST: the 10,000 test images, at 32x32. Photographs: squares cut from t
 at the model's size, for a model trained on others (`photographs.py`). MS-SSIM has three scales. Bytes are of the whole
 file, and without the part that is the same for all files: for ours the packed codes alone, for other formats the file
 less their smallest file of a grey image of that size. Writes `benchmarks/results/rate_distortion.json`, which keeps
-rows of models of other sizes, and `docs/rate_distortion.png`. JPEG XL needs pillow-jxl-plugin.
+rows of models of other bytes an image, and `docs/rate_distortion.png`. JPEG XL needs pillow-jxl-plugin.
 """
 
 from __future__ import annotations
@@ -242,7 +242,7 @@ def main() -> None:
         split = open_data("fashion-mnist", first.image_size, 1)
         images = torch.cat([batch.images for batch in in_order(split.test, first, 500, limit=given.count)])
     here = {"machine": machine()}
-    part = "photographs" if given.colour else "Fashion-MNIST"
+    part = f"photographs, {first.image_size[0]}x{first.image_size[1]}" if given.colour else "Fashion-MNIST"
     measured = {f"ours {ddn.bits_per_image / 8:g}" for _, ddn in models}
     rows = [row for row in results.get(part, []) if is_ours(row) and row["name"].split(", ")[0] not in measured]
     for folder, ddn in models:

@@ -110,8 +110,9 @@ class TrainConfig:
     """Training time; ignored if STEPS is given."""
     steps: int | None = None
     """Optimiser steps, instead of a time."""
-    batch_size: int = Recipe.batch_size
-    """Images a step in each process."""
+    batch_size: int | None = Recipe.batch_size
+    """Images a step in each process. If not given, 64, but on a CPU fewer where images have more than 32x32 pixels,
+    such as 16 at 64x64."""
     grad_accum: int = Recipe.grad_accum
     """Batches whose gradients are accumulated for one step."""
     learning_rate: float = Recipe.learning_rate

@@ -32,7 +32,7 @@ from discrete_distribution_network.io.atomic_file import output_errors
 from discrete_distribution_network.io.run_folder import CHECKPOINTS, CONFIG, EVALUATION, RUNS
 from discrete_distribution_network.prior.heads import Prior
 from discrete_distribution_network.training.checkpoints import Checkpoints
-from discrete_distribution_network.training.presets import preset, recipe
+from discrete_distribution_network.training.presets import batch_size, preset, recipe
 from discrete_distribution_network.training.report import read_metrics
 from discrete_distribution_network.training.trainer import Trainer
 from discrete_distribution_network.viz.pictures import grid, loss_curve, reconstructions, save_picture
@@ -125,6 +125,7 @@ def _changed(config: TrainConfig) -> dict[str, str]:
 
 def trainer_for(config: TrainConfig, ddn: DDN, split: Split, out: Path) -> Trainer:
     """The `Trainer` of a run, which writes into `out`."""
+    config = with_preset(config)
     return Trainer(
         ddn,
         prior=prior_for(ddn, split) if config.prior else None,
@@ -212,7 +213,7 @@ def _finish(trainer: Trainer, split: Split, out: Path, config: TrainConfig) -> N
 
 
 def with_preset(config: TrainConfig) -> TrainConfig:
-    """The options with network options that are None taken from the preset for images of this size."""
+    """The options with those that are None taken from the preset for images of this size."""
     arguments = preset(config.size, config.channels, config.preset)
     defaults = {
         "dim": arguments["dim"],
@@ -222,6 +223,7 @@ def with_preset(config: TrainConfig) -> TrainConfig:
         "patches": tuple(patch or 0 for patch in arguments["patch_size"]),
         "res_blocks": arguments["num_resnet_blocks"],
         "decoder": arguments["decoder_dim"],
+        "batch_size": batch_size(config.size, resolve_device(config.device).type),
     }
     return replace(config, **{name: value for name, value in defaults.items() if getattr(config, name) is None})
 

@@ -10,7 +10,7 @@ from typing import Literal
 class Recipe:
     """Settings of an optimisation, which are the defaults of `ddn train`; its `--help` describes them."""
 
-    batch_size: int = 64
+    batch_size: int | None = None
     grad_accum: int = 1
     learning_rate: float = 3e-3
     muon_learning_rate: float | None = 0.02

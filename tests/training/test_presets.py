@@ -1,3 +1,4 @@
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -9,7 +10,7 @@ from discrete_distribution_network.cli.config import TrainConfig
 from discrete_distribution_network.cli.train import network, trainer_for, with_preset
 from discrete_distribution_network.data.datasets import Pixels, Split
 from discrete_distribution_network.model.network_config import resolutions
-from discrete_distribution_network.training.presets import patches_for, preset, recipe
+from discrete_distribution_network.training.presets import batch_size, patches_for, preset, recipe
 from discrete_distribution_network.training.recipes import Recipe
 
 
@@ -63,6 +64,23 @@ def test_a_run_keeps_what_its_preset_was() -> None:
     assert (kept.dim, kept.codebook_size, kept.levels, kept.patches) == (8, 256, (4, 3, 4, 2), (0, 4, 8, 8))
     assert None not in (kept.dim_max, kept.res_blocks)
     assert with_preset(kept) == kept
+
+
+@pytest.mark.parametrize(("size", "count"), [(8, 64), (32, 64), (48, 28), (64, 16), ((64, 128), 8), (128, 8), (256, 8)])
+def test_on_a_cpu_a_step_takes_fewer_images_where_they_are_large(size: int | tuple[int, int], count: int) -> None:
+    assert batch_size(size) == count
+    assert batch_size(size, "cuda") == 64
+    assert recipe(image_size=size)["batch_size"] == count
+    assert recipe(Recipe(batch_size=5), size)["batch_size"] == 5
+
+
+def test_a_run_trains_by_the_batches_of_its_size_and_keeps_them(tmp_path: Path) -> None:
+    config = TrainConfig(size=(64, 64), channels=1, steps=9, device="cpu", prior=False, dim=4, codebook_size=4)
+    assert with_preset(config).batch_size == 16
+    images = torch.zeros(64, 1, 64, 64, dtype=torch.uint8)
+    made = trainer_for(config, network(config), Split(Pixels(images), None), tmp_path)
+    assert made.loader.batch_size == 16
+    assert with_preset(replace(config, batch_size=3)).batch_size == 3
 
 
 def test_options_go_before_the_preset() -> None:
