@@ -246,7 +246,7 @@ def main() -> None:
     measured = {f"ours {ddn.bits_per_image / 8:g}" for _, ddn in models}
     rows = [row for row in results.get(part, []) if is_ours(row) and row["name"].split(", ")[0] not in measured]
     for folder, ddn in models:
-        prior = load_entropy_model(ddn, model_folder(folder))
+        prior = load_entropy_model(model_folder(folder), ddn)
         print(f"{folder}: {ddn.bits_per_image / 8:g} bytes")
         rows += [
             row | {"name": row["name"].replace("ours", f"ours {ddn.bits_per_image / 8:g}")} | here
