@@ -57,10 +57,15 @@ def folder_of(run: Run, folder: Path) -> int:
     pictures = sorted((source / "train").glob("*.png"))
     random.Random(0).shuffle(pictures)
     (folder / "train").mkdir(parents=True)
-    for picture in pictures[: run.count]:
+    chosen = pictures[: run.count]
+    for picture in chosen:
         shutil.copy(picture, folder / "train")
     shutil.copytree(source / "test", folder / "test")
-    return len(pictures[: run.count])
+    return len(chosen)
+
+
+def ddn(*arguments: str) -> None:
+    subprocess.run([sys.executable, "-m", "discrete_distribution_network", *arguments], check=True)
 
 
 def measure(name: str, run: Run) -> dict[str, object]:
@@ -68,12 +73,10 @@ def measure(name: str, run: Run) -> dict[str, object]:
     shutil.rmtree(folder, ignore_errors=True)
     count = folder_of(run, folder / "pictures")
     out = folder / "run"
-    command = ["train", str(folder / "pictures"), *run.options, "--minutes", f"{run.minutes:g}", "--out", str(out)]
     started = time.perf_counter()
-    subprocess.run([sys.executable, "-m", "discrete_distribution_network", *command], check=True)
+    ddn("train", str(folder / "pictures"), *run.options, "--minutes", f"{run.minutes:g}", "--out", str(out))
     seconds = time.perf_counter() - started
-    command = ["evaluate", str(out), "--features", "imagenet", "--samples", str(SAMPLES)]
-    subprocess.run([sys.executable, "-m", "discrete_distribution_network", *command], check=True)
+    ddn("evaluate", str(out), "--features", "imagenet", "--samples", str(SAMPLES))
     SHEETS.mkdir(parents=True, exist_ok=True)
     for picture in ("samples", "reconstructions"):
         shutil.copy(out / f"{picture}.png", SHEETS / f"{name}-{picture}.png")

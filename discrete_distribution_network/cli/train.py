@@ -32,7 +32,7 @@ from discrete_distribution_network.io.atomic_file import output_errors
 from discrete_distribution_network.io.run_folder import CHECKPOINTS, CONFIG, EVALUATION, RUNS
 from discrete_distribution_network.prior.heads import Prior
 from discrete_distribution_network.training.checkpoints import Checkpoints
-from discrete_distribution_network.training.presets import batch_size, preset, recipe
+from discrete_distribution_network.training.presets import images_per_step, preset, recipe
 from discrete_distribution_network.training.report import read_metrics
 from discrete_distribution_network.training.trainer import Trainer
 from discrete_distribution_network.viz.pictures import grid, loss_curve, reconstructions, save_picture
@@ -125,7 +125,7 @@ def _changed(config: TrainConfig) -> dict[str, str]:
 
 def trainer_for(config: TrainConfig, ddn: DDN, split: Split, out: Path) -> Trainer:
     """The `Trainer` of a run, which writes into `out`."""
-    config = with_preset(config)
+    device = resolve_device(config.device).type
     return Trainer(
         ddn,
         prior=prior_for(ddn, split) if config.prior else None,
@@ -133,13 +133,13 @@ def trainer_for(config: TrainConfig, ddn: DDN, split: Split, out: Path) -> Train
         test_dataset=split.test,
         num_train_steps=sys.maxsize if config.steps is None else config.steps,
         max_minutes=config.minutes if config.steps is None else None,
-        **recipe(config),
+        **recipe(config, config.size, device),
         augment=augmentation(config.augment),
         cond_fn=CONDS.get(config.cond),
         max_bad_images=config.max_bad_images,
         num_workers=config.workers,
         compile=config.compile,
-        accelerate_kwargs={"cpu": resolve_device(config.device).type == "cpu"},
+        accelerate_kwargs={"cpu": device == "cpu"},
         results_folder=out,
         checkpoints_folder=out / CHECKPOINTS,
         checkpoint_every=config.checkpoint_every,
@@ -223,7 +223,7 @@ def with_preset(config: TrainConfig) -> TrainConfig:
         "patches": tuple(patch or 0 for patch in arguments["patch_size"]),
         "res_blocks": arguments["num_resnet_blocks"],
         "decoder": arguments["decoder_dim"],
-        "batch_size": batch_size(config.size, resolve_device(config.device).type),
+        "batch_size": images_per_step(config.size, resolve_device(config.device).type),
     }
     return replace(config, **{name: value for name, value in defaults.items() if getattr(config, name) is None})
 

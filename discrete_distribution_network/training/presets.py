@@ -21,8 +21,8 @@ CODEBOOK_SIZE = 256
 DIM, DIM_MAX = 16, 64
 """Channels at full resolution, and the most at any; twice as many take twice the time, without gain after minutes."""
 
-BATCH, PIXELS_A_STEP = 64, 1 << 16
-"""Images and pixels of a step; see `batch_size`."""
+IMAGES_PER_STEP, PIXELS_PER_STEP = 64, 1 << 16
+"""Images and pixels of a step; see `images_per_step`."""
 
 
 class Layout(NamedTuple):
@@ -73,7 +73,7 @@ def preset(
     }
 
 
-def batch_size(image_size: int | Sequence[int], device: str = "cpu") -> int:
+def images_per_step(image_size: int | Sequence[int], device: str = "cpu") -> int:
     """Images a step in `ddn train`: 64, but on a CPU about 65,536 pixels, at least 8 images, such as 16 at 64x64.
 
     On a CPU the time of a step grows with its pixels, and many small steps learn more than a few large ones; on a GPU a
@@ -84,9 +84,9 @@ def batch_size(image_size: int | Sequence[int], device: str = "cpu") -> int:
         device: type of the device, such as "cpu" or "cuda".
     """
     if device != "cpu":
-        return BATCH
+        return IMAGES_PER_STEP
     pixels = max(1, math.prod(_height_and_width(image_size)))  # a size of 0 is refused where the network is made
-    return max(8, min(BATCH, PIXELS_A_STEP // pixels))
+    return max(8, min(IMAGES_PER_STEP, PIXELS_PER_STEP // pixels))
 
 
 def _height_and_width(image_size: int | Sequence[int]) -> tuple[int, int]:
@@ -101,11 +101,11 @@ def recipe(config: Any = None, image_size: int | Sequence[int] = 32, device: str
     Args:
         config: a `Recipe`, or options of the same names, such as the `TrainConfig` of `ddn train`; the defaults of
             `Recipe` if None.
-        image_size, device: see `batch_size`, which they decide where `config` does not.
+        image_size, device: see `images_per_step`, which they decide where `config` does not.
     """
     config = Recipe() if config is None else config
     return {
-        "batch_size": batch_size(image_size, device) if config.batch_size is None else config.batch_size,
+        "batch_size": images_per_step(image_size, device) if config.batch_size is None else config.batch_size,
         "grad_accum_every": config.grad_accum,
         "learning_rate": config.learning_rate,
         "muon_learning_rate": config.muon_learning_rate,

@@ -10,7 +10,7 @@ from discrete_distribution_network.cli.config import TrainConfig
 from discrete_distribution_network.cli.train import network, trainer_for, with_preset
 from discrete_distribution_network.data.datasets import Pixels, Split
 from discrete_distribution_network.model.network_config import resolutions
-from discrete_distribution_network.training.presets import batch_size, patches_for, preset, recipe
+from discrete_distribution_network.training.presets import images_per_step, patches_for, preset, recipe
 from discrete_distribution_network.training.recipes import Recipe
 
 
@@ -68,8 +68,8 @@ def test_a_run_keeps_what_its_preset_was() -> None:
 
 @pytest.mark.parametrize(("size", "count"), [(8, 64), (32, 64), (48, 28), (64, 16), ((64, 128), 8), (128, 8), (256, 8)])
 def test_on_a_cpu_a_step_takes_fewer_images_where_they_are_large(size: int | tuple[int, int], count: int) -> None:
-    assert batch_size(size) == count
-    assert batch_size(size, "cuda") == 64
+    assert images_per_step(size) == count
+    assert images_per_step(size, "cuda") == 64
     assert recipe(image_size=size)["batch_size"] == count
     assert recipe(Recipe(batch_size=5), size)["batch_size"] == 5
 
